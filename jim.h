@@ -1,0 +1,442 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * jim.h - the table of contents of jim, an instant-messaging server on one port.
+ *
+ * Part 1 is the whole public interface, for programs that embed the server. Part 2, under
+ * JIM_INTERNAL, is every shared limit, struct and function of the server itself, grouped by file in
+ * reading order: util, codec, loop, store, conf, jim (connections), chat, api.
+ */
+#ifndef JIM_H
+#define JIM_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+/* === Part 1: embedding ========================================================================= */
+
+#define JIM_VERSION "0.1.0"
+
+struct jim; /* one server; several may run in one process, each used from one thread at a time */
+
+/* Exit codes of the program and results of jim_start() and jim_run(). */
+enum jim_exit {
+    JIM_OK = 0,
+    JIM_BAD_CONFIG = 1,   /* an option or the configuration file is wrong */
+    JIM_CANNOT_START = 2, /* port in use, store locked or damaged */
+    JIM_STORE_FAILED = 3  /* ran, but the store failed on the way */
+};
+
+/* A server with every option at its default. Dies only when memory is exhausted. */
+struct jim *jim_new(void);
+
+/* Set one option (`jim.port`, `jim.store`, ...: see jim(8)). Before jim_start() only. Returns 0, or -1
+ * with a sentence in err (errsize bytes, always NUL-terminated). */
+int jim_set(struct jim *j, const char *key, const char *value, char *err, size_t errsize);
+
+/* Read a jim.properties file; options set with jim_set() win over it. Returns 0, or -1 with err. */
+int jim_load(struct jim *j, const char *file, char *err, size_t errsize);
+
+/* Open the store and the ports. Returns JIM_OK, or an enum jim_exit after logging why. */
+int jim_start(struct jim *j);
+
+/* The n-th listening address as text ("127.0.0.1:8888"), or NULL past the last. Borrowed until
+ * jim_free(). */
+const char *jim_listening(const struct jim *j, size_t n);
+
+/* Serve until jim_stop(); then drain queues, commit the store, and return an enum jim_exit. */
+int jim_run(struct jim *j);
+
+/* Ask jim_run() to end. From any thread and from signal handlers. */
+void jim_stop(struct jim *j);
+
+/* Ask for the configuration to be read again, where it can change live, and the log file to be
+ * reopened. From any thread and from signal handlers. */
+void jim_reload(struct jim *j);
+
+/* Close everything and release all memory. Not while jim_run() is running. NULL is allowed. */
+void jim_free(struct jim *j);
+
+#ifdef __cplusplus
+}
+#endif
+
+/* === Part 2: internals ========================================================================= */
+#ifdef JIM_INTERNAL
+
+#include <stdarg.h>
+#include <stdio.h>
+#include <sys/types.h>
+
+/* --- limits ------------------------------------------------------------------------------------ */
+
+#define MAX_ID 64              /* bytes of a user or group id: fits every key, log line and packet */
+#define MAX_READ 65536         /* bytes taken from one socket a turn: the fairness quantum */
+#define MAX_ATTEND 512         /* connections served at the end of one turn before events are polled
+                                  again: a large fan-out never holds up a login */
+#define MAX_HEAD 16384         /* bytes of an HTTP head, request line included */
+#define MAX_LINE 8192          /* bytes of one line of it */
+#define MAX_CONTROL 125        /* payload of a WebSocket control frame (RFC 6455 section 5.5) */
+#define MAX_PKT_HEAD 11        /* bytes before a TCP-IM body, sequence number included */
+#define MAX_WS_HEAD 10         /* bytes before a server's WebSocket payload */
+#define MAX_IOV 64             /* pieces one writev may take */
+#define MAX_GATHER 16384       /* bytes of small pieces copied together for one write */
+#define MAX_RECORD (16u << 20) /* bytes of one log line: above any message or answer */
+#define MAX_RETRY 262144       /* message ids remembered against retries, oldest forgotten first */
+#define RETRY_MS 86400000      /* and for how long: 24 hours */
+#define CLOCK_SKEW_MS 300000   /* how far a client's createTime may be off before the server's counts */
+#define MAX_LISTEN 16          /* listening ports */
+
+/* --- util.c: strings, buffers, maps, log, time ------------------------------------------------- */
+
+struct str { /* borrowed bytes, not NUL-terminated; p may be NULL when n is 0 */
+    const char *p;
+    size_t n;
+};
+#define STR(literal) ((struct str){(literal), sizeof(literal) - 1})
+
+struct str str_of(const char *cstring); /* NULL gives the empty string */
+bool str_eq(struct str a, struct str b);
+bool str_ieq(struct str a, struct str b); /* ASCII case ignored */
+/* Compare without leaking where the first difference is, for keys and tokens. */
+bool str_eq_secret(struct str a, struct str b);
+/* Split off everything up to `sep` from *rest; false when *rest is exhausted (rest->p is NULL). */
+bool str_split(struct str *rest, char sep, struct str *part);
+struct str str_trim(struct str s); /* without blanks, tabs, CR and LF at both ends */
+
+/* malloc family that ends the program when memory runs out: for small things of bounded number. */
+void *xmalloc(size_t n);
+void *xcalloc(size_t count, size_t size);
+void *xrealloc(void *p, size_t n);
+char *xstrndup(const char *p, size_t n);
+
+struct buf {         /* a growable byte array; the zero struct is empty and owns nothing */
+    char *p;         /* owned: buf_free() */
+    size_t len, cap; /* bytes */
+};
+void buf_reserve(struct buf *b, size_t n); /* room for n more bytes after len */
+void buf_add(struct buf *b, const void *p, size_t n);
+void buf_str(struct buf *b, struct str s);
+void buf_printf(struct buf *b, const char *format, ...) __attribute__((format(printf, 2, 3)));
+void buf_drop(struct buf *b, size_t n); /* remove n bytes from the front */
+void buf_free(struct buf *b);           /* back to the zero struct */
+
+#define JSON_BUF struct buf
+#define JSON_RESERVE(b, n) buf_reserve((b), (n))
+#include "json.h"
+
+/*
+ * A hash set of items found by key. Items are the caller's; each starts with its uint32_t hash, as
+ * map_hash() gave it. Keyed with random bytes (SipHash-1-3), so that nobody can choose colliding ids.
+ * Grows a cluster at a time on later calls: no single call touches more than a few dozen items.
+ */
+struct map {
+    void **slot, **old; /* owned; borrowed items; `old` is being moved to `slot`, else NULL */
+    size_t size, old_size; /* slots, powers of two */
+    size_t count;          /* items in both */
+    size_t moved;          /* next slot of `old` to move */
+    uint64_t key[2];
+};
+typedef bool map_eq(const void *item, const void *key);
+void map_init(struct map *m);
+void map_free(struct map *m); /* not the items */
+uint32_t map_hash(const struct map *m, const void *p, size_t n);
+void *map_find(const struct map *m, uint32_t hash, map_eq *eq, const void *key);
+void map_add(struct map *m, void *item);         /* item->hash set, its key not in the map */
+void map_remove(struct map *m, const void *item); /* by address; must be in the map */
+/* Visit items in no order: *at starts at 0; NULL at the end. No adding or removing meanwhile. */
+void *map_next(const struct map *m, size_t *at);
+
+enum log_level { LOG_LEVEL_ERROR, LOG_LEVEL_WARN, LOG_LEVEL_INFO, LOG_LEVEL_DEBUG };
+struct log {
+    FILE *file; /* stderr, or owned by conf: the log file */
+    int level;  /* enum log_level: what is printed */
+};
+/* One line, time in front, control characters escaped. Never passwords, tokens or message content. */
+void log_write(const struct log *l, enum log_level level, const char *format, ...)
+    __attribute__((format(printf, 3, 4)));
+
+int64_t time_wall_ms(void); /* since 1970, UTC */
+int64_t time_mono_ms(void); /* since an arbitrary start, never backwards */
+void random_bytes(void *p, size_t n); /* from the kernel; dies when it has none */
+uint64_t siphash13(const uint64_t key[2], const void *p, size_t n);
+
+/* --- codec.c: bytes in, views out. No malloc, descriptor, clock or state outside the arguments -- */
+
+/*
+ * Decoders return the bytes they consumed, 0 when they need more, or a negative number: which one is
+ * said at each. Views borrow the input. Lengths are checked against their limit before use.
+ */
+
+/* Check a piece of UTF-8 (RFC 3629). *state is 0 at the start and again at every character's end, so
+ * text may come in pieces; false at the first byte that cannot be right. */
+bool utf8_check(uint32_t *state, const void *p, size_t n);
+
+struct sha1 {
+    uint32_t h[5];
+    uint64_t n; /* bytes so far */
+    uint8_t block[64];
+};
+void sha1_init(struct sha1 *s); /* FIPS 180-4 section 6.1 */
+void sha1_add(struct sha1 *s, const void *p, size_t n);
+void sha1_end(struct sha1 *s, uint8_t digest[20]);
+
+/* RFC 4648 section 4. dst holds 4 * ((n + 2) / 3) bytes; returns how many were written; no NUL. */
+size_t base64_encode(char *dst, const void *p, size_t n);
+/* Strict: padding needed, no blanks. dst holds 3 * (n / 4) bytes. Returns the length, or -1. */
+ptrdiff_t base64_decode(void *dst, const char *p, size_t n);
+
+struct crc32c { /* tables of CRC-32C (RFC 3720 appendix B.4), eight bytes a step */
+    uint32_t t[8][256];
+};
+void crc32c_init(struct crc32c *c);
+/* Continue `crc` (0 at the start) over n bytes. */
+uint32_t crc32c_add(const struct crc32c *c, uint32_t crc, const void *p, size_t n);
+
+struct pkt { /* a TCP-IM frame (J-IM 3.0) */
+    uint8_t cmd;
+    uint32_t seq;    /* the sequence number, 0 when the frame has none or one <= 0 */
+    struct str body; /* borrowed from the input */
+};
+enum { PKT_BAD_VERSION = -1, PKT_BAD_LENGTH = -2 }; /* length negative or above the limit */
+/* One frame: 01 mask [seq:4 if mask & 0x20] cmd len:4 body, big-endian. */
+ptrdiff_t pkt_decode(const char *p, size_t n, size_t max_body, struct pkt *out);
+/* The head of a frame with mask 0x51, or 0x71 and the number when seq > 0. Returns its length. */
+size_t pkt_head(uint8_t dst[MAX_PKT_HEAD], uint8_t cmd, uint32_t seq, uint32_t body);
+
+struct ws { /* what a WebSocket decoder remembers between calls; zero struct at the start */
+    uint64_t total;   /* payload bytes of the finished fragments of this message */
+    uint64_t done;    /* payload bytes of the current frame already unmasked and checked */
+    uint32_t utf8;    /* utf8_check() state of the text message */
+    uint8_t opcode;   /* WS_TEXT or WS_BINARY while a fragmented message is open, else 0 */
+};
+enum ws_opcode { WS_CONTINUE = 0, WS_TEXT = 1, WS_BINARY = 2, WS_CLOSE = 8, WS_PING = 9, WS_PONG = 10 };
+enum ws_close { /* RFC 6455 section 7.4.1 */
+    WS_NORMAL = 1000, WS_GOING_AWAY = 1001, WS_PROTOCOL = 1002, WS_NO_STATUS = 1005,
+    WS_BAD_DATA = 1007, WS_POLICY = 1008, WS_TOO_BIG = 1009, WS_INTERNAL = 1011
+};
+struct ws_frame {
+    uint8_t opcode;  /* of a continuation: that of its message */
+    bool fin;        /* the message (or control frame) is complete with this frame */
+    bool whole;      /* fin, and not preceded by fragments: payload is the message */
+    uint16_t code;   /* WS_CLOSE: the status code, WS_NO_STATUS when the frame has none */
+    struct str payload; /* unmasked; borrowed from the input; WS_CLOSE: without the code */
+};
+/*
+ * One client frame (RFC 6455 section 5), unmasked in place as its bytes arrive: call again with the
+ * same bytes and more behind them. Negative: minus the enum ws_close to fail the connection with
+ * (WS_PROTOCOL: no mask, RSV bits, reserved opcode, a control frame over 125 bytes or fragmented, a
+ * length not in its shortest form or over 2^63, a bad continuation or close code; WS_BAD_DATA: text or
+ * a close reason that is not UTF-8, as early as the bytes show it; WS_TOO_BIG: message above `max`).
+ */
+ptrdiff_t ws_decode(struct ws *s, char *p, size_t n, size_t max, struct ws_frame *out);
+/* The head of an unmasked server frame with FIN set. Returns its length. */
+size_t ws_head(uint8_t dst[MAX_WS_HEAD], enum ws_opcode opcode, uint64_t payload);
+/* Sec-WebSocket-Accept for a client's key (section 4.2.2). False when the key is not base64 of 16
+ * bytes. No NUL. */
+bool ws_accept(struct str key, char accept[28]);
+
+enum http_header { /* the header fields jim looks at */
+    HTTP_HOST, HTTP_CONNECTION, HTTP_UPGRADE, HTTP_WS_KEY, HTTP_WS_VERSION, HTTP_ORIGIN,
+    HTTP_AUTHORIZATION, HTTP_CONTENT_LENGTH, HTTP_TRANSFER_ENCODING, HTTP_CONTENT_TYPE, HTTP_EXPECT,
+    HTTP_IF_NONE_MATCH, HTTP_IF_MODIFIED_SINCE, HTTP_ACR_METHOD, HTTP_ACR_HEADERS, /* Access-Control-
+                                                                                 Request-... */
+    HTTP_HEADERS
+};
+struct http_req {
+    struct str method;
+    struct str path;  /* as sent, still percent-encoded, without the query */
+    struct str query; /* without '?' */
+    struct str header[HTTP_HEADERS]; /* p == NULL: absent; trimmed */
+    uint64_t length;  /* Content-Length, 0 without one */
+    bool chunked;     /* Transfer-Encoding: chunked */
+    bool keep_alive;  /* as version and Connection say */
+    bool http11;      /* else 1.0 */
+    bool upgrade;     /* Connection holds "upgrade" and Upgrade holds "websocket" */
+};
+/*
+ * A request head (RFC 9112), up to and with its empty line; a bare LF ends a line too, empty lines
+ * before the request line are skipped. *scan (0 at first) remembers how far earlier calls looked, so
+ * that a slow drip costs linear time. Negative: minus the status to answer: 400 (malformed, control
+ * characters, blank before a colon, obs-fold, no or two Host in 1.1, Content-Length not a number or
+ * repeated with another value, Content-Length beside Transfer-Encoding), 431 (MAX_HEAD, MAX_LINE), 501
+ * (a transfer coding other than chunked), 505 (not HTTP/1.0 or 1.1; 1.x with x > 1 counts as 1.1).
+ */
+ptrdiff_t http_decode(const char *p, size_t n, size_t *scan, struct http_req *out);
+
+struct http_chunked { /* zero struct at the start of a body */
+    size_t body;      /* decoded bytes so far; they stand at the start of the buffer */
+    size_t raw;       /* where undecoded bytes begin */
+    uint64_t left;    /* bytes left of the current chunk */
+    uint8_t state;
+};
+/*
+ * Decode a chunked body (RFC 9112 section 7.1) in place: p[0, s->body) is body, p[s->raw, *n) is not
+ * yet decoded. Call again with more bytes behind and *n grown. Moves what is left down and shortens
+ * *n, so that the buffer never holds much more than the body. Returns 1 at the end (the bytes from
+ * s->raw on belong to the next request), 0 for more, or minus the status: 400, 413 (body above max).
+ */
+int http_unchunk(struct http_chunked *s, char *p, size_t *n, size_t max);
+
+/* Percent-decode (RFC 3986 section 2.1) into dst, which holds s.n bytes; plus: '+' is a blank. Returns
+ * the length, or -1 at a malformed escape. */
+ptrdiff_t url_decode(char *dst, struct str s, bool plus);
+/* The next `name=value` of a query or form; both still encoded; value empty without '='. */
+bool query_next(struct str *rest, struct str *name, struct str *value);
+/* Does a comma-separated header list hold `token` (ASCII case ignored)? */
+bool http_list_has(struct str list, const char *token);
+
+/* --- loop.c: readiness, timers, wake-up -------------------------------------------------------- */
+
+struct loop;
+enum loop_events { LOOP_READ = 1, LOOP_WRITE = 2 };
+/* Called at most once a turn and descriptor. Errors and hang-ups show as LOOP_READ | LOOP_WRITE as far
+ * as asked for (as LOOP_READ when nothing was): the next read or write says what it is. */
+typedef void loop_fn(void *arg, unsigned events);
+
+struct timer; /* set and cleared through loop_timer(); embed it in your struct, zeroed */
+typedef void timer_fn(struct timer *t);
+struct timer {
+    int64_t at_ms;  /* on loop_now()'s clock */
+    timer_fn *fn;
+    size_t slot;    /* place in the heap + 1; 0: not set */
+};
+
+/* NULL with errno set when the system refuses. `backend` of the running build for -V and logs. */
+struct loop *loop_new(void);
+void loop_free(struct loop *l);
+const char *loop_backend(void); /* "epoll", "kqueue" or "poll" */
+/* Watch a descriptor; 0 or -1 with errno. `events` may be 0: then only errors are reported. `arg` is
+ * handed to fn and borrowed until loop_del(). */
+int loop_add(struct loop *l, int fd, unsigned events, loop_fn *fn, void *arg);
+/* Change what is watched; no system call when nothing changes. 0 or -1 with errno. */
+int loop_set(struct loop *l, int fd, unsigned events);
+/* Stop watching; to be called before close(). No callback for fd follows, this turn included. */
+void loop_del(struct loop *l, int fd);
+/* The arg of a watched descriptor, NULL if none: for walking all of them up to loop_top(). */
+void *loop_arg(const struct loop *l, int fd);
+int loop_top(const struct loop *l); /* one above the highest descriptor ever watched */
+/* One turn: wait at most max_ms (-1: until something happens), run the callbacks and due timers.
+ * Returns how many callbacks ran, or -1 with errno for a failure that will not go away. */
+int loop_turn(struct loop *l, int64_t max_ms);
+int64_t loop_now(const struct loop *l); /* ms, monotonic; taken once a turn after the wait */
+/* Arrange for fn(t) at at_ms on loop_now()'s clock, once; replaces an earlier arrangement of t. */
+void loop_timer(struct loop *l, struct timer *t, int64_t at_ms, timer_fn *fn);
+void loop_timer_clear(struct loop *l, struct timer *t); /* allowed when not set */
+/* Make the current or next loop_turn() return soon; async-signal-safe and from any thread. */
+void loop_wake(struct loop *l);
+
+/* --- store.c: the log and its index ------------------------------------------------------------ */
+
+struct store;
+
+enum store_policy { STORE_GROUP = -1, STORE_OFF = -2 }; /* else: milliseconds between syncs */
+
+/* Record types. A capital must be understood; a reader that does not know a small letter skips it. */
+enum store_type {
+    REC_MESSAGE = 'M',  /* seq: its place in the conversation; json: the chat object */
+    REC_BATCH = 'b',    /* json: {"synced":N}: all up to N were on disk before this was written */
+    REC_CURSOR = 'C',   /* seq: delivered up to; json: {"userId":…[,"live":[lo,hi]]} */
+    REC_GROUP = 'G',    /* json: {"groupId":…,"name":…}: what is known of a group, latest wins */
+    REC_JOIN = 'J',     /* seq: the last message before; json: {"userId":…} */
+    REC_LEAVE = 'L',    /* json: {"userId":…} */
+    REC_USER = 'U'      /* conversation "-"; json: {"userId":…, profile}: latest wins */
+};
+
+struct store_rec {
+    uint64_t number;  /* the log's own, rising */
+    int64_t time_ms;  /* server's wall clock at append */
+    char type;        /* enum store_type */
+    uint64_t seq;     /* the conversation's number it is about, 0 when about none */
+    struct str conv;  /* conversation key: no blanks or control characters; "-" for none */
+    struct str json;
+    uint32_t segment; /* where it stands: number of the segment in this process */
+    uint32_t offset;  /* byte offset of its line in it */
+};
+
+/* Positions of one conversation's messages, by seq. Zero struct at the start; memory is the store's
+ * business: about 4 bytes a message. Embedded by the conversation. */
+struct store_index {
+    struct store_run *run; /* owned: messages of one segment, oldest run first */
+    uint32_t runs, cap;
+};
+
+/* How the store reaches the disk: tests put faults and a simulated disk here. The functions behave as
+ * their POSIX namesakes and set errno. NULL in struct store_options means the real disk. */
+struct store_io {
+    void *arg; /* handed to each */
+    int (*open)(void *arg, const char *path, int flags, mode_t mode);
+    int (*close)(void *arg, int fd);
+    ssize_t (*pwrite)(void *arg, int fd, const void *p, size_t n, off_t at);
+    ssize_t (*pread)(void *arg, int fd, void *p, size_t n, off_t at);
+    int (*truncate)(void *arg, int fd, off_t size);
+    int (*sync)(void *arg, int fd);                      /* data and size */
+    int (*sync_dir)(void *arg, const char *path);
+    int (*rename)(void *arg, const char *from, const char *to);
+    int (*unlink)(void *arg, const char *path);
+    int (*mkdir)(void *arg, const char *path, mode_t mode);
+    /* Names in a directory, each NUL-terminated, appended to out. 0 or -1. */
+    int (*list)(void *arg, const char *path, struct buf *out);
+    int (*lock)(void *arg, int fd); /* exclusive, until closed; -1 when another has it */
+};
+
+struct store_options {
+    const char *dir;
+    int64_t policy;       /* enum store_policy, or ms */
+    uint64_t segment;     /* bytes at which a new segment is begun */
+    const struct log *log;
+    const struct store_io *io;
+    /* Called from the helper thread when store_poll() has something to say. */
+    void (*ready)(void *arg);
+    /* Each valid record at start, oldest first; views live until it returns. */
+    void (*replay)(void *arg, const struct store_rec *rec);
+    void *arg; /* for both */
+};
+
+/* Open or create the log: lock the directory, check and read it all through replay(), cut a torn tail.
+ * NULL when it is locked, damaged or cannot be reached: logged with file and offset. */
+struct store *store_open(const struct store_options *o);
+/* A store that keeps nothing: appends are committed at once and reads find nothing. */
+struct store *store_open_none(void);
+/* Commit what was appended, sync, release everything. 0, or -1 when the store had failed. */
+int store_close(struct store *s);
+bool store_keeps(const struct store *s); /* false for store_open_none() */
+
+/* Copy a record into the pending batch. Returns its number (> 0), or 0 when the store refuses: it has
+ * failed for good, or the line would pass MAX_RECORD. index: NULL, or where to note a REC_MESSAGE. */
+uint64_t store_append(struct store *s, char type, struct str conv, uint64_t seq, struct str json,
+                      int64_t now_ms, struct store_index *index);
+/* End of a turn: hand the pending batch to the helper thread, if it is idle and there is one. */
+void store_commit(struct store *s);
+enum store_news {
+    STORE_SAME, /* nothing new */
+    STORE_MORE, /* store_durable() has risen */
+    STORE_LOST  /* a batch could not be written: every record above store_durable() is gone, and the
+                   caller must forget them (store_index_cut()); the store may still work (disk full) */
+};
+enum store_news store_poll(struct store *s);
+/* Every record up to this number is as safe as the policy says: may be acknowledged and shown. */
+uint64_t store_durable(const struct store *s);
+bool store_failed(const struct store *s); /* a sync failed: refuses for the rest of its life */
+
+/* Read message `seq`: its line is appended to `to` and *rec points into it (valid until `to` changes).
+ * 0, -ENOENT when it is not in the store (any more), -EIO when the line is damaged (logged). */
+int store_read(struct store *s, const struct store_index *x, uint64_t seq, struct buf *to,
+               struct store_rec *rec);
+/* Note a replayed REC_MESSAGE in its conversation's index; seq must rise from call to call. */
+void store_index_add(struct store_index *x, const struct store_rec *rec);
+uint64_t store_index_first(const struct store_index *x); /* lowest seq there is, 0: none */
+void store_index_cut(struct store_index *x, uint64_t last); /* forget what is above `last` */
+void store_index_free(struct store_index *x);
+
+/* The subcommands. check: 0 clean, 1 torn tail, 2 damaged (all said on `out`); export: chat objects
+ * with seq and time, one a line, 0 or 2. */
+int store_check(const char *dir, FILE *out);
+int store_export(const char *dir, FILE *out);
+
+#endif /* JIM_INTERNAL */
+#endif /* JIM_H */
