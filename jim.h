@@ -438,5 +438,407 @@ void store_index_free(struct store_index *x);
 int store_check(const char *dir, FILE *out);
 int store_export(const char *dir, FILE *out);
 
+/* --- conf.c: the option table ------------------------------------------------------------------ */
+
+enum proto { PROTO_NONE, PROTO_TCP, PROTO_WS, PROTO_HTTP };
+#define PROTO_BIT(proto) (1u << (proto))
+
+enum login_policy { LOGIN_MANY, LOGIN_TERMINAL, LOGIN_ONE };
+enum group_join { JOIN_OPEN, JOIN_API };
+
+struct port_spec {
+    uint16_t port;   /* 0: any free one */
+    unsigned protos; /* PROTO_BIT set it is pinned to; 0: all that are served */
+};
+
+struct options {           /* one member a key; times in ms, sizes in bytes; strings owned, not NULL */
+    char *bind_ip;         /* empty: every address */
+    struct port_spec port[MAX_LISTEN];
+    size_t ports;
+    int64_t protocols;     /* set of PROTO_BIT */
+    int64_t heartbeat;     /* 0: off */
+    int64_t auth;          /* 0: open, the only one of this version */
+    int64_t login_required, login_policy, group_open, group_join;
+    char *login_groups;    /* id:name,id:name */
+    int64_t notify_max, list_max;
+    char *api_key, *http_page, *http_cors, *ws_origins;
+    int64_t message_max, frame_max, queue_max, fetch_max;
+    int64_t rate, burst;   /* requests a second and connection; 0: no limit */
+    int64_t connections_max; /* 0: what the descriptor limit leaves */
+    int64_t detect_ms, login_ms, http_ms, drain_ms;
+    int64_t store;
+    char *store_dir;
+    int64_t store_sync;    /* enum store_policy or ms */
+    int64_t store_segment;
+    int64_t log_level;
+    char *log_file;        /* empty: stderr */
+    uint64_t set;          /* bit i: row i of the table was set by hand */
+};
+
+void conf_init(struct options *o); /* every default */
+void conf_free(struct options *o);
+/* Set a key. `more`: a list key given before from the same source is added to, not replaced. 0, or -1
+ * with a sentence in err. Ignored J-IM keys are noted in `notices` (one sentence a line). */
+int conf_set(struct options *o, const char *key, const char *value, bool more, struct buf *notices,
+             char *err, size_t errsize);
+/* Read a properties file; keys whose bit is in `keep` are checked but left as they are. */
+int conf_load(struct options *o, const char *file, uint64_t keep, struct buf *notices, char *err,
+              size_t errsize);
+/* What can only be judged with all keys known. 0, or -1 with err. */
+int conf_check(const struct options *o, char *err, size_t errsize);
+/* Copy the keys that may change while running from `from`; both stay owners of their own strings. */
+void conf_copy_live(struct options *to, const struct options *from);
+void conf_print(FILE *out); /* the table, for -h */
+/* The n-th `id:name` of a login group list; false past the last. */
+bool conf_login_group(const char *list, size_t n, struct str *id, struct str *name);
+
+/* --- jim.c: the server and its connections ----------------------------------------------------- */
+
+struct stats { /* since start; counted where it happens, read by api.c */
+    uint64_t accepted, refused, closed;
+    uint64_t proto[PROTO_HTTP + 1]; /* connections that were detected as such */
+    uint64_t requests;     /* commands and HTTP requests */
+    uint64_t messages;     /* chat messages accepted */
+    uint64_t delivered;    /* chat messages written to a receiver's connection, whole */
+    uint64_t encoded;      /* frames encoded: at most one a message and wire format */
+    uint64_t retries;      /* messages recognised as sent before */
+    uint64_t overflows;    /* connections closed because they did not read */
+    uint64_t bytes_in, bytes_out;
+    uint64_t reads, writes; /* system calls on client sockets */
+};
+
+/*
+ * One message on its way out: immutable, shared by every receiver, freed with the last reference. The
+ * JSON is the same for all; only the head before it differs, and is encoded once a wire format.
+ */
+struct msg {
+    uint32_t refs;
+    uint32_t len;          /* bytes of data */
+    uint32_t seq;          /* TCP-IM sequence number to echo, 0: none (never shared then) */
+    uint8_t command;       /* TCP-IM cmd byte */
+    uint8_t opcode;        /* enum ws_opcode */
+    uint8_t pkt_len, ws_len; /* length of the heads, 0: not encoded yet */
+    uint8_t pkt[MAX_PKT_HEAD];
+    uint8_t ws[MAX_WS_HEAD];
+    uint64_t chat_seq;     /* a chat message: its place in the conversation */
+    struct fetched *fetched; /* an answer 20: owned; what its arrival proves delivered; else NULL */
+    char data[];
+};
+
+struct fetched { /* cursors an answer 20 moves once it is written */
+    size_t n;
+    struct {
+        struct member *member;
+        uint64_t upto;
+    } mark[];
+};
+
+/* Output waiting for a connection's socket. Exists only while there is some. */
+struct out {
+    struct {
+        struct msg *msg;       /* ref */
+        struct member *member; /* whose cursor it moves when written; NULL: nobody's */
+    } *entry;              /* ring of cap entries; owned */
+    uint32_t head, n, cap; /* cap is a power of two */
+    uint32_t sent;         /* bytes of the first entry already written, its head included */
+    size_t bytes;          /* queued in all */
+    int file;              /* streamed behind the entries; -1: none; owned */
+    off_t file_at, file_end;
+    struct out *next_free; /* while in jim's free list */
+};
+
+/* Input a connection could not use yet. Exists only while there is some. */
+struct pend {
+    struct buf raw;        /* bytes read and not decoded */
+    size_t scan;           /* how far http_decode() has looked */
+    struct buf message;    /* WebSocket: fragments of a message so far */
+    struct ws ws;
+    struct http_chunked chunked;
+    bool in_body;          /* HTTP: a request head is decoded, its body is awaited */
+    bool held;             /* a command waits for earlier answers: */
+    int held_cmd;
+    uint32_t held_seq;
+    struct buf held_body;
+};
+
+enum conn_state {
+    CONN_DETECT, /* nothing received yet */
+    CONN_OPEN,   /* speaking its protocol */
+    CONN_FINISH, /* no more input; closes when the output is written */
+    CONN_LINGER, /* our side is shut; what still comes in is thrown away until the peer closes */
+    CONN_DEAD    /* to be released at the end of the turn, or when `deferred` is back at 0 */
+};
+
+/*
+ * A client connection. jim.c owns it; chat.c reads and writes only the members marked chat. Freed by
+ * the sweep at the end of a turn, never inside a callback.
+ */
+struct conn {
+    struct jim *jim;
+    struct user *user;         /* chat: borrowed; NULL before login */
+    struct conn *next_of_user; /* chat */
+    struct pend *pend;         /* owned, NULL when no input is pending */
+    struct out *out;           /* owned, NULL when nothing is queued */
+    struct conn *next_attend;  /* in jim's list for the end of the turn */
+    struct timer timer;        /* what it means depends on state and proto: conn_timer() */
+    uint64_t id;               /* never used twice */
+    int64_t read_ms;           /* last bytes received, loop clock */
+    int fd;                    /* -1 once closed */
+    uint32_t deferred;         /* chat: answers still owed for commands already taken */
+    int32_t tokens;            /* chat: requests left before 10023, in thousandths */
+    uint32_t token_ms;         /* chat: loop time of the last refill, low 32 bits */
+    uint8_t state;             /* enum conn_state */
+    uint8_t proto;             /* enum proto */
+    uint8_t protos;            /* PROTO_BITs its port serves */
+    uint8_t silent;            /* WebSocket pings without an answer */
+    bool attend;               /* in the list */
+    bool resume;               /* its input is to be looked at again */
+    bool loopback;             /* peer address is 127/8 or ::1 */
+    bool keep_alive;           /* HTTP */
+    bool head_only;            /* HTTP: the request was HEAD */
+    bool busy;                 /* HTTP: a request is being answered */
+    bool ending;               /* the peer has shut its side */
+};
+
+/* A message with one reference, for the caller. */
+struct msg *msg_new(uint8_t command, uint32_t seq, const char *data, size_t n);
+void msg_unref(struct msg *m);
+
+/* Queue m for c, to be written at the end of the turn; takes a reference of its own. Over
+ * jim.queue.max the connection is closed. `member`: chat_written() is told when it has left. */
+void conn_send(struct conn *c, struct msg *m, struct member *member);
+/* Queue JSON as an answer to one connection. */
+void conn_reply(struct conn *c, uint8_t command, uint32_t seq, const char *json, size_t n);
+/* Answer, flush, then close; on WebSocket with a CLOSE frame holding `code`. */
+void conn_finish(struct conn *c, enum ws_close code, const char *why);
+void conn_close(struct conn *c, const char *why); /* at the end of the turn, output dropped */
+/* One of the `deferred` answers has been given; counts down, and lets waiting input go on. */
+void conn_answered(struct conn *c);
+const char *conn_terminal(const struct conn *c); /* "tcp", "ws", "http" */
+
+struct listener {
+    struct jim *jim;
+    int fd;
+    unsigned protos;
+    char name[64]; /* "127.0.0.1:8888" */
+};
+
+struct jim {
+    struct options opt;
+    uint64_t by_hand;          /* options set before any file was read: they win over it */
+    char *conf_file;           /* owned, NULL: none */
+    struct buf notices;        /* of the configuration, logged at start */
+    struct log log;
+    struct loop *loop;
+    struct store *store;
+    struct chat *chat;
+    struct stats stats;
+    struct listener listen[MAX_LISTEN];
+    size_t listeners;
+    size_t conns, conns_max;
+    uint64_t next_id;
+    struct conn *attend, **attend_end; /* connections to look at when the callbacks are done */
+    struct out *free_out;      /* spare output queues: no malloc in the steady state */
+    char *input;               /* MAX_READ bytes, shared by all reads of a turn */
+    char *gather;              /* MAX_GATHER bytes, shared by all writes */
+    struct timer accept_timer; /* listeners are paused until it fires */
+    struct timer second;       /* once a second: cursors to the log */
+    int spare_fd;              /* held back, to be able to say no when descriptors run out */
+    bool accept_paused;
+    bool draining;
+    int64_t start_ms;          /* wall clock */
+    volatile int stop, reload; /* set by jim_stop() and jim_reload(); loop_wake() orders them */
+};
+
+/* --- roster.c: users, conversations, memberships ----------------------------------------------- */
+
+/*
+ * A user exists from his first login or the first message to him; he is never freed while the server
+ * runs, for messages may wait for him.
+ */
+struct user {
+    uint32_t hash;
+    uint8_t idlen;
+    bool known;             /* has logged in once */
+    uint32_t nconns;
+    struct conn *conns;     /* borrowed; linked by next_of_user */
+    struct member *members; /* owned; linked by next_of_user */
+    struct profile *profile; /* owned; NULL: nick is the id, nothing else */
+    char id[];
+};
+
+struct profile { /* JSON texts as they are printed, quotes included; NULL: absent */
+    char *nick, *avatar, *sign, *extras;
+};
+
+/* What two users say to each other, or what is said in a group. */
+struct conv {
+    uint32_t hash;
+    bool group;
+    uint32_t nmembers, nonline, cap;
+    struct member **member; /* owned array: the online ones first, so that a message costs what it
+                               delivers, not what the group has members */
+    uint64_t seq;           /* last number handed out */
+    uint64_t durable;       /* last number that may be shown */
+    struct store_index index;
+    char *name;             /* group: owned, NULL: none */
+    char *id;               /* group: owned; else NULL */
+    uint32_t keylen;
+    char key[];             /* as in the log: g:ID or p:A:B, blanks, '%' and ':' percent-encoded */
+};
+
+/*
+ * A user's place in a conversation, and how far it has been delivered to him: everything up to cursor,
+ * and besides the messages live_lo..live_hi that reached him live while older ones still waited.
+ */
+struct member {
+    uint32_t hash;
+    uint32_t place;           /* index in conv->member */
+    struct user *user;        /* borrowed */
+    struct conv *conv;        /* borrowed */
+    struct member *next_of_user;
+    struct member *next_dirty; /* cursor not in the log yet */
+    uint64_t cursor;
+    uint64_t live_lo, live_hi; /* 0, 0: none */
+    bool dirty;
+    bool left;                /* a group he has left; kept, for messages in flight refer to it */
+};
+
+struct roster {
+    struct map users, convs, members;
+    struct member *dirty;
+    size_t nusers, nonline;   /* known; with a connection */
+};
+
+void roster_init(struct roster *r);
+void roster_free(struct roster *r);
+/* 1–64 bytes of UTF-8 without control characters. */
+bool id_ok(struct str id);
+struct user *user_find(struct roster *r, struct str id);
+struct user *user_get(struct roster *r, struct str id); /* made when missing; id_ok() by promise */
+struct str user_id(const struct user *u);
+struct conv *group_find(struct roster *r, struct str id);
+struct conv *group_get(struct roster *r, struct str id);
+struct conv *pair_get(struct roster *r, struct user *a, struct user *b); /* a == b: notes to oneself */
+struct conv *conv_find_key(struct roster *r, struct str key);
+/* By the log's key; made when missing; NULL when the key is none of ours. */
+struct conv *conv_get_key(struct roster *r, struct str key);
+/* u's place in a group or in the conversation with a peer; NULL when there is none or he has left. */
+struct member *member_in_group(struct roster *r, struct user *u, struct str group);
+struct member *member_with(struct roster *r, struct user *u, struct str peer);
+struct member *member_of(struct roster *r, struct user *u, struct conv *v);
+/* Join: made, or made valid again; its cursor stands at what has been said so far. */
+struct member *member_add(struct roster *r, struct user *u, struct conv *v);
+void member_leave(struct roster *r, struct member *m);
+struct user *member_peer(const struct member *m); /* of a pair: the other one (oneself in notes) */
+/* Move all of u's memberships to the online or the offline part of their conversations. */
+void user_online(struct roster *r, struct user *u, bool online);
+/* Message seq has reached the user; all up to seq have. */
+void member_delivered(struct roster *r, struct member *m, uint64_t seq);
+void member_delivered_upto(struct roster *r, struct member *m, uint64_t seq);
+/* The next number after `seq` that has not reached him, 0 when all up to conv->durable have. */
+uint64_t member_next_missing(const struct member *m, uint64_t seq);
+
+/* --- chat.c: what messages mean ---------------------------------------------------------------- */
+
+enum command { /* commands.md section 0 */
+    CMD_UNKNOWN, CMD_HANDSHAKE, CMD_HANDSHAKE_RESP, CMD_AUTH, CMD_AUTH_RESP, CMD_LOGIN,
+    CMD_LOGIN_RESP, CMD_JOIN, CMD_JOIN_RESP, CMD_JOIN_NOTIFY, CMD_EXIT_NOTIFY, CMD_CHAT,
+    CMD_CHAT_RESP, CMD_HEARTBEAT, CMD_CLOSE, CMD_CANCEL, CMD_CANCEL_RESP, CMD_USER, CMD_USER_RESP,
+    CMD_MESSAGES, CMD_MESSAGES_RESP, COMMANDS
+};
+
+enum code { /* texts: code_text() */
+    CODE_SENT = 10000, CODE_OFFLINE, CODE_SEND_FAILED, CODE_USER_OK, CODE_USER_FAILED,
+    CODE_ONLINE_USERS, CODE_OFFLINE_USERS, CODE_LOGIN_OK, CODE_LOGIN_FAILED, CODE_AUTH_OK,
+    CODE_AUTH_FAILED, CODE_JOIN_OK, CODE_JOIN_FAILED, CODE_VERSION, CODE_UNSUPPORTED,
+    CODE_MESSAGES_FAILED, CODE_OFFLINE_MESSAGES, CODE_UNKNOWN_COMMAND, CODE_HISTORY,
+    CODE_ONLINE, CODE_INVALID, CODE_CLOSED, CODE_NOT_LOGGED_IN, CODE_RATE, CODE_FORBIDDEN,
+    CODE_TOO_LARGE, CODE_ELSEWHERE, CODE_STORE, CODE_STOPPING
+};
+const char *code_text(enum code code);
+
+enum field { /* members a request may have; names folded, see field_of() in chat.c */
+    F_CMD, F_USER_ID, F_PASSWORD, F_TOKEN, F_TO, F_FROM, F_GROUP_ID, F_FROM_USER_ID, F_CHAT_TYPE,
+    F_MSG_TYPE, F_CONTENT, F_CREATE_TIME, F_ID, F_EXTRAS, F_TYPE, F_BEGIN_TIME, F_END_TIME, F_OFFSET,
+    F_COUNT, F_NAME, F_BEFORE_SEQ, F_AFTER_SEQ, F_LOGIN_NAME, FIELDS
+};
+struct request {
+    struct json f[FIELDS];
+};
+/* Parse one JSON object; false when it is not one. Views borrow the text. */
+bool request_parse(struct request *r, struct str json);
+/* A text member copied to dst (MAX_ID bytes); false when absent, null, too long or no valid id. */
+bool request_id(const struct request *r, enum field f, char dst[MAX_ID], struct str *id);
+
+/* A message accepted and not yet known to be on disk. */
+struct pending {
+    uint64_t number;   /* record it waits for */
+    struct msg *msg;   /* ref: the delivery; a retry: only the text of its id */
+    struct conv *conv;
+    struct user *from; /* NULL: the API's free sender */
+    struct user *to;   /* private: the receiver */
+    struct conn *conn; /* who gets the ack; its `deferred` holds it in memory */
+    uint64_t seq;
+    int64_t create_ms;
+    uint32_t id_at, id_len; /* where in msg->data the id stands, quotes included */
+    uint32_t reply_seq;
+    bool retry;        /* already delivered, or ahead in the queue: only the ack is owed */
+};
+
+struct chat {
+    struct roster roster;
+    const struct options *opt; /* borrowed, as are the next four */
+    const struct log *log;
+    struct stats *stats;
+    struct loop *loop;
+    struct store *store;
+    int64_t wall_ms;           /* set once a turn: tests set it as they like */
+    struct pending *pending;   /* ring, in record order; owned */
+    size_t pending_head, pending_n, pending_cap;
+    struct retry *retry;       /* recent message ids, a ring in order of time; owned */
+    uint32_t retry_head, retry_n, retry_cap;
+    uint32_t *retry_slot;      /* hash table of indices + 1 into the ring; owned */
+    uint64_t retry_key[2];
+    struct buf out;            /* an answer being written */
+    struct buf line;           /* a record being written or read */
+    bool stopping;             /* sends are refused: 10028 */
+};
+
+void chat_init(struct chat *c, const struct options *opt, const struct log *log,
+               struct stats *stats, struct loop *loop);
+void chat_free(struct chat *c);
+void chat_replay(void *chat, const struct store_rec *rec); /* store_options.replay */
+void chat_replayed(struct chat *c);                        /* after the last record */
+/*
+ * One command of a socket protocol. cmd: the frame's cmd byte, or -1: the JSON says. Its answer may
+ * come later (c->deferred). Returns false, having done nothing, when the command has to wait until
+ * earlier ones are answered: answers keep the order of the requests.
+ */
+bool chat_command(struct chat *c, struct conn *from, int cmd, uint32_t seq, struct str json);
+/* The login that a WebSocket address asks for (`?username=&password=&token=`). */
+void chat_login_query(struct chat *c, struct conn *from, struct str user, struct str token);
+void chat_closed(struct chat *c, struct conn *conn); /* the connection is gone */
+/* A message handed to conn_send() with a member has left for the peer. */
+void chat_written(struct chat *c, const struct msg *m, struct member *member);
+/* Start of a turn: what the store has made durable is delivered and acknowledged. */
+void chat_committed(struct chat *c);
+void chat_save_cursors(struct chat *c); /* to the log */
+/* For the HTTP API: accept a message from anyone; the answer comes through api_sent(). False: it was
+ * refused at once with *code. */
+bool chat_api_send(struct chat *c, struct conn *conn, const struct request *r, enum code *code);
+void chat_close_user(struct chat *c, struct user *u, enum code code, struct conn *except);
+
+/* --- api.c: HTTP routes and static files ------------------------------------------------------- */
+
+/* A whole request. The answer is queued, now or later (c->deferred). */
+void api_request(struct conn *c, const struct http_req *r, struct str body);
+/* The answer to a send that waited for the store. */
+void api_sent(struct conn *c, enum code code, const char *json, size_t n);
+/* Answer a request that could not be decoded with a status and close. */
+void api_refuse(struct conn *c, int status);
+/* May this upgrade request become a WebSocket? 0, or the status to refuse it with. */
+int api_upgrade_status(const struct conn *c, const struct http_req *r);
+
 #endif /* JIM_INTERNAL */
 #endif /* JIM_H */
