@@ -727,9 +727,9 @@ struct conv *conv_get_key(struct roster *r, struct str key);
 struct member *member_in_group(struct roster *r, struct user *u, struct str group);
 struct member *member_with(struct roster *r, struct user *u, struct str peer);
 struct member *member_of(struct roster *r, struct user *u, struct conv *v);
-/* Join: made, or made valid again; its cursor stands at what has been said so far. */
+/* Join a group: made, or made valid again; its cursor stands at what has been said so far. */
 struct member *member_add(struct roster *r, struct user *u, struct conv *v);
-void member_leave(struct roster *r, struct member *m);
+void member_leave(struct member *m);
 struct user *member_peer(const struct member *m); /* of a pair: the other one (oneself in notes) */
 /* Move all of u's memberships to the online or the offline part of their conversations. */
 void user_online(struct roster *r, struct user *u, bool online);

@@ -1,0 +1,521 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * roster.c - who there is and who talks with whom: users, conversations and the memberships that join
+ * the two. Pure memory: no connection, no store, no JSON; chat.c is the only caller, and replays the
+ * log into it at start.
+ *
+ *   ids           what may name a user or group, and how ids become keys of the log
+ *   users         found by id
+ *   conversations found by the log's key: a group, or a pair of users
+ *   members       found by (user, group or peer), so that a message costs one look-up; each knows how
+ *                 far its user has got: the cursor
+ *
+ * A conversation keeps its online members in front of the offline ones. Presence moves a member over
+ * the border by one swap, and a message walks the online part only.
+ */
+#include "jim.h"
+
+#include <assert.h>
+#include <stdlib.h>
+#include <string.h>
+
+/* --- ids and keys ------------------------------------------------------------------------------ */
+
+bool
+id_ok(struct str id)
+{
+    uint32_t state = 0;
+
+    if (id.n == 0 || id.n > MAX_ID || !utf8_check(&state, id.p, id.n) || state != 0)
+        return false;
+    for (size_t i = 0; i < id.n; i++) {
+        unsigned char c = (unsigned char)id.p[i];
+        if (c < 0x20 || c == 0x7f)
+            return false;
+        /* U+0080 to U+009F are controls too */
+        if (c == 0xc2 && (unsigned char)id.p[i + 1] < 0xa0)
+            return false;
+    }
+    return true;
+}
+
+#define MAX_KEY (4 + 2 * 3 * MAX_ID) /* "p:A:B" with every byte escaped */
+
+/*
+ * In a key ':' parts the ids and a blank ends it, so both are escaped inside an id, and '%' itself:
+ * the pairs (a:b, c) and (a, b:c) stay apart, and the log's lines can be cut at blanks.
+ */
+static size_t
+key_put(char *dst, struct str id)
+{
+    static const char hex[] = "0123456789ABCDEF";
+    size_t n = 0;
+
+    for (size_t i = 0; i < id.n; i++) {
+        unsigned char c = (unsigned char)id.p[i];
+        if (c == ' ' || c == '%' || c == ':') {
+            dst[n++] = '%';
+            dst[n++] = hex[c >> 4];
+            dst[n++] = hex[c & 15];
+        } else {
+            dst[n++] = (char)c;
+        }
+    }
+    return n;
+}
+
+static struct str
+key_of_group(char dst[MAX_KEY], struct str id)
+{
+    memcpy(dst, "g:", 2);
+    return (struct str){dst, 2 + key_put(dst + 2, id)};
+}
+
+/* The same key whichever of the two is named first. */
+static struct str
+key_of_pair(char dst[MAX_KEY], struct str a, struct str b)
+{
+    int order = memcmp(a.p, b.p, a.n < b.n ? a.n : b.n);
+    bool swap = order > 0 || (order == 0 && a.n > b.n);
+    size_t n = 2;
+
+    memcpy(dst, "p:", 2);
+    n += key_put(dst + n, swap ? b : a);
+    dst[n++] = ':';
+    n += key_put(dst + n, swap ? a : b);
+    return (struct str){dst, n};
+}
+
+/* Undo key_put(); false when the result is no id. */
+static bool
+key_take(struct str part, char dst[MAX_ID], struct str *id)
+{
+    char text[3 * MAX_ID];
+
+    if (part.n > sizeof text)
+        return false;
+    ptrdiff_t n = url_decode(text, part, false);
+    if (n <= 0 || n > MAX_ID)
+        return false;
+    memcpy(dst, text, (size_t)n);
+    *id = (struct str){dst, (size_t)n};
+    return id_ok(*id);
+}
+
+/* --- users ------------------------------------------------------------------------------------- */
+
+struct str
+user_id(const struct user *u)
+{
+    return (struct str){u->id, u->idlen};
+}
+
+static bool
+user_is(const void *item, const void *key)
+{
+    return str_eq(user_id(item), *(const struct str *)key);
+}
+
+struct user *
+user_find(struct roster *r, struct str id)
+{
+    return map_find(&r->users, map_hash(&r->users, id.p, id.n), user_is, &id);
+}
+
+struct user *
+user_get(struct roster *r, struct str id)
+{
+    struct user *u = user_find(r, id);
+
+    if (u != NULL)
+        return u;
+    assert(id.n > 0 && id.n <= MAX_ID);
+    u = xcalloc(1, sizeof *u + id.n);
+    u->hash = map_hash(&r->users, id.p, id.n);
+    u->idlen = (uint8_t)id.n;
+    memcpy(u->id, id.p, id.n);
+    map_add(&r->users, u);
+    return u;
+}
+
+static void
+user_free(struct user *u)
+{
+    while (u->members != NULL) {
+        struct member *m = u->members;
+        u->members = m->next_of_user;
+        free(m);
+    }
+    if (u->profile != NULL) {
+        free(u->profile->nick);
+        free(u->profile->avatar);
+        free(u->profile->sign);
+        free(u->profile->extras);
+        free(u->profile);
+    }
+    free(u);
+}
+
+/* --- conversations ----------------------------------------------------------------------------- */
+
+static bool
+conv_is(const void *item, const void *key)
+{
+    const struct conv *v = item;
+
+    return str_eq((struct str){v->key, v->keylen}, *(const struct str *)key);
+}
+
+struct conv *
+conv_find_key(struct roster *r, struct str key)
+{
+    return map_find(&r->convs, map_hash(&r->convs, key.p, key.n), conv_is, &key);
+}
+
+static struct conv *
+conv_new(struct roster *r, struct str key)
+{
+    struct conv *v = xcalloc(1, sizeof *v + key.n);
+
+    v->hash = map_hash(&r->convs, key.p, key.n);
+    v->keylen = (uint32_t)key.n;
+    memcpy(v->key, key.p, key.n);
+    map_add(&r->convs, v);
+    return v;
+}
+
+static void
+conv_free(struct conv *v)
+{
+    store_index_free(&v->index);
+    free(v->member);
+    free(v->name);
+    free(v->id);
+    free(v);
+}
+
+struct conv *
+group_find(struct roster *r, struct str id)
+{
+    char key[MAX_KEY];
+
+    return conv_find_key(r, key_of_group(key, id));
+}
+
+struct conv *
+group_get(struct roster *r, struct str id)
+{
+    char text[MAX_KEY];
+    struct str key = key_of_group(text, id);
+    struct conv *v = conv_find_key(r, key);
+
+    if (v == NULL) {
+        v = conv_new(r, key);
+        v->group = true;
+        v->id = xstrndup(id.p, id.n);
+    }
+    return v;
+}
+
+/* --- members ----------------------------------------------------------------------------------- */
+
+/* What finds a member: the user, and the group or the other user by id. */
+struct member_key {
+    const struct user *user;
+    bool group;
+    struct str id;
+};
+
+/* The user's address and the id hashed together: no second look-up for user or conversation. */
+static uint32_t
+member_hash(const struct roster *r, const struct member_key *k)
+{
+    char text[sizeof k->user + 1 + MAX_ID];
+
+    memcpy(text, &k->user, sizeof k->user);
+    text[sizeof k->user] = (char)k->group;
+    memcpy(text + sizeof k->user + 1, k->id.p, k->id.n);
+    return map_hash(&r->members, text, sizeof k->user + 1 + k->id.n);
+}
+
+struct user *
+member_peer(const struct member *m)
+{
+    const struct conv *v = m->conv;
+
+    return v->nmembers < 2 ? m->user : v->member[v->member[0] == m ? 1 : 0]->user;
+}
+
+static bool
+member_is(const void *item, const void *key)
+{
+    const struct member *m = item;
+    const struct member_key *k = key;
+
+    if (m->user != k->user || m->conv->group != k->group)
+        return false;
+    return str_eq(k->group ? str_of(m->conv->id) : user_id(member_peer(m)), k->id);
+}
+
+static struct member *
+member_find(struct roster *r, const struct member_key *k)
+{
+    if (k->id.n == 0 || k->id.n > MAX_ID)
+        return NULL;
+    return map_find(&r->members, member_hash(r, k), member_is, k);
+}
+
+struct member *
+member_in_group(struct roster *r, struct user *u, struct str group)
+{
+    struct member *m = member_find(r, &(struct member_key){u, true, group});
+
+    return m == NULL || m->left ? NULL : m;
+}
+
+struct member *
+member_with(struct roster *r, struct user *u, struct str peer)
+{
+    return member_find(r, &(struct member_key){u, false, peer});
+}
+
+static void
+place_swap(struct conv *v, uint32_t a, uint32_t b)
+{
+    struct member *m = v->member[a];
+
+    v->member[a] = v->member[b];
+    v->member[b] = m;
+    v->member[a]->place = a;
+    v->member[b]->place = b;
+}
+
+static void
+place_online(struct member *m, bool online)
+{
+    struct conv *v = m->conv;
+
+    if (online && m->place >= v->nonline)
+        place_swap(v, m->place, v->nonline++);
+    else if (!online && m->place < v->nonline)
+        place_swap(v, m->place, --v->nonline);
+}
+
+static void
+place_add(struct member *m)
+{
+    struct conv *v = m->conv;
+
+    if (v->nmembers == v->cap) {
+        v->cap = v->cap == 0 ? 2 : v->cap + v->cap / 2 + 1;
+        v->member = xrealloc(v->member, v->cap * sizeof v->member[0]);
+    }
+    m->place = v->nmembers;
+    v->member[v->nmembers++] = m;
+    if (m->user->nconns > 0)
+        place_online(m, true);
+}
+
+struct member *
+member_of(struct roster *r, struct user *u, struct conv *v)
+{
+    struct member_key k = {u, v->group, {0}};
+
+    if (v->group) {
+        k.id = str_of(v->id);
+        return member_find(r, &k);
+    }
+    for (uint32_t i = 0; i < v->nmembers; i++)
+        if (v->member[i]->user == u)
+            return v->member[i];
+    return NULL;
+}
+
+static struct member *
+member_new(struct user *u, struct conv *v)
+{
+    struct member *m = xcalloc(1, sizeof *m);
+
+    m->user = u;
+    m->conv = v;
+    m->next_of_user = u->members;
+    u->members = m;
+    place_add(m);
+    return m;
+}
+
+static void
+member_file(struct roster *r, struct member *m)
+{
+    struct member_key k = {m->user, m->conv->group,
+                           m->conv->group ? str_of(m->conv->id) : user_id(member_peer(m))};
+
+    m->hash = member_hash(r, &k);
+    map_add(&r->members, m);
+}
+
+struct conv *
+pair_get(struct roster *r, struct user *a, struct user *b)
+{
+    char text[MAX_KEY];
+    struct str key = key_of_pair(text, user_id(a), user_id(b));
+    struct conv *v = conv_find_key(r, key);
+
+    if (v == NULL) {
+        v = conv_new(r, key);
+        struct member *first = member_new(a, v), *second = b == a ? NULL : member_new(b, v);
+        /* Each is filed under the other's id, so only when both are there. */
+        member_file(r, first);
+        if (second != NULL)
+            member_file(r, second);
+    }
+    return v;
+}
+
+struct conv *
+conv_get_key(struct roster *r, struct str key)
+{
+    struct conv *v = conv_find_key(r, key);
+    char a[MAX_ID], b[MAX_ID];
+    struct str first, second, rest = key;
+
+    if (v != NULL || !str_split(&rest, ':', &first) || first.n != 1)
+        return v;
+    if (first.p[0] == 'g' && rest.p != NULL && key_take(rest, a, &first))
+        return group_get(r, first);
+    if (first.p[0] == 'p' && str_split(&rest, ':', &second) && rest.p != NULL &&
+        key_take(second, a, &first) && key_take(rest, b, &second))
+        return pair_get(r, user_get(r, first), user_get(r, second));
+    return NULL;
+}
+
+struct member *
+member_add(struct roster *r, struct user *u, struct conv *v)
+{
+    struct member *m = member_of(r, u, v);
+
+    assert(v->group);
+    if (m != NULL && !m->left)
+        return m;
+    if (m == NULL) {
+        m = member_new(u, v);
+        member_file(r, m);
+    } else {
+        m->left = false;
+        place_add(m);
+    }
+    m->cursor = v->seq;
+    m->live_lo = m->live_hi = 0;
+    return m;
+}
+
+void
+member_leave(struct member *m)
+{
+    struct conv *v = m->conv;
+
+    assert(v->group && !m->left);
+    place_online(m, false);
+    place_swap(v, m->place, v->nmembers - 1);
+    v->nmembers--;
+    m->left = true;
+}
+
+void
+user_online(struct roster *r, struct user *u, bool online)
+{
+    if (online)
+        r->nonline++;
+    else
+        r->nonline--;
+    for (struct member *m = u->members; m != NULL; m = m->next_of_user)
+        if (!m->left)
+            place_online(m, online);
+}
+
+/* --- cursors ----------------------------------------------------------------------------------- */
+
+static void
+member_touch(struct roster *r, struct member *m)
+{
+    if (m->dirty)
+        return;
+    m->dirty = true;
+    m->next_dirty = r->dirty;
+    r->dirty = m;
+}
+
+/* The range that came live joins the cursor as soon as nothing is missing between them. */
+static void
+member_merge(struct member *m)
+{
+    if (m->live_hi == 0 || m->live_lo > m->cursor + 1)
+        return;
+    if (m->live_hi > m->cursor)
+        m->cursor = m->live_hi;
+    m->live_lo = m->live_hi = 0;
+}
+
+void
+member_delivered(struct roster *r, struct member *m, uint64_t seq)
+{
+    if (seq <= m->cursor || (seq >= m->live_lo && seq <= m->live_hi))
+        return;
+    if (seq == m->cursor + 1) {
+        m->cursor = seq;
+    } else if (m->live_hi != 0 && seq == m->live_hi + 1) {
+        m->live_hi = seq;
+    } else {
+        /* Only one range is kept. Dropping the older one costs a second delivery, never a loss. */
+        m->live_lo = m->live_hi = seq;
+    }
+    member_merge(m);
+    member_touch(r, m);
+}
+
+void
+member_delivered_upto(struct roster *r, struct member *m, uint64_t seq)
+{
+    if (seq <= m->cursor)
+        return;
+    m->cursor = seq;
+    member_merge(m);
+    member_touch(r, m);
+}
+
+uint64_t
+member_next_missing(const struct member *m, uint64_t seq)
+{
+    if (seq < m->cursor)
+        seq = m->cursor;
+    seq++;
+    if (seq >= m->live_lo && seq <= m->live_hi)
+        seq = m->live_hi + 1;
+    return seq <= m->conv->durable ? seq : 0;
+}
+
+/* --- the whole --------------------------------------------------------------------------------- */
+
+void
+roster_init(struct roster *r)
+{
+    *r = (struct roster){0};
+    map_init(&r->users);
+    map_init(&r->convs);
+    map_init(&r->members);
+}
+
+void
+roster_free(struct roster *r)
+{
+    size_t at = 0;
+    void *item;
+
+    while ((item = map_next(&r->users, &at)) != NULL)
+        user_free(item);
+    for (at = 0; (item = map_next(&r->convs, &at)) != NULL;)
+        conv_free(item);
+    map_free(&r->users);
+    map_free(&r->convs);
+    map_free(&r->members);
+}
