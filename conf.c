@@ -438,11 +438,11 @@ conf_check(const struct options *o, char *err, size_t errsize)
 }
 
 void
-conf_copy_live(struct options *to, const struct options *from)
+conf_copy_live(struct options *to, const struct options *from, uint64_t keep)
 {
     for (size_t i = 0; i < ROWS; i++) {
         const struct row *r = &rows[i];
-        if (!r->live)
+        if (!r->live || keep & row_bit(r))
             continue;
         if (r->kind == K_STRING) {
             const char *text = *(char *const *)(const void *)((const char *)from + r->at);

@@ -272,6 +272,7 @@ struct http_chunked { /* zero struct at the start of a body */
     size_t body;      /* decoded bytes so far; they stand at the start of the buffer */
     size_t raw;       /* where undecoded bytes begin */
     uint64_t left;    /* bytes left of the current chunk */
+    uint32_t line;    /* bytes of the current size line, or of the trailers */
     uint8_t state;
 };
 /*
@@ -486,8 +487,9 @@ int conf_load(struct options *o, const char *file, uint64_t keep, struct buf *no
               size_t errsize);
 /* What can only be judged with all keys known. 0, or -1 with err. */
 int conf_check(const struct options *o, char *err, size_t errsize);
-/* Copy the keys that may change while running from `from`; both stay owners of their own strings. */
-void conf_copy_live(struct options *to, const struct options *from);
+/* Copy the keys that may change while running, except those in `keep`; both stay owners of their own
+ * strings. */
+void conf_copy_live(struct options *to, const struct options *from, uint64_t keep);
 void conf_print(FILE *out); /* the table, for -h */
 /* The n-th `id:name` of a login group list; false past the last. */
 bool conf_login_group(const char *list, size_t n, struct str *id, struct str *name);
@@ -518,6 +520,7 @@ struct msg {
     uint8_t command;       /* TCP-IM cmd byte */
     uint8_t opcode;        /* enum ws_opcode */
     uint8_t pkt_len, ws_len; /* length of the heads, 0: not encoded yet */
+    bool raw;              /* the data is everything: HTTP */
     uint8_t pkt[MAX_PKT_HEAD];
     uint8_t ws[MAX_WS_HEAD];
     uint64_t chat_seq;     /* a chat message: its place in the conversation */
@@ -554,7 +557,8 @@ struct pend {
     struct buf message;    /* WebSocket: fragments of a message so far */
     struct ws ws;
     struct http_chunked chunked;
-    bool in_body;          /* HTTP: a request head is decoded, its body is awaited */
+    size_t head;           /* HTTP: bytes of a head whose body is awaited; 0: none is */
+    size_t want;           /* HTTP: bytes of raw before decoding makes sense again */
     bool held;             /* a command waits for earlier answers: */
     int held_cmd;
     uint32_t held_seq;
@@ -585,19 +589,20 @@ struct conn {
     int64_t read_ms;           /* last bytes received, loop clock */
     int fd;                    /* -1 once closed */
     uint32_t deferred;         /* chat: answers still owed for commands already taken */
-    int32_t tokens;            /* chat: requests left before 10023, in thousandths */
-    uint32_t token_ms;         /* chat: loop time of the last refill, low 32 bits */
+    int64_t token_ms;          /* chat: when the bucket of allowed requests would be full again */
     uint8_t state;             /* enum conn_state */
     uint8_t proto;             /* enum proto */
     uint8_t protos;            /* PROTO_BITs its port serves */
     uint8_t silent;            /* WebSocket pings without an answer */
     bool attend;               /* in the list */
     bool resume;               /* its input is to be looked at again */
+    bool reading;              /* the loop watches for input */
     bool loopback;             /* peer address is 127/8 or ::1 */
     bool keep_alive;           /* HTTP */
     bool head_only;            /* HTTP: the request was HEAD */
     bool busy;                 /* HTTP: a request is being answered */
-    bool ending;               /* the peer has shut its side */
+    bool shut;                 /* nothing more may be queued: the last word is */
+    bool ended;                /* the peer has shut its side */
 };
 
 /* A message with one reference, for the caller. */
@@ -610,45 +615,11 @@ void conn_send(struct conn *c, struct msg *m, struct member *member);
 /* Queue JSON as an answer to one connection. */
 void conn_reply(struct conn *c, uint8_t command, uint32_t seq, const char *json, size_t n);
 /* Answer, flush, then close; on WebSocket with a CLOSE frame holding `code`. */
-void conn_finish(struct conn *c, enum ws_close code, const char *why);
+void conn_finish(struct conn *c, enum ws_close code);
 void conn_close(struct conn *c, const char *why); /* at the end of the turn, output dropped */
 /* One of the `deferred` answers has been given; counts down, and lets waiting input go on. */
 void conn_answered(struct conn *c);
 const char *conn_terminal(const struct conn *c); /* "tcp", "ws", "http" */
-
-struct listener {
-    struct jim *jim;
-    int fd;
-    unsigned protos;
-    char name[64]; /* "127.0.0.1:8888" */
-};
-
-struct jim {
-    struct options opt;
-    uint64_t by_hand;          /* options set before any file was read: they win over it */
-    char *conf_file;           /* owned, NULL: none */
-    struct buf notices;        /* of the configuration, logged at start */
-    struct log log;
-    struct loop *loop;
-    struct store *store;
-    struct chat *chat;
-    struct stats stats;
-    struct listener listen[MAX_LISTEN];
-    size_t listeners;
-    size_t conns, conns_max;
-    uint64_t next_id;
-    struct conn *attend, **attend_end; /* connections to look at when the callbacks are done */
-    struct out *free_out;      /* spare output queues: no malloc in the steady state */
-    char *input;               /* MAX_READ bytes, shared by all reads of a turn */
-    char *gather;              /* MAX_GATHER bytes, shared by all writes */
-    struct timer accept_timer; /* listeners are paused until it fires */
-    struct timer second;       /* once a second: cursors to the log */
-    int spare_fd;              /* held back, to be able to say no when descriptors run out */
-    bool accept_paused;
-    bool draining;
-    int64_t start_ms;          /* wall clock */
-    volatile int stop, reload; /* set by jim_stop() and jim_reload(); loop_wake() orders them */
-};
 
 /* --- roster.c: users, conversations, memberships ----------------------------------------------- */
 
@@ -788,12 +759,11 @@ struct pending {
 
 struct chat {
     struct roster roster;
-    const struct options *opt; /* borrowed, as are the next four */
+    const struct options *opt; /* borrowed, as are the next three */
     const struct log *log;
     struct stats *stats;
-    struct loop *loop;
     struct store *store;
-    int64_t wall_ms;           /* set once a turn: tests set it as they like */
+    int64_t (*now_ms)(void);   /* time_wall_ms(); tests set their own */
     struct pending *pending;   /* ring, in record order; owned */
     size_t pending_head, pending_n, pending_cap;
     struct retry *retry;       /* recent message ids, a ring in order of time; owned */
@@ -806,7 +776,7 @@ struct chat {
 };
 
 void chat_init(struct chat *c, const struct options *opt, const struct log *log,
-               struct stats *stats, struct loop *loop);
+               struct stats *stats);
 void chat_free(struct chat *c);
 void chat_replay(void *chat, const struct store_rec *rec); /* store_options.replay */
 void chat_replayed(struct chat *c);                        /* after the last record */
@@ -829,7 +799,46 @@ void chat_save_cursors(struct chat *c); /* to the log */
 bool chat_api_send(struct chat *c, struct conn *conn, const struct request *r, enum code *code);
 void chat_close_user(struct chat *c, struct user *u, enum code code, struct conn *except);
 
+/* --- the server as a whole (jim.c) ----------------------------------------------------------- */
+
+struct listener {
+    struct jim *jim;
+    int fd;
+    unsigned protos;
+    char name[64]; /* "127.0.0.1:8888" */
+};
+
+struct jim {
+    struct options opt;
+    uint64_t by_hand;          /* options set before any file was read: they win over it */
+    char *conf_file;           /* owned, NULL: none */
+    struct buf notices;        /* of the configuration, logged at start */
+    struct log log;
+    struct loop *loop;
+    struct store *store;
+    struct chat chat;
+    struct stats stats;
+    struct listener listen[MAX_LISTEN];
+    size_t listeners;
+    size_t conns, conns_max;
+    uint64_t next_id;
+    struct conn *attend, **attend_end; /* connections to look at when the callbacks are done */
+    struct out *free_out;      /* spare output queues: no malloc in the steady state */
+    char *input;               /* MAX_READ bytes, shared by all reads of a turn */
+    char *gather;              /* MAX_GATHER bytes, shared by all writes */
+    struct timer accept_timer; /* listeners are paused until it fires */
+    struct timer save_timer;   /* moved cursors go to the log */
+    int64_t drain_until;       /* loop clock, while draining */
+    bool accept_paused;
+    bool draining;
+    int64_t start_ms;          /* wall clock */
+    _Atomic int stop, reload; /* set by jim_stop() and jim_reload(); loop_wake() orders them */
+};
+
 /* --- api.c: HTTP routes and static files ------------------------------------------------------- */
+
+/* Can the page directory be served? 0, or -1 with err. */
+int api_check(const struct options *o, char *err, size_t errsize);
 
 /* A whole request. The answer is queued, now or later (c->deferred). */
 void api_request(struct conn *c, const struct http_req *r, struct str body);
