@@ -1,0 +1,418 @@
+// SPDX-License-Identifier: MIT
+// chat.mjs - the web page in a real browser against a real server.
+//
+// JIM=path/to/jim node chat.mjs      CHROMIUM=/path/to/chromium names the browser
+//
+// Scripts two people through one afternoon; the steps build on one another. Every wait is on a
+// condition, none on the clock. Pictures of the page are left in out/.
+import { spawn } from 'node:child_process';
+import { once } from 'node:events';
+import { mkdirSync, mkdtempSync, rmSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { dirname, join, resolve } from 'node:path';
+import { createInterface } from 'node:readline';
+import { fileURLToPath } from 'node:url';
+import { chromium } from 'playwright-core';
+
+const here = dirname(fileURLToPath(import.meta.url));
+const jim = resolve(here, process.env.JIM || '../../jim');
+const out = join(here, 'out');
+const data = mkdtempSync(join(tmpdir(), 'jim-browser-'));
+const WAIT = 15000;
+mkdirSync(out, { recursive: true });
+
+// --- the server ----------------------------------------------------------------------------------
+
+let server = null;
+let port = 0;
+
+async function start() {
+    server = spawn(jim, ['-p', String(port), '-d', data], { stdio: ['ignore', 'pipe', process.env.VERBOSE ? 'inherit' : 'ignore'] });
+    for await (const line of createInterface({ input: server.stdout })) {
+        const m = /^jim: listening on .*:(\d+)/.exec(line);
+        if (m) {
+            port = +m[1];
+            return;
+        }
+    }
+    throw new Error(`${jim} ended before it listened`);
+}
+
+async function stop() {
+    if (!server || server.exitCode !== null) return;
+    const ended = once(server, 'exit');
+    server.kill('SIGTERM');
+    const [code] = await ended;
+    if (code !== 0) throw new Error(`server exit code ${code}`);
+}
+
+async function api(path, body) {
+    const r = await fetch(`http://127.0.0.1:${port}${path}`, {
+        method: 'POST', headers: { 'content-type': 'application/json' }, body: JSON.stringify(body),
+    });
+    if (!r.ok) throw new Error(`${path}: ${r.status} ${await r.text()}`);
+    return r.json();
+}
+
+// --- the harness ---------------------------------------------------------------------------------
+
+let passed = 0, failed = 0;
+const troubles = [];            // console errors, page errors, dialogs, policy violations
+let restarting = false;         // a refused connection is no trouble then
+
+async function check(name, body) {
+    try {
+        await body();
+        passed++;
+        console.log(`ok     ${name}`);
+    } catch (e) {
+        failed++;
+        console.log(`FAILED ${name}\n       ${String(e.stack || e).split('\n').slice(0, 6).join('\n       ')}`);
+        for (const [who, page] of Object.entries(open)) await page.screenshot({ path: join(out, `failed-${failed}-${who}.png`) }).catch(() => {});
+    }
+}
+
+function equal(got, want, what = '') {
+    if (JSON.stringify(got) !== JSON.stringify(want)) throw new Error(`${what} got ${JSON.stringify(got)}, want ${JSON.stringify(want)}`);
+}
+
+const open = {};                // name -> page, for pictures of failures
+
+async function visit(browser, name, options = {}) {
+    const context = await browser.newContext({ viewport: { width: 1180, height: 760 }, locale: 'en-US', ...options });
+    const page = await context.newPage();
+    page.setDefaultTimeout(WAIT);
+    page.on('console', (m) => {
+        if (m.type() === 'error' || m.type() === 'warning')
+            if (!(restarting && /WebSocket/.test(m.text()))) troubles.push(`${name}: ${m.text()}`);
+    });
+    page.on('pageerror', (e) => troubles.push(`${name}: ${e}`));
+    page.on('dialog', (d) => { troubles.push(`${name}: dialog ${d.message()}`); d.dismiss(); });
+    await page.addInitScript(() => addEventListener('securitypolicyviolation',
+        (e) => console.error(`CSP ${e.violatedDirective} ${e.blockedURI}`)));
+    await page.goto(`http://127.0.0.1:${port}/`);
+    open[name] = page;
+    return page;
+}
+
+async function login(page, name) {
+    await page.fill('#name', name);
+    await page.keyboard.press('Enter');
+    await page.waitForSelector('#app:not([hidden])');
+    await online(page);
+}
+
+const online = (page) => page.waitForSelector('#me-avatar[data-status=online]');
+const row = (page, key) => page.locator(`#side .row[data-key="${key}"]`);
+const badge = (page, key) => row(page, key).locator('.badge');
+const texts = (page) => page.locator('#log .msg .text').allTextContents();
+const shows = (page, text) => page.locator('#log .msg .text', { hasText: text }).first().waitFor();
+const shot = (page, name) => page.screenshot({ path: join(out, `${name}.png`) });
+
+async function choose(page, key) {
+    await row(page, key).click();
+    await page.waitForSelector('#conv:not([hidden])');
+    await page.waitForFunction((k) => decodeURIComponent(location.hash) === '#' + k, key);
+}
+
+async function say(page, text) {
+    await page.fill('#text', text);
+    await page.press('#text', 'Enter');
+    await page.locator('#log .msg.mine.sent .text', { hasText: text }).last().waitFor();
+}
+
+// --- the afternoon -------------------------------------------------------------------------------
+
+await start();
+const browser = await chromium.launch({
+    executablePath: process.env.CHROMIUM || '/usr/bin/chromium',
+    args: ['--headless', '--no-sandbox', '--disable-gpu', '--disable-quic', '--no-first-run',
+        '--disable-background-networking', '--disable-component-update', '--disable-sync'],
+});
+
+let alice, bob;
+
+await check('two people log in and see each other online', async () => {
+    alice = await visit(browser, 'alice');
+    await shot(alice, '1-login');
+    await login(alice, 'alice');
+    bob = await visit(browser, 'bob');
+    await login(bob, 'bob');
+    await row(alice, 'p:bob').locator('.avatar[data-status=online]').waitFor();
+    await row(bob, 'p:alice').locator('.avatar[data-status=online]').waitFor();
+    equal(await alice.inputValue('#name'), 'alice');
+});
+
+await check('group messages go both ways', async () => {
+    await choose(alice, 'g:100');
+    await choose(bob, 'g:100');
+    await say(alice, 'Good morning, everybody');
+    await shows(bob, 'Good morning, everybody');
+    await say(bob, 'Morning, Alice! 早上好');
+    await shows(alice, 'Morning, Alice! 早上好');
+    equal(await texts(alice), ['Good morning, everybody', 'Morning, Alice! 早上好']);
+    equal(await texts(bob), await texts(alice));
+});
+
+await check('private messages go both ways, and count as unread until seen', async () => {
+    await choose(alice, 'p:bob');
+    await say(alice, 'Just between us');
+    await badge(bob, 'p:alice').filter({ hasText: /^1$/ }).waitFor();
+    await bob.waitForFunction(() => document.title === '(1) jim');
+    await choose(bob, 'p:alice');
+    await shows(bob, 'Just between us');
+    await bob.waitForFunction(() => document.title === 'jim');
+    await say(bob, 'Sure, what is it?');
+    await shows(alice, 'Sure, what is it?');
+});
+
+await check('markup is shown as it was typed', async () => {
+    const evil = ['<img src=x onerror=alert(1)>', '<script>alert(2)</script>', '<b onmouseover=alert(3)>hi</b> &amp; "quotes"'];
+    for (const s of evil) {
+        await say(alice, s);
+        await shows(bob, s);
+    }
+    equal(await bob.locator('#log :is(img, script, b)').count(), 0, 'elements');
+    equal(await alice.locator('#lists :is(img, script, b)').count(), 0, 'elements in the list');
+    equal((await texts(bob)).slice(-3), evil);
+});
+
+await check('web addresses become links, safely', async () => {
+    await say(alice, 'see https://example.org/a?b=1&c=2. and javascript:alert(1)');
+    const a = bob.locator('#log .text a');
+    await a.waitFor();
+    equal(await a.getAttribute('href'), 'https://example.org/a?b=1&c=2');
+    equal(await a.getAttribute('rel'), 'noopener noreferrer');
+    equal(await bob.locator('#log .text a').count(), 1);
+});
+
+await check('several lines, a long word and right-to-left text stay inside their bubble', async () => {
+    await alice.fill('#text', 'first line');
+    await alice.press('#text', 'Shift+Enter');
+    await alice.type('#text', 'second line');
+    await alice.press('#text', 'Enter');
+    await bob.locator('#log .text', { hasText: 'first line\nsecond line' }).waitFor();
+    await say(alice, 'w'.repeat(400));
+    await say(bob, 'שלום וברכה');
+    equal(await bob.evaluate(() => document.querySelector('#log').scrollWidth <= document.querySelector('#log').clientWidth), true);
+    await shot(alice, '2-private');
+});
+
+await check('who is away finds the messages on return, unread', async () => {
+    const state = await bob.context().storageState();
+    await bob.context().close();
+    delete open.bob;
+    await row(alice, 'p:bob').locator('.avatar[data-status=offline]').waitFor();
+    await alice.fill('#text', 'Are you there?');
+    await alice.press('#text', 'Enter');
+    await alice.locator('#log .note', { hasText: 'bob is offline' }).waitFor();
+    await say(alice, 'Call me when you are back');
+    await choose(alice, 'g:100');
+    await say(alice, 'Bob has left, I think');
+    await shot(alice, '3-group');
+    bob = await visit(browser, 'bob', { storageState: state });
+    equal(await bob.inputValue('#name'), 'bob', 'remembered name');
+    await login(bob, 'bob');
+    await badge(bob, 'p:alice').filter({ hasText: /^2$/ }).waitFor();
+    await choose(bob, 'p:alice');
+    await shows(bob, 'Call me when you are back');
+    await bob.locator('#log .fresh').waitFor();
+    await shot(bob, '4-unread');
+    await bob.waitForFunction(() => !document.querySelector('.row[data-key="p:alice"] .badge:not([hidden])'));
+    equal((await texts(bob)).filter((s) => s === 'Are you there?').length, 1, 'copies');
+});
+
+await check('a long history loads by scrolling, in order, once each', async () => {
+    for (let i = 1; i <= 120; i++) await api('/api/message/send', { chatType: 2, from: 'carol', to: 'alice', content: `message ${i}`, msgType: 0 });
+    await badge(alice, 'p:carol').filter({ hasText: '99+' }).waitFor();
+    await alice.reload();           // nothing but the server's store from here on
+    await online(alice);
+    await choose(alice, 'p:carol');
+    await alice.locator('#log .msg').first().waitFor();
+    const all = Array.from({ length: 120 }, (_, i) => `message ${i + 1}`);
+    await alice.hover('#log');
+    while (!(await alice.locator('#log .start').count())) await alice.mouse.wheel(0, -600);
+    await shows(alice, 'message 1');
+    equal(await texts(alice), all);
+    // And while older ones come in above, what one is reading stays where it is.
+    await alice.evaluate(() => { document.querySelector('#log').scrollTop = 1e6; });
+    await alice.waitForFunction(() => document.title === 'jim');
+});
+
+await check('the place is kept while older messages come in', async () => {
+    await choose(alice, 'g:100');
+    await choose(alice, 'p:carol');         // the window is back to its newest page
+    await alice.waitForFunction(() => document.querySelectorAll('#log .msg').length >= 50);
+    const before = await alice.evaluate(() => document.querySelectorAll('#log .msg').length);
+    const moved = await alice.evaluate(async () => {
+        const log = document.querySelector('#log');
+        const first = log.querySelector('.msg');
+        log.scrollTop = 0;
+        await new Promise((r) => requestAnimationFrame(() => requestAnimationFrame(r)));
+        const y = first.getBoundingClientRect().top;
+        const n = log.querySelectorAll('.msg').length;
+        if (n < 120) await new Promise((r) => new MutationObserver(r).observe(log, { childList: true }));
+        await new Promise((r) => requestAnimationFrame(r));
+        return { grown: log.querySelectorAll('.msg').length, shift: Math.abs(first.getBoundingClientRect().top - y) };
+    });
+    equal(moved.grown > before, true, `${before} -> ${moved.grown}`);
+    equal(moved.shift < 30, true, `shift ${moved.shift}`);
+});
+
+await check('1,200 messages: never more than 500 in the page, and back down again', async () => {
+    await choose(alice, 'g:100');
+    for (let i = 0; i < 1200; i += 50)
+        await Promise.all(Array.from({ length: 50 }, (_, k) => api('/api/message/send',
+            { chatType: 1, from: 'carol', groupId: '100', content: `flood ${i + k + 1}`, msgType: 0 })));
+    await alice.waitForFunction(() => /flood/.test(document.querySelector('#log .msg:last-child .text').textContent)
+        && document.querySelectorAll('#log .msg').length === 500);
+    await alice.hover('#log');
+    let most = 0;
+    while (!(await alice.locator('#log .start').count())) {
+        await alice.mouse.wheel(0, -5000);
+        most = Math.max(most, await alice.locator('#log .msg').count());
+    }
+    equal(most <= 500, true, `drawn ${most}`);
+    equal((await texts(alice))[0], 'Good morning, everybody');
+    const seqs = () => alice.evaluate(() => [...document.querySelectorAll('#log .msg')].map((e) => +e.dataset.seq));
+    equal((await seqs()).every((s, i, a) => i === 0 || s === a[i - 1] + 1), true, 'no hole');
+    await shot(alice, '5-jump');
+    await alice.click('#jump');
+    await alice.waitForFunction(() => {
+        const log = document.querySelector('#log');
+        return log.scrollHeight - log.scrollTop - log.clientHeight < 40 && /flood/.test(log.querySelector('.msg:last-child .text')?.textContent);
+    });
+    const newest = Math.max(...await seqs());
+    await say(alice, 'Who was that?');
+    equal((await seqs()).at(-1), newest + 1);
+});
+
+await check('after a restart the page returns, and what was typed meanwhile goes out once', async () => {
+    await choose(alice, 'p:bob');
+    restarting = true;
+    await stop();
+    await alice.waitForSelector('#me-avatar[data-status=offline]');
+    await alice.fill('#text', 'typed while the server was down');
+    await alice.press('#text', 'Enter');
+    await alice.locator('#log .msg.sending .text', { hasText: 'typed while' }).waitFor();
+    await shot(alice, '6-down');
+    await start();
+    await online(alice);
+    await online(bob);
+    await alice.locator('#log .msg.sent .text', { hasText: 'typed while' }).waitFor();
+    await shows(bob, 'typed while');
+    await say(alice, 'and after');
+    await shows(bob, 'and after');
+    restarting = false;
+    for (const page of [alice, bob]) equal((await texts(page)).filter((s) => s.startsWith('typed while')).length, 1, 'copies');
+    await alice.reload();
+    await online(alice);
+    await shows(alice, 'and after');
+    equal((await texts(alice)).filter((s) => s.startsWith('typed while')).length, 1, 'copies in the store');
+});
+
+await check('a group is joined by its id; members are listed', async () => {
+    await alice.click('#add-group');
+    await alice.fill('#ask-id', 'tea room');
+    await alice.keyboard.press('Enter');
+    await alice.waitForFunction(() => document.querySelector('#conv-name').textContent === 'tea room');
+    await say(alice, 'Anybody for tea?');
+    await bob.click('#add-group');
+    await bob.fill('#ask-id', 'tea room');
+    await bob.click('#ask-ok');
+    await shows(bob, 'Anybody for tea?');
+    await bob.click('#show-members');
+    await bob.locator('#members-list .row[data-key="p:alice"]').waitFor();
+    await shot(bob, '7-members');
+    await bob.keyboard.press('Escape');
+    await bob.waitForSelector('#members', { state: 'hidden' });
+});
+
+await check('the keyboard is enough', async () => {
+    await bob.focus('#filter');
+    await bob.keyboard.type('alic');
+    await bob.waitForFunction(() => document.querySelectorAll('#side .row').length === 1);
+    await bob.keyboard.press('ArrowDown');
+    await bob.keyboard.press('Enter');
+    await bob.waitForFunction(() => document.activeElement.id === 'text' && location.hash === '#p%3Aalice');
+    await bob.keyboard.type('typed blind');
+    await bob.keyboard.press('Enter');
+    await bob.locator('#log .msg.mine.sent .text', { hasText: 'typed blind' }).waitFor();
+    await bob.keyboard.press('Escape');
+    equal(await bob.evaluate(() => document.activeElement.dataset.key), 'p:alice');
+    await bob.fill('#filter', '');
+    // Everything that can be reached has a name.
+    equal(await bob.evaluate(() => [...document.querySelectorAll('button, input, textarea, [tabindex]')]
+        .filter((e) => !(e.getAttribute('aria-label') || e.textContent.trim() || e.labels?.length)).map((e) => e.id || e.className)), []);
+});
+
+await check('a telephone: one pane at a time, nothing to scroll sideways', async () => {
+    const dora = await visit(browser, 'dora', { viewport: { width: 360, height: 640 }, hasTouch: true, isMobile: true, colorScheme: 'dark' });
+    const narrow = async () => equal(await dora.evaluate(() => document.documentElement.scrollWidth <= innerWidth
+        && [...document.querySelectorAll('body *')].every((e) => e.getBoundingClientRect().right <= innerWidth + 1
+            || getComputedStyle(e.parentElement).overflowX !== 'visible' || e.closest('.sr'))), true, 'width');
+    await narrow();
+    await shot(dora, '8-phone-login');
+    await login(dora, 'dora');
+    await row(dora, 'g:100').waitFor();
+    equal(await dora.locator('#talk').isVisible(), false);
+    await narrow();
+    await shot(dora, '8-phone-list');
+    await row(dora, 'g:100').tap();
+    await dora.waitForSelector('#conv:not([hidden])');
+    equal(await dora.locator('#side').isVisible(), false);
+    await say(dora, 'Hello from the bus, with a message that is long enough to need more than one line');
+    await narrow();
+    await shot(dora, '8-phone-talk');
+    await dora.tap('#back');
+    await row(dora, 'g:100').waitFor();
+    await row(dora, 'g:100').tap();
+    await dora.goBack();            // the phone's own button
+    await row(dora, 'g:100').waitFor();
+    await dora.context().close();
+    delete open.dora;
+});
+
+await check('in a Chinese browser the page is Chinese', async () => {
+    const li = await visit(browser, '李雷', { locale: 'zh-CN' });
+    equal(await li.locator('#login-form button').textContent(), '登录');
+    await login(li, '李雷');
+    await row(li, 'p:alice').waitFor();
+    await choose(li, 'g:100');
+    await li.locator('#conv-info', { hasText: '人在线' }).waitFor();
+    equal(await li.getAttribute('#text', 'placeholder'), '输入消息');
+    equal(await li.getAttribute('html', 'lang'), 'zh-CN');
+    const english = await li.evaluate(() => [...document.querySelectorAll('[data-t]')]
+        .flatMap((e) => [e.children.length ? '' : e.textContent, ...['title', 'placeholder', 'aria-label'].map((a) => e.getAttribute(a) ?? '')])
+        .filter((s) => /[a-z]{3}/i.test(s)));
+    equal(english, [], 'left in English');
+    await say(li, '大家好，我是李雷。');
+    await shows(alice, '大家好').catch(() => {});
+    await shot(li, '9-chinese');
+    await li.context().close();
+    delete open['李雷'];
+});
+
+await check('a dark screen', async () => {
+    await choose(alice, 'p:bob');
+    await alice.emulateMedia({ colorScheme: 'dark' });
+    await shot(alice, '10-dark');
+    equal(await alice.evaluate(() => getComputedStyle(document.body).backgroundColor), 'rgb(20, 22, 31)');
+});
+
+await check('logging out ends the session', async () => {
+    await alice.click('#logout');
+    await alice.waitForSelector('#login:not([hidden])');
+    await row(bob, 'p:alice').locator('.avatar[data-status=offline]').waitFor();
+    await alice.reload();
+    equal(await alice.locator('#app').isVisible(), false);
+    equal(await alice.inputValue('#name'), 'alice');
+});
+
+await check('no errors on the console, no dialogs, no policy violations', async () => equal(troubles, []));
+
+await browser.close();
+await check('the server stops cleanly', stop);
+rmSync(data, { recursive: true, force: true });
+console.log(`${passed} passed, ${failed} failed`);
+process.exit(failed ? 1 : 0);
