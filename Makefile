@@ -16,8 +16,8 @@ ALL = $(STD) $(FEATURES) $(WARN) $(CFLAGS)
 LIBS = -lpthread
 
 HDRS = jim.h json.h
-LIB = util.c codec.c loop.c store.c conf.c roster.c jim.c chat.c api.c
-LIBO = util.o codec.o loop.o store.o conf.o roster.o jim.o chat.o api.o
+LIB = util.c codec.c loop.c store.c conf.c roster.c jim.c chat.c query.c api.c
+LIBO = util.o codec.o loop.o store.o conf.o roster.o jim.o chat.o query.o api.o
 TESTS = tests/run.c tests/test_*.c tests/client.c
 
 all: jim

@@ -35,6 +35,7 @@
 #define LINGER_MS 1000   /* how long a peer may take to close after we have */
 #define FINISH_MS 10000  /* how long a closing peer may take none of what is queued for him */
 #define SAVE_MS 1000     /* moved cursors are at most this old on disk; a crash repeats that much */
+#define MAX_SAVE 1000    /* cursors written at a time */
 #define RETRY_ACCEPT_MS 100
 #define MAX_ACCEPT 64    /* connections accepted a turn and listener */
 #define MAX_FLUSH 262144 /* bytes written to one connection a turn */
@@ -485,8 +486,6 @@ conn_release(struct conn *c)
 static void
 conn_linger(struct conn *c)
 {
-    struct jim *j = c->jim;
-
     if (c->ended || shutdown(c->fd, SHUT_WR) != 0) {
         c->state = CONN_DEAD;
         return;
@@ -1318,7 +1317,7 @@ save_timer_fired(struct timer *t)
 {
     struct jim *j = (struct jim *)(void *)((char *)t - offsetof(struct jim, save_timer));
 
-    chat_save_cursors(&j->chat);
+    chat_save(&j->chat, MAX_SAVE);
 }
 
 static void
@@ -1398,7 +1397,7 @@ jim_turn(struct jim *j)
     store_commit(j->store);
     jim_attend(j);
     store_commit(j->store); /* what resumed connections have added */
-    if (j->chat.roster.dirty != NULL && j->save_timer.slot == 0)
+    if (j->save_timer.slot == 0 && chat_unsaved(&j->chat))
         loop_timer(j->loop, &j->save_timer, loop_now(j->loop) + SAVE_MS, save_timer_fired);
     return true;
 }
@@ -1422,7 +1421,7 @@ jim_run(struct jim *j)
     while (jim_turn(j))
         ;
     drop_all(j);
-    chat_save_cursors(&j->chat);
+    chat_save(&j->chat, SIZE_MAX);
     int failed = store_close(j->store);
     j->store = j->chat.store = NULL;
     log_write(&j->log, LOG_LEVEL_INFO, "stopped");

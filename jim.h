@@ -86,7 +86,9 @@ void jim_free(struct jim *j);
 #define MAX_IOV 64             /* pieces one writev may take */
 #define MAX_GATHER 16384       /* bytes of small pieces copied together for one write */
 #define MAX_RECORD (16u << 20) /* bytes of one log line: above any message or answer */
-#define MAX_RETRY 262144       /* message ids remembered against retries, oldest forgotten first */
+#define MAX_MESSAGE_ID 128     /* bytes of a message's id */
+#define MAX_SCAN 20000         /* records one history request may read: bounds the turn */
+#define MAX_RETRY 131072       /* message ids remembered against retries, oldest forgotten first */
 #define RETRY_MS 86400000      /* and for how long: 24 hours */
 #define CLOCK_SKEW_MS 300000   /* how far a client's createTime may be off before the server's counts */
 #define MAX_LISTEN 16          /* listening ports */
@@ -260,10 +262,12 @@ struct http_req {
 };
 /*
  * A request head (RFC 9112), up to and with its empty line; a bare LF ends a line too, empty lines
- * before the request line are skipped. *scan (0 at first) remembers how far earlier calls looked, so
- * that a slow drip costs linear time. Negative: minus the status to answer: 400 (malformed, control
- * characters, blank before a colon, obs-fold, no or two Host in 1.1, Content-Length not a number or
- * repeated with another value, Content-Length beside Transfer-Encoding), 431 (MAX_HEAD, MAX_LINE), 501
+ * before the request line are skipped. *scan (0 at first, and again behind each head) remembers how
+ * far earlier calls looked, so that a slow drip costs linear time. The host of an absolute-form target
+ * replaces Host. header[] has the first of fields given twice; flags consider them all. Negative: minus
+ * the status to answer before closing: 400 (malformed, control characters, blank before a colon,
+ * obs-fold, no Host in 1.1, a second Host, Origin or other field that must be one, Content-Length not a
+ * number, repeated with another value or beside Transfer-Encoding), 431 (MAX_HEAD, MAX_LINE), 501
  * (a transfer coding other than chunked), 505 (not HTTP/1.0 or 1.1; 1.x with x > 1 counts as 1.1).
  */
 ptrdiff_t http_decode(const char *p, size_t n, size_t *scan, struct http_req *out);
@@ -589,7 +593,7 @@ struct conn {
     int64_t read_ms;           /* last bytes received, loop clock */
     int fd;                    /* -1 once closed */
     uint32_t deferred;         /* chat: answers still owed for commands already taken */
-    int64_t token_ms;          /* chat: when the bucket of allowed requests would be full again */
+    int64_t bucket_us;         /* chat: when the bucket of allowed requests will be full, loop clock */
     uint8_t state;             /* enum conn_state */
     uint8_t proto;             /* enum proto */
     uint8_t protos;            /* PROTO_BITs its port serves */
@@ -725,36 +729,44 @@ enum code { /* texts: code_text() */
     CODE_AUTH_FAILED, CODE_JOIN_OK, CODE_JOIN_FAILED, CODE_VERSION, CODE_UNSUPPORTED,
     CODE_MESSAGES_FAILED, CODE_OFFLINE_MESSAGES, CODE_UNKNOWN_COMMAND, CODE_HISTORY,
     CODE_ONLINE, CODE_INVALID, CODE_CLOSED, CODE_NOT_LOGGED_IN, CODE_RATE, CODE_FORBIDDEN,
-    CODE_TOO_LARGE, CODE_ELSEWHERE, CODE_STORE, CODE_STOPPING
+    CODE_TOO_LARGE, CODE_ELSEWHERE, CODE_STORE, CODE_STOPPING, CODE_DONE, CODE_NO_GROUP, CODE_END
 };
-const char *code_text(enum code code);
+const char *code_text(int code); /* "ok 发送成功"; valid for every enum code */
 
-enum field { /* members a request may have; names folded, see field_of() in chat.c */
+enum field { /* members a request may have; their names: field_names in chat.c */
     F_CMD, F_USER_ID, F_PASSWORD, F_TOKEN, F_TO, F_FROM, F_GROUP_ID, F_FROM_USER_ID, F_CHAT_TYPE,
     F_MSG_TYPE, F_CONTENT, F_CREATE_TIME, F_ID, F_EXTRAS, F_TYPE, F_BEGIN_TIME, F_END_TIME, F_OFFSET,
     F_COUNT, F_NAME, F_BEFORE_SEQ, F_AFTER_SEQ, F_LOGIN_NAME, FIELDS
 };
 struct request {
-    struct json f[FIELDS];
+    struct json f[FIELDS]; /* JSON_NONE: absent or null */
 };
 /* Parse one JSON object; false when it is not one. Views borrow the text. */
 bool request_parse(struct request *r, struct str json);
-/* A text member copied to dst (MAX_ID bytes); false when absent, null, too long or no valid id. */
+/* A member that names a user or group, copied to dst; false when absent or no valid id. */
 bool request_id(const struct request *r, enum field f, char dst[MAX_ID], struct str *id);
+/* An integer member: 1 and *n, 0 and `missing` when absent, -1 when it is none. */
+int request_int(const struct request *r, enum field f, int64_t missing, int64_t *n);
 
-/* A message accepted and not yet known to be on disk. */
+/* What an accepted record waits for. */
+enum pending_kind {
+    PENDING_SEND,  /* a message: delivered and acknowledged when it is on disk */
+    PENDING_RETRY, /* a message sent again: only acknowledged */
+    PENDING_STATE  /* a user, group or membership: written again should the batch be lost */
+};
 struct pending {
     uint64_t number;   /* record it waits for */
-    struct msg *msg;   /* ref: the delivery; a retry: only the text of its id */
-    struct conv *conv;
-    struct user *from; /* NULL: the API's free sender */
-    struct user *to;   /* private: the receiver */
+    uint8_t kind;      /* enum pending_kind */
+    char type;         /* PENDING_STATE: the record's type */
+    uint32_t id_at, id_len; /* where in msg->data the message id stands, quotes included */
+    uint32_t reply_seq;
+    struct msg *msg;   /* ref: the delivery; a retry: only the text of its id; a state: NULL */
+    struct conv *conv; /* a user's state: NULL */
+    struct user *from;
+    struct user *to;   /* private: the receiver; else NULL */
     struct conn *conn; /* who gets the ack; its `deferred` holds it in memory */
     uint64_t seq;
     int64_t create_ms;
-    uint32_t id_at, id_len; /* where in msg->data the id stands, quotes included */
-    uint32_t reply_seq;
-    bool retry;        /* already delivered, or ahead in the queue: only the ack is owed */
 };
 
 struct chat {
@@ -764,40 +776,58 @@ struct chat {
     struct stats *stats;
     struct store *store;
     int64_t (*now_ms)(void);   /* time_wall_ms(); tests set their own */
-    struct pending *pending;   /* ring, in record order; owned */
+    struct pending *pending;   /* ring of pending_cap entries in record order; owned */
     size_t pending_head, pending_n, pending_cap;
-    struct retry *retry;       /* recent message ids, a ring in order of time; owned */
-    uint32_t retry_head, retry_n, retry_cap;
-    uint32_t *retry_slot;      /* hash table of indices + 1 into the ring; owned */
-    uint64_t retry_key[2];
+    struct pending *redo;      /* states whose batch was lost, to be written again; owned */
+    size_t redo_n, redo_cap;
+    struct map retries;        /* recent message ids; owned */
+    struct retry *retry_old, *retry_new; /* the same, a list in order of time */
+    uint64_t id_key[2], id_count; /* generator of message ids */
     struct buf out;            /* an answer being written */
-    struct buf line;           /* a record being written or read */
+    struct buf line;           /* records being written or read */
     bool stopping;             /* sends are refused: 10028 */
 };
 
 void chat_init(struct chat *c, const struct options *opt, const struct log *log,
                struct stats *stats);
 void chat_free(struct chat *c);
-void chat_replay(void *chat, const struct store_rec *rec); /* store_options.replay */
-void chat_replayed(struct chat *c);                        /* after the last record */
+void chat_replay(struct chat *c, const struct store_rec *rec); /* a record of the log, at start */
+void chat_replayed(struct chat *c);                            /* after the last one */
 /*
  * One command of a socket protocol. cmd: the frame's cmd byte, or -1: the JSON says. Its answer may
- * come later (c->deferred). Returns false, having done nothing, when the command has to wait until
+ * come later (from->deferred). Returns false, having done nothing, when the command has to wait until
  * earlier ones are answered: answers keep the order of the requests.
  */
 bool chat_command(struct chat *c, struct conn *from, int cmd, uint32_t seq, struct str json);
-/* The login that a WebSocket address asks for (`?username=&password=&token=`). */
+/* The login that a WebSocket address asks for (`?username=&token=`), still percent-encoded. */
 void chat_login_query(struct chat *c, struct conn *from, struct str user, struct str token);
 void chat_closed(struct chat *c, struct conn *conn); /* the connection is gone */
-/* A message handed to conn_send() with a member has left for the peer. */
+/* A message handed to conn_send() with a member, or an answer 20, has left for the peer. */
 void chat_written(struct chat *c, const struct msg *m, struct member *member);
-/* Start of a turn: what the store has made durable is delivered and acknowledged. */
+/* Each turn: what the store has made durable is delivered and acknowledged. */
 void chat_committed(struct chat *c);
-void chat_save_cursors(struct chat *c); /* to the log */
-/* For the HTTP API: accept a message from anyone; the answer comes through api_sent(). False: it was
- * refused at once with *code. */
-bool chat_api_send(struct chat *c, struct conn *conn, const struct request *r, enum code *code);
-void chat_close_user(struct chat *c, struct user *u, enum code code, struct conn *except);
+/* Write up to `max` moved cursors, and states that were lost, to the log. */
+void chat_save(struct chat *c, size_t max);
+bool chat_unsaved(const struct chat *c); /* is there something for chat_save() to do? */
+/*
+ * A message through the HTTP API: from anyone, to anyone. Returns 0 when it is accepted (the answer
+ * comes through api_sent(), conn->deferred counts it) or the enum code it is refused with.
+ */
+int chat_api_send(struct chat *c, struct conn *conn, const struct request *r);
+/* Close a user's connections but `except`; each is told `code` first, unless that is 0. */
+void chat_close_user(struct chat *c, struct user *u, int code, const struct conn *except);
+
+/* Parts of answers, shared with query.c and api.c. All append to b. */
+void put_answer(struct buf *b, int code, int command); /* {"code":…,"command":… ; code 0: none */
+void put_msg(struct buf *b, int code);                 /* ,"msg":"…" */
+void put_text(struct buf *b, const char *key, struct str text); /* ,"key":"text" */
+void put_user(struct buf *b, const struct user *u);    /* a flat User, braces included */
+void put_user_brief(struct buf *b, const struct user *u, bool online);
+
+/* --- query.c: what is asked: users (17) and messages (19) -------------------------------------- */
+
+void query_user(struct chat *c, struct conn *from, uint32_t seq, const struct request *r);
+void query_messages(struct chat *c, struct conn *from, uint32_t seq, const struct request *r);
 
 /* --- the server as a whole (jim.c) ----------------------------------------------------------- */
 
@@ -843,7 +873,7 @@ int api_check(const struct options *o, char *err, size_t errsize);
 /* A whole request. The answer is queued, now or later (c->deferred). */
 void api_request(struct conn *c, const struct http_req *r, struct str body);
 /* The answer to a send that waited for the store. */
-void api_sent(struct conn *c, enum code code, const char *json, size_t n);
+void api_sent(struct conn *c, int code, const char *json, size_t n);
 /* Answer a request that could not be decoded with a status and close. */
 void api_refuse(struct conn *c, int status);
 /* May this upgrade request become a WebSocket? 0, or the status to refuse it with. */

@@ -312,7 +312,7 @@ place_add(struct member *m)
     }
     m->place = v->nmembers;
     v->member[v->nmembers++] = m;
-    if (m->user->nconns > 0)
+    if (v->group && m->user->nconns > 0)
         place_online(m, true);
 }
 
@@ -429,7 +429,7 @@ user_online(struct roster *r, struct user *u, bool online)
     else
         r->nonline--;
     for (struct member *m = u->members; m != NULL; m = m->next_of_user)
-        if (!m->left)
+        if (m->conv->group && !m->left)
             place_online(m, online);
 }
 

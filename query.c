@@ -1,0 +1,490 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * query.c - what clients ask for: users (command 17) and messages (command 19). Reads the roster and
+ * the store, changes nothing; an answer 20 carries with it which cursors its arrival will move.
+ *
+ *   users      oneself with friends and groups, others flat
+ *   fetching   records from the store into an answer, within its limits
+ *   offline    what has not reached the caller yet
+ *   history    one conversation by time, place or number
+ */
+#include "jim.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+static void
+refuse(struct chat *c, struct conn *to, uint8_t command, uint32_t seq, int code)
+{
+    c->out.len = 0;
+    put_answer(&c->out, code, command);
+    put_msg(&c->out, code);
+    buf_add(&c->out, "}", 1);
+    conn_reply(to, command, seq, c->out.p, c->out.len);
+}
+
+/* --- users ------------------------------------------------------------------------------------- */
+
+/* A group with the members of one status (0 online, 1 offline, 2 all), as many as may be listed. */
+static void
+put_group(struct chat *c, struct buf *b, const struct conv *v, int64_t type, size_t room)
+{
+    uint32_t from = type == 1 ? v->nonline : 0;
+    uint32_t to = type == 0 ? v->nonline : v->nmembers;
+
+    buf_add(b, "{", 1);
+    put_text(b, "groupId", str_of(v->id));
+    put_text(b, "name", str_of(v->name != NULL ? v->name : v->id));
+    json_put_key(b, "online");
+    json_put_int(b, v->nonline);
+    json_put_key(b, "users");
+    buf_add(b, "[", 1);
+    for (uint32_t i = from; i < to && i - from < c->opt->list_max && b->len < room; i++) {
+        json_put_comma(b);
+        put_user(b, v->member[i]->user);
+    }
+    buf_add(b, "]}", 2);
+}
+
+/* Oneself: a flat User with friends and groups in it, all keys in alphabetical order. */
+static void
+put_self(struct chat *c, struct buf *b, const struct user *u, int64_t type)
+{
+    size_t room = (size_t)c->opt->queue_max / 2, at;
+    struct buf flat = {0};
+
+    put_user(&flat, u);
+    /* avatar and extras come before friends and groups, the rest behind: cut the flat one there. */
+    struct json_iter it;
+    struct json key, value;
+    json_open(&it, flat.p, flat.len);
+    for (at = 1; json_next(&it, &key, &value) > 0; at = (size_t)(it.p - flat.p))
+        if (key.p[0] > 'f')
+            break;
+    buf_add(b, flat.p, at);
+    json_put_key(b, "friends");
+    json_put_raw(b, "[]", 2);
+    json_put_key(b, "groups");
+    buf_add(b, "[", 1);
+    for (const struct member *m = u->members; m != NULL; m = m->next_of_user)
+        if (m->conv->group && !m->left) {
+            json_put_comma(b);
+            put_group(c, b, m->conv, type, room);
+        }
+    buf_add(b, "]", 1);
+    if (flat.p[at] != ',')
+        buf_add(b, ",", 1);
+    buf_add(b, flat.p + at, flat.len - at);
+    buf_free(&flat);
+}
+
+void
+query_user(struct chat *c, struct conn *from, uint32_t seq, const struct request *r)
+{
+    static const int codes[] = {CODE_ONLINE_USERS, CODE_OFFLINE_USERS, CODE_USER_OK};
+    char text[MAX_ID];
+    struct str id;
+    int64_t type;
+    struct user *u = NULL;
+
+    if (r != NULL && request_id(r, F_USER_ID, text, &id))
+        u = user_find(&c->roster, id);
+    if (u == NULL || !u->known || request_int(r, F_TYPE, 2, &type) < 0 || type < 0 || type > 2) {
+        refuse(c, from, CMD_USER_RESP, seq, CODE_USER_FAILED);
+        return;
+    }
+    struct buf *b = &c->out;
+    b->len = 0;
+    put_answer(b, codes[type], CMD_USER_RESP);
+    json_put_key(b, "data");
+    if (u == from->user)
+        put_self(c, b, u, type);
+    else
+        put_user(b, u);
+    put_msg(b, codes[type]);
+    buf_add(b, "}", 1);
+    conn_reply(from, CMD_USER_RESP, seq, b->p, b->len);
+}
+
+/* --- fetching ---------------------------------------------------------------------------------- */
+
+/* An answer 20 under construction. */
+struct fetch {
+    struct chat *c;
+    struct user *user;       /* whose messages */
+    struct buf *out;         /* the answer */
+    size_t room;             /* bytes it may have */
+    int64_t left;            /* messages it may still take */
+    int64_t taken;
+    bool more;               /* something was left out for want of room */
+    struct fetched *marks;   /* owned until it goes with the answer */
+    size_t marks_cap;
+};
+
+/* May another message of n bytes go in? The first always may. */
+static bool
+fetch_room(struct fetch *f, size_t n)
+{
+    if (f->left > 0 && (f->taken == 0 || f->out->len + n <= f->room))
+        return true;
+    f->more = true;
+    return false;
+}
+
+static void
+fetch_mark(struct fetch *f, struct member *m, uint64_t upto)
+{
+    size_t n = f->marks == NULL ? 0 : f->marks->n;
+
+    if (n == f->marks_cap) {
+        f->marks_cap = f->marks_cap == 0 ? 8 : 2 * f->marks_cap;
+        f->marks = xrealloc(f->marks, sizeof *f->marks + f->marks_cap * sizeof f->marks->mark[0]);
+    }
+    f->marks->mark[n].member = m;
+    f->marks->mark[n].upto = upto;
+    f->marks->n = n + 1;
+}
+
+/* Is this stored message one the user sent himself? */
+static bool
+sent_by(const struct store_rec *rec, const struct user *u)
+{
+    struct request r;
+    char text[MAX_ID];
+    struct str from;
+
+    return request_parse(&r, rec->json) && request_id(&r, F_FROM, text, &from) &&
+           str_eq(from, user_id(u));
+}
+
+/* Everything one has missed in one conversation, as `"key":[…]`. */
+static void
+fetch_missed(struct fetch *f, struct member *m, struct str key)
+{
+    struct chat *c = f->c;
+    uint64_t last = m->cursor, first = store_index_first(&m->conv->index);
+    bool opened = false;
+
+    for (uint64_t seq = m->cursor; (seq = member_next_missing(m, seq)) != 0;) {
+        struct store_rec rec;
+        c->line.len = 0;
+        if (first > seq) { /* retention has taken them */
+            last = seq = first - 1;
+            continue;
+        }
+        bool found = store_read(c->store, &m->conv->index, seq, &c->line, &rec) == 0;
+        if (found && (m->conv->group || member_peer(m) == m->user || !sent_by(&rec, m->user))) {
+            if (!fetch_room(f, rec.json.n))
+                break;
+            if (!opened) {
+                json_put_comma(f->out);
+                json_put_string(f->out, key.p, key.n);
+                buf_add(f->out, ":[", 2);
+                opened = true;
+            }
+            json_put_comma(f->out);
+            buf_str(f->out, rec.json);
+            f->taken++;
+            f->left--;
+        }
+        last = seq;
+    }
+    if (opened)
+        buf_add(f->out, "]", 1);
+    if (last > m->cursor)
+        fetch_mark(f, m, last);
+}
+
+/* --- history ----------------------------------------------------------------------------------- */
+
+struct history {
+    struct conv *conv;
+    uint64_t lo, hi;        /* numbers to look at */
+    bool timed;             /* begin and end count */
+    int64_t begin, end;     /* createTime, ms, inclusive */
+    int64_t offset, count;
+    bool backward;          /* the newest `count` */
+};
+
+/* When message seq was stored; 0 when it cannot be read. */
+static int64_t
+stored_at(struct chat *c, const struct conv *v, uint64_t seq)
+{
+    struct store_rec rec;
+
+    c->line.len = 0;
+    return store_read(c->store, &v->index, seq, &c->line, &rec) == 0 ? rec.time_ms : 0;
+}
+
+/* The first number in [lo, hi] stored at or after t; hi + 1 when there is none. */
+static uint64_t
+first_since(struct chat *c, const struct conv *v, uint64_t lo, uint64_t hi, int64_t t)
+{
+    while (lo <= hi) {
+        uint64_t middle = lo + (hi - lo) / 2;
+        if (stored_at(c, v, middle) >= t)
+            hi = middle - 1;
+        else
+            lo = middle + 1;
+    }
+    return lo;
+}
+
+/*
+ * Narrow the range by time. createTime is the client's, but never further than CLOCK_SKEW_MS from the
+ * time of storing, which rises: so a binary search finds where to look.
+ */
+static void
+history_narrow(struct chat *c, struct history *h)
+{
+    int64_t from = h->begin > INT64_MIN + CLOCK_SKEW_MS ? h->begin - CLOCK_SKEW_MS : INT64_MIN;
+    int64_t to = h->end < INT64_MAX - CLOCK_SKEW_MS ? h->end + CLOCK_SKEW_MS : INT64_MAX;
+
+    if (h->lo > h->hi)
+        return;
+    h->lo = first_since(c, h->conv, h->lo, h->hi, from);
+    if (to < INT64_MAX)
+        h->hi = first_since(c, h->conv, h->lo, h->hi, to + 1) - 1;
+}
+
+static bool
+in_time(const struct history *h, const struct store_rec *rec)
+{
+    struct request r;
+    int64_t t;
+
+    return !h->timed || (request_parse(&r, rec->json) && request_int(&r, F_CREATE_TIME, 0, &t) > 0 &&
+                         t >= h->begin && t <= h->end);
+}
+
+/* Where a fetched message stands in the chat's line buffer. */
+struct span {
+    size_t at, n;
+};
+
+/*
+ * Read the messages asked for, in the direction of the walk, behind one another into the line buffer.
+ * Returns how many; *spans is the caller's to free.
+ */
+static size_t
+history_read(struct fetch *f, const struct history *h, struct span **spans)
+{
+    struct chat *c = f->c;
+    uint64_t seq = h->backward ? h->hi : h->lo;
+    int64_t skip = h->offset;
+    size_t n = 0, cap = 0, bytes = f->out->len;
+
+    if (!h->timed && h->lo <= h->hi) { /* every number counts: skipping is arithmetic */
+        uint64_t jump = (uint64_t)skip <= h->hi - h->lo ? (uint64_t)skip : h->hi - h->lo + 1;
+        seq = h->backward ? seq - jump : seq + jump;
+        skip = 0;
+    }
+    c->line.len = 0;
+    for (int scanned = 0; seq >= h->lo && seq <= h->hi; seq += h->backward ? UINT64_MAX : 1) {
+        struct store_rec rec;
+        size_t start = c->line.len;
+        if (n == (size_t)h->count)
+            break;
+        if (f->left == 0 || scanned++ == MAX_SCAN) {
+            f->more = true;
+            break;
+        }
+        bool found = store_read(c->store, &h->conv->index, seq, &c->line, &rec) == 0;
+        if (!found || !in_time(h, &rec) || skip-- > 0) {
+            c->line.len = start;
+            continue;
+        }
+        skip = 0;
+        bytes += rec.json.n + 1;
+        if (n > 0 && bytes > f->room) {
+            f->more = true;
+            break;
+        }
+        if (n == cap) {
+            cap = cap == 0 ? 64 : 2 * cap;
+            *spans = xrealloc(*spans, cap * sizeof **spans);
+        }
+        (*spans)[n++] = (struct span){(size_t)(rec.json.p - c->line.p), rec.json.n};
+        f->left--;
+    }
+    return n;
+}
+
+static void
+fetch_history(struct fetch *f, struct history *h, struct str key)
+{
+    struct span *spans = NULL;
+
+    if (h->timed)
+        history_narrow(f->c, h);
+    size_t n = history_read(f, h, &spans);
+    if (n > 0) {
+        json_put_string(f->out, key.p, key.n);
+        buf_add(f->out, ":[", 2);
+        for (size_t i = 0; i < n; i++) {
+            const struct span *s = &spans[h->backward ? n - 1 - i : i];
+            json_put_comma(f->out);
+            buf_add(f->out, f->c->line.p + s->at, s->n);
+        }
+        buf_add(f->out, "]", 1);
+    }
+    free(spans);
+}
+
+/* The bounds a request gives. False when one is no number. */
+static bool
+history_bounds(struct chat *c, const struct request *r, struct conv *v, struct history *h)
+{
+    int64_t before, after, max = c->opt->fetch_max;
+    int got_begin = request_int(r, F_BEGIN_TIME, INT64_MIN, &h->begin);
+    int got_end = request_int(r, F_END_TIME, INT64_MAX, &h->end);
+    int got_before = request_int(r, F_BEFORE_SEQ, INT64_MAX, &before);
+    int got_after = request_int(r, F_AFTER_SEQ, 0, &after);
+
+    if (got_begin < 0 || got_end < 0 || got_before < 0 || got_after < 0 ||
+        request_int(r, F_OFFSET, 0, &h->offset) < 0 || request_int(r, F_COUNT, -1, &h->count) < 0)
+        return false;
+    h->conv = v;
+    h->timed = got_begin > 0 || got_end > 0;
+    h->backward = got_before > 0 && got_after == 0;
+    h->lo = store_index_first(&v->index);
+    h->hi = v->durable;
+    if (h->lo == 0)
+        h->lo = 1;
+    if (after > 0 && (uint64_t)after >= h->lo)
+        h->lo = (uint64_t)after + 1;
+    if (before <= (int64_t)(h->hi < INT64_MAX ? h->hi : INT64_MAX))
+        h->hi = before > 0 ? (uint64_t)before - 1 : 0;
+    if (h->offset < 0) /* J-IM: nothing */
+        h->count = 0;
+    else if (h->count < 0) /* all, and then the limit of an answer counts */
+        h->count = max + 1;
+    return true;
+}
+
+/* --- command 19 -------------------------------------------------------------------------------- */
+
+static void
+messages_send(struct fetch *f, struct conn *from, uint32_t seq, int code, struct str user)
+{
+    struct buf *b = f->out;
+
+    if (f->more) {
+        json_put_key(b, "more");
+        json_put_raw(b, "true", 4);
+    }
+    put_text(b, "userId", user);
+    buf_add(b, "}", 1);
+    put_msg(b, code);
+    buf_add(b, "}", 1);
+    struct msg *m = msg_new(CMD_MESSAGES_RESP, seq, b->p, b->len);
+    m->fetched = f->marks;
+    conn_send(from, m, NULL);
+    msg_unref(m);
+}
+
+/* Both maps, "friends" and "groups": offline messages of one conversation or of all. */
+static void
+put_offline(struct fetch *f, struct member *only)
+{
+    struct buf *b = f->out;
+
+    json_put_key(b, "friends");
+    buf_add(b, "{", 1);
+    for (struct member *m = f->user->members; m != NULL; m = m->next_of_user)
+        if (!m->conv->group && (only == NULL || m == only))
+            fetch_missed(f, m, user_id(member_peer(m)));
+    buf_add(b, "}", 1);
+    json_put_key(b, "groups");
+    buf_add(b, "{", 1);
+    for (struct member *m = f->user->members; m != NULL; m = m->next_of_user)
+        if (m->conv->group && !m->left && (only == NULL || m == only))
+            fetch_missed(f, m, str_of(m->conv->id));
+    buf_add(b, "}", 1);
+}
+
+static void
+put_history(struct fetch *f, struct history *h, struct str key)
+{
+    struct buf *b = f->out;
+    bool group = h->conv != NULL && h->conv->group;
+
+    json_put_key(b, "friends");
+    buf_add(b, "{", 1);
+    if (h->conv != NULL && !group)
+        fetch_history(f, h, key);
+    buf_add(b, "}", 1);
+    json_put_key(b, "groups");
+    buf_add(b, "{", 1);
+    if (group)
+        fetch_history(f, h, key);
+    buf_add(b, "}", 1);
+}
+
+/* Whose conversation with whom is asked for. */
+struct subject {
+    char id_text[MAX_ID], key_text[MAX_ID];
+    struct str id;         /* userId */
+    struct user *user;
+    bool one;              /* groupId or fromUserId is given */
+    struct str key;        /* that id */
+    struct member *member; /* NULL: nothing has been said there */
+};
+
+/* Returns 0 or the code to refuse with. */
+static int
+messages_subject(struct chat *c, const struct conn *from, const struct request *r,
+                 struct subject *s)
+{
+    bool group = r->f[F_GROUP_ID].type != JSON_NONE;
+
+    if (!request_id(r, F_USER_ID, s->id_text, &s->id))
+        return CODE_MESSAGES_FAILED;
+    s->user = from->user != NULL ? from->user : user_find(&c->roster, s->id);
+    if (from->user != NULL && !str_eq(s->id, user_id(from->user)))
+        return CODE_FORBIDDEN;
+    s->one = group || r->f[F_FROM_USER_ID].type != JSON_NONE;
+    if (!s->one || s->user == NULL)
+        return 0;
+    if (!request_id(r, group ? F_GROUP_ID : F_FROM_USER_ID, s->key_text, &s->key))
+        return CODE_MESSAGES_FAILED;
+    s->member = group ? member_in_group(&c->roster, s->user, s->key)
+                      : member_with(&c->roster, s->user, s->key);
+    return group && s->member == NULL ? CODE_FORBIDDEN : 0;
+}
+
+void
+query_messages(struct chat *c, struct conn *from, uint32_t seq, const struct request *r)
+{
+    struct subject s = {.one = false};
+    struct history h = {0};
+    int64_t type;
+    int code = CODE_MESSAGES_FAILED;
+
+    if (r != NULL && store_keeps(c->store) && request_int(r, F_TYPE, -1, &type) > 0 &&
+        (type == 0 || type == 1))
+        code = messages_subject(c, from, r, &s);
+    if (code == 0 && type == 1 && !s.one)
+        code = CODE_MESSAGES_FAILED;
+    if (code == 0 && type == 1 && s.member != NULL && !history_bounds(c, r, s.member->conv, &h))
+        code = CODE_MESSAGES_FAILED;
+    if (code != 0) {
+        refuse(c, from, CMD_MESSAGES_RESP, seq, code);
+        return;
+    }
+    struct fetch f = {.c = c, .user = s.user, .out = &c->out, .left = c->opt->fetch_max,
+                      .room = (size_t)c->opt->queue_max / 2};
+    code = type == 0 ? CODE_OFFLINE_MESSAGES : CODE_HISTORY;
+    c->out.len = 0;
+    put_answer(&c->out, code, CMD_MESSAGES_RESP);
+    json_put_key(&c->out, "data");
+    buf_add(&c->out, "{", 1);
+    if (type == 1)
+        put_history(&f, &h, s.key);
+    else if (s.user != NULL && (!s.one || s.member != NULL))
+        put_offline(&f, s.member);
+    else
+        json_put_raw(&c->out, "\"friends\":{},\"groups\":{}", 24);
+    messages_send(&f, from, seq, code, s.id);
+}
