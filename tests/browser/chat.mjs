@@ -199,6 +199,7 @@ await check('several lines, a long word and right-to-left text stay inside their
 });
 
 await check('who is away finds the messages on return, unread', async () => {
+    await bob.goto('about:blank');          // as one leaves a page: what was read is kept
     const state = await bob.context().storageState();
     await bob.context().close();
     delete open.bob;
@@ -231,8 +232,7 @@ await check('a long history loads by scrolling, in order, once each', async () =
     await alice.locator('#log .msg').first().waitFor();
     const all = Array.from({ length: 120 }, (_, i) => `message ${i + 1}`);
     await alice.hover('#log');
-    while (!(await alice.locator('#log .start').count())) await alice.mouse.wheel(0, -600);
-    await shows(alice, 'message 1');
+    while (!(await texts(alice)).includes('message 1')) await alice.mouse.wheel(0, -600);
     equal(await texts(alice), all);
     // And while older ones come in above, what one is reading stays where it is.
     await alice.evaluate(() => { document.querySelector('#log').scrollTop = 1e6; });
@@ -268,7 +268,7 @@ await check('1,200 messages: never more than 500 in the page, and back down agai
         && document.querySelectorAll('#log .msg').length === 500);
     await alice.hover('#log');
     let most = 0;
-    while (!(await alice.locator('#log .start').count())) {
+    while (!(await texts(alice)).includes('Good morning, everybody')) {
         await alice.mouse.wheel(0, -5000);
         most = Math.max(most, await alice.locator('#log .msg').count());
     }
@@ -280,7 +280,7 @@ await check('1,200 messages: never more than 500 in the page, and back down agai
     await alice.click('#jump');
     await alice.waitForFunction(() => {
         const log = document.querySelector('#log');
-        return log.scrollHeight - log.scrollTop - log.clientHeight < 40 && /flood/.test(log.querySelector('.msg:last-child .text')?.textContent);
+        return log.scrollHeight - log.scrollTop - log.clientHeight < 40 && log.lastElementChild?.dataset.seq === '1203';
     });
     const newest = Math.max(...await seqs());
     await say(alice, 'Who was that?');
@@ -312,14 +312,12 @@ await check('after a restart the page returns, and what was typed meanwhile goes
 });
 
 await check('a group is joined by its id; members are listed', async () => {
-    await alice.click('#add-group');
-    await alice.fill('#ask-id', 'tea room');
-    await alice.keyboard.press('Enter');
+    await alice.fill('#filter', 'tea room');
+    await alice.click('text=Join the group “tea room”');
     await alice.waitForFunction(() => document.querySelector('#conv-name').textContent === 'tea room');
     await say(alice, 'Anybody for tea?');
-    await bob.click('#add-group');
-    await bob.fill('#ask-id', 'tea room');
-    await bob.click('#ask-ok');
+    await bob.fill('#filter', 'tea room');
+    await bob.click('text=Join the group “tea room”');
     await shows(bob, 'Anybody for tea?');
     await bob.click('#show-members');
     await bob.locator('#members-list .row[data-key="p:alice"]').waitFor();
@@ -331,7 +329,7 @@ await check('a group is joined by its id; members are listed', async () => {
 await check('the keyboard is enough', async () => {
     await bob.focus('#filter');
     await bob.keyboard.type('alic');
-    await bob.waitForFunction(() => document.querySelectorAll('#side .row').length === 1);
+    await bob.waitForFunction(() => document.querySelectorAll('#people .row').length === 1 && !document.querySelector('#groups .row'));
     await bob.keyboard.press('ArrowDown');
     await bob.keyboard.press('Enter');
     await bob.waitForFunction(() => document.activeElement.id === 'text' && location.hash === '#p%3Aalice');
@@ -343,14 +341,14 @@ await check('the keyboard is enough', async () => {
     await bob.fill('#filter', '');
     // Everything that can be reached has a name.
     equal(await bob.evaluate(() => [...document.querySelectorAll('button, input, textarea, [tabindex]')]
-        .filter((e) => !(e.getAttribute('aria-label') || e.textContent.trim() || e.labels?.length)).map((e) => e.id || e.className)), []);
+        .filter((e) => !(e.ariaLabel || e.title || e.textContent.trim() || e.labels?.length)).map((e) => e.id || e.className)), []);
 });
 
 await check('a telephone: one pane at a time, nothing to scroll sideways', async () => {
     const dora = await visit(browser, 'dora', { viewport: { width: 360, height: 640 }, hasTouch: true, isMobile: true, colorScheme: 'dark' });
     const narrow = async () => equal(await dora.evaluate(() => document.documentElement.scrollWidth <= innerWidth
         && [...document.querySelectorAll('body *')].every((e) => e.getBoundingClientRect().right <= innerWidth + 1
-            || getComputedStyle(e.parentElement).overflowX !== 'visible' || e.closest('.sr'))), true, 'width');
+            || getComputedStyle(e.parentElement).overflowX !== 'visible')), true, 'width');
     await narrow();
     await shot(dora, '8-phone-login');
     await login(dora, 'dora');
@@ -387,7 +385,7 @@ await check('in a Chinese browser the page is Chinese', async () => {
         .filter((s) => /[a-z]{3}/i.test(s)));
     equal(english, [], 'left in English');
     await say(li, '大家好，我是李雷。');
-    await shows(alice, '大家好').catch(() => {});
+    await row(alice, 'g:100').locator('.preview', { hasText: '大家好' }).waitFor();
     await shot(li, '9-chinese');
     await li.context().close();
     delete open['李雷'];
