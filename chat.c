@@ -91,7 +91,7 @@ request_id(const struct request *r, enum field f, char dst[MAX_ID], struct str *
     const struct json *v = &r->f[f];
     char text[6 * MAX_ID]; /* every byte of an id may have come as \u00xx */
 
-    if (v->type == JSON_NONE || v->n > sizeof text)
+    if (v->type == JSON_NONE || v->type >= JSON_ARRAY || v->n > sizeof text)
         return false;
     size_t n = json_text(v, text);
     if (n > MAX_ID)
@@ -214,20 +214,31 @@ put_nick(struct buf *b, const struct user *u)
 }
 
 void
-put_user(struct buf *b, const struct user *u)
+put_user_front(struct buf *b, const struct user *u)
 {
-    static const struct profile nothing;
-    const struct profile *p = u->profile != NULL ? u->profile : &nothing;
+    if (u->profile == NULL)
+        return;
+    put_profile(b, "avatar", u->profile->avatar);
+    put_profile(b, "extras", u->profile->extras);
+}
 
-    buf_add(b, "{", 1);
-    put_profile(b, "avatar", p->avatar);
-    put_profile(b, "extras", p->extras);
+void
+put_user_back(struct buf *b, const struct user *u)
+{
     put_nick(b, u);
-    put_profile(b, "sign", p->sign);
+    put_profile(b, "sign", u->profile != NULL ? u->profile->sign : NULL);
     put_text(b, "status", u->nconns > 0 ? STR("online") : STR("offline"));
     if (u->conns != NULL)
         put_text(b, "terminal", str_of(conn_terminal(u->conns)));
     put_text(b, "userId", user_id(u));
+}
+
+void
+put_user(struct buf *b, const struct user *u)
+{
+    buf_add(b, "{", 1);
+    put_user_front(b, u);
+    put_user_back(b, u);
     buf_add(b, "}", 1);
 }
 
@@ -1239,8 +1250,8 @@ static const struct handler {
  * A bucket of `burst` requests that fills at `rate` a second, kept as the one moment at which it will
  * be full again. Time is that of the last bytes read: no clock call for it.
  */
-static bool
-rate_ok(const struct chat *c, struct conn *from)
+bool
+chat_rate_ok(const struct chat *c, struct conn *from)
 {
     if (c->opt->rate <= 0)
         return true;
@@ -1274,7 +1285,7 @@ chat_command(struct chat *c, struct conn *from, int cmd, uint32_t seq, struct st
 
     if (from->deferred > 0 && n != CMD_CHAT)
         return false;
-    bool allowed = rate_ok(c, from);
+    bool allowed = chat_rate_ok(c, from);
     bool logged_in = from->user != NULL || !c->opt->login_required;
     if (allowed && h->fn != NULL && (logged_in || !h->login)) {
         if (!h->fn(c, from, seq, parsed ? &r : NULL))

@@ -216,6 +216,21 @@ conn_reply(struct conn *c, uint8_t command, uint32_t seq, const char *json, size
     msg_unref(m);
 }
 
+void
+conn_send_file(struct conn *c, int fd, off_t size)
+{
+    if (c->state == CONN_LINGER || c->state == CONN_DEAD || size == 0) {
+        close(fd);
+        return;
+    }
+    struct out *o = out_get(c);
+    o->file = fd;
+    o->file_at = 0;
+    o->file_end = size;
+    c->busy = true; /* the next answer comes behind the whole file */
+    conn_attend(c);
+}
+
 static void
 conn_control(struct conn *c, enum ws_opcode opcode, const void *p, size_t n)
 {
@@ -345,6 +360,9 @@ flush_file(struct conn *c)
     if (o->file_at == o->file_end) {
         close(o->file);
         o->file = -1;
+        c->busy = false;
+        c->resume = true;
+        conn_attend(c);
     }
     return w;
 }

@@ -618,6 +618,8 @@ void msg_unref(struct msg *m);
 void conn_send(struct conn *c, struct msg *m, struct member *member);
 /* Queue JSON as an answer to one connection. */
 void conn_reply(struct conn *c, uint8_t command, uint32_t seq, const char *json, size_t n);
+/* HTTP: stream `size` bytes of fd (owned from here on) behind what is queued. */
+void conn_send_file(struct conn *c, int fd, off_t size);
 /* Answer, flush, then close; on WebSocket with a CLOSE frame holding `code`. */
 void conn_finish(struct conn *c, enum ws_close code);
 void conn_close(struct conn *c, const char *why); /* at the end of the turn, output dropped */
@@ -814,6 +816,8 @@ bool chat_unsaved(const struct chat *c); /* is there something for chat_save() t
  * comes through api_sent(), conn->deferred counts it) or the enum code it is refused with.
  */
 int chat_api_send(struct chat *c, struct conn *conn, const struct request *r);
+/* Count a request against the connection's rate; false: too many. */
+bool chat_rate_ok(const struct chat *c, struct conn *from);
 /* Close a user's connections but `except`; each is told `code` first, unless that is 0. */
 void chat_close_user(struct chat *c, struct user *u, int code, const struct conn *except);
 
@@ -822,6 +826,9 @@ void put_answer(struct buf *b, int code, int command); /* {"code":…,"command":
 void put_msg(struct buf *b, int code);                 /* ,"msg":"…" */
 void put_text(struct buf *b, const char *key, struct str text); /* ,"key":"text" */
 void put_user(struct buf *b, const struct user *u);    /* a flat User, braces included */
+/* The same without braces, in two parts: what comes before and after `friends` and `groups`. */
+void put_user_front(struct buf *b, const struct user *u);
+void put_user_back(struct buf *b, const struct user *u);
 void put_user_brief(struct buf *b, const struct user *u, bool online);
 
 /* --- query.c: what is asked: users (17) and messages (19) -------------------------------------- */

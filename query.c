@@ -51,18 +51,10 @@ put_group(struct chat *c, struct buf *b, const struct conv *v, int64_t type, siz
 static void
 put_self(struct chat *c, struct buf *b, const struct user *u, int64_t type)
 {
-    size_t room = (size_t)c->opt->queue_max / 2, at;
-    struct buf flat = {0};
+    size_t room = (size_t)c->opt->queue_max / 2;
 
-    put_user(&flat, u);
-    /* avatar and extras come before friends and groups, the rest behind: cut the flat one there. */
-    struct json_iter it;
-    struct json key, value;
-    json_open(&it, flat.p, flat.len);
-    for (at = 1; json_next(&it, &key, &value) > 0; at = (size_t)(it.p - flat.p))
-        if (key.p[0] > 'f')
-            break;
-    buf_add(b, flat.p, at);
+    buf_add(b, "{", 1);
+    put_user_front(b, u);
     json_put_key(b, "friends");
     json_put_raw(b, "[]", 2);
     json_put_key(b, "groups");
@@ -73,10 +65,8 @@ put_self(struct chat *c, struct buf *b, const struct user *u, int64_t type)
             put_group(c, b, m->conv, type, room);
         }
     buf_add(b, "]", 1);
-    if (flat.p[at] != ',')
-        buf_add(b, ",", 1);
-    buf_add(b, flat.p + at, flat.len - at);
-    buf_free(&flat);
+    put_user_back(b, u);
+    buf_add(b, "}", 1);
 }
 
 void
