@@ -78,15 +78,17 @@ function translatePage() {
   }
 }
 
-const clock = new Intl.DateTimeFormat(lang, { hour: '2-digit', minute: '2-digit' });
-const shortDay = new Intl.DateTimeFormat(lang, { day: 'numeric', month: 'short' });
-const longDay = new Intl.DateTimeFormat(lang, { dateStyle: 'full' });
+const format = (options) => new Intl.DateTimeFormat(lang, options).format;
+const clock = format({ hour: '2-digit', minute: '2-digit' });
+const shortDay = format({ day: 'numeric', month: 'short' });
+const longDay = format({ dateStyle: 'full' });
+const precisely = format({ dateStyle: 'medium', timeStyle: 'medium' });
 const relative = new Intl.RelativeTimeFormat(lang, { numeric: 'auto' });
 const dayOf = (ms) => new Date(ms).setHours(0, 0, 0, 0);
 
 function dayName(ms) {
   const ago = Math.round((dayOf(Date.now()) - dayOf(ms)) / 864e5);
-  return ago === 0 || ago === 1 ? relative.format(-ago, 'day') : longDay.format(ms);
+  return ago === 0 || ago === 1 ? relative.format(-ago, 'day') : longDay(ms);
 }
 
 // --- state ---------------------------------------------------------------------------------------
@@ -292,7 +294,7 @@ async function refresh() {
 // --- conversations -------------------------------------------------------------------------------
 
 function arrived(m) {
-  if (m.chatType === 0) return toast(`${nameOf(m.from)}: ${m.content}`); // to everybody, kept nowhere
+  if (m.chatType === 0) return toast('{m}', { m: `${nameOf(m.from)}: ${m.content}` }); // to everybody, kept nowhere
   place(conv(m.groupId ? 'g:' + m.groupId : 'p:' + (m.from === me.id ? m.to : m.from)), m);
 }
 
@@ -349,7 +351,7 @@ async function fetchPage(c, which, count = PAGE) {
   });
   c.busy = false;
   if (a?.code !== 10018) {
-    if (a?.code === 10024 && c === current) toast(t('Not allowed'));
+    if (a?.code === 10024 && c === current) toast('Not allowed');
     if (a && a.code !== 10023) c.top = true; // refused, and not for asking too often: ask no more
     return;
   }
@@ -472,13 +474,6 @@ function reconcile(parent, items, make, update) {
   if (focus !== document.activeElement && parent.contains(focus)) focus.focus();
 }
 
-function erase(...ids) {
-  for (const id of ids) {
-    drawn.delete($(id));
-    $(id).replaceChildren();
-  }
-}
-
 // A letter on a colour made from the id: no picture is fetched from anywhere.
 function avatar(e, id, name, status) {
   let h = 7;
@@ -513,16 +508,11 @@ function drawLists() {
   reconcile($('people'), people.slice(0, ROWS), makeRow, updateRow);
   put($('people-note'), people.length > ROWS ? t('{n} more: search to find them', { n: people.length - ROWS })
     : people.length || wanted ? '' : t('Nobody else is online.'));
-  // A name that is not there can be made so.
-  const extra = [['g:', 'Join the group “{id}”', join], ['p:', 'Write to “{id}”', write]]
-    .map(([kind, text, act]) => ({ key: kind + typed, text: t(text, { id: typed }), act: () => act(typed) }))
-    .filter((x) => typed && !all.some((c) => c.key === x.key && (!c.group || groups.has(c.id))));
-  reconcile($('extra'), extra, (x) => {
-    const row = el('button', 'row', el('span', 'avatar'), el('span', 'name', x.text));
-    avatar(row.firstChild, typed, '+');
-    row.onclick = x.act;
-    return el('li', '', row);
-  }, () => {});
+  // What is not there can be made.
+  for (const [id, key, text] of [['join', 'g:', 'Join the group “{id}”'], ['write', 'p:', 'Write to “{id}”']]) {
+    $(id).hidden = !typed || all.some((c) => c.key === key + typed && (!c.group || groups.has(c.id)));
+    put($(id), '+ ' + t(text, { id: typed }));
+  }
   if (!$('members').open) return;
   const members = (groups.get(current?.id)?.ids ?? []).map((id) => conv('p:' + id)).sort(byName);
   put($('members-title'), t('Members') + ' · ' + aboutOf(current));
@@ -544,7 +534,7 @@ function updateRow(li, c) {
   convAvatar(row.firstChild, c);
   row.ariaCurrent = c === current;
   set('name', titleOf(c));
-  set('when', !m ? '' : (dayOf(m.createTime) === dayOf(Date.now()) ? clock : shortDay).format(m.createTime));
+  set('when', !m ? '' : (dayOf(m.createTime) === dayOf(Date.now()) ? clock : shortDay)(m.createTime));
   set('preview', !m ? aboutOf(c) : (c.group && m.from !== me.id ? nameOf(m.from) + ': ' : '') + plain(m).slice(0, 200));
   set('badge', n > 99 ? '99+' : String(n));
   row.querySelector('.badge').hidden = !n;
@@ -625,16 +615,17 @@ function updateItem(e, { m, cls, text, mine, first, last, c }) {
   who.style.setProperty('--hue', e.firstChild.style.getPropertyValue('--hue'));
   put(who, name);
   who.title = m.from ?? '';
-  put(meta, clock.format(m.createTime) + (!mine ? '' : state === 'sent' ? ' ✓' : state === 'sending' ? ' …' : ''));
-  meta.title = new Date(m.createTime).toLocaleString(lang) + (mine ? ' · ' + t(m.why ?? state) : '');
+  put(meta, clock(m.createTime) + (!mine ? '' : state === 'sent' ? ' ✓' : state === 'sending' ? ' …' : ''));
+  meta.title = precisely(m.createTime) + (mine ? ' · ' + t(m.why ?? state) : '');
   note.hidden = state !== 'failed' && !kept;
-  if (state === 'failed') note.replaceChildren(t(m.why), button('Try again', () => again(m)), button('Discard', () => discard(m)));
+  if (state === 'failed') note.replaceChildren(t(m.why), button('Try again', () => { m.state = 'sending'; }),
+    button('Discard', () => { outbox = outbox.filter((x) => x !== m); }));
   else put(note, kept ? t('{name} is offline. Kept until they return.', { name: titleOf(c) }) : '');
 }
 
 function button(label, act) {
   const b = el('button', '', t(label));
-  b.onclick = act;
+  b.onclick = () => { act(); flush(); };
   return b;
 }
 
@@ -651,8 +642,8 @@ function linked(s) {
 }
 
 let toastTimer = 0;
-function toast(s) {
-  put($('toast'), s);
+function toast(s, values) {
+  put($('toast'), t(s, values));
   clearTimeout(toastTimer);
   toastTimer = setTimeout(() => put($('toast'), ''), 10000);
 }
@@ -679,24 +670,16 @@ function enter() {
   route();
 }
 
-// Back to the login form, with the reason if it was not the user's wish.
-function leave(why) {
+// Back to the login form, with the reason if it was not the user's wish. A reload forgets the rest.
+function leave(why = '') {
   saveMarks();
   me = null;
-  entered = false;
   drop();
-  clearTimeout(retryTimer);
-  current = null;
-  outbox = [];
-  for (const map of [users, groups, convs]) map.clear();
-  erase('groups', 'people', 'log', 'members-list');
+  put($('login-error'), t(why));
+  if (!entered) return;
   save(sessionStorage, 'jim.session', null);
-  $('members').close();
-  $('app').hidden = true;
-  $('login').hidden = false;
-  put($('login-error'), why ? t(why) : '');
-  $('name').focus();
-  draw();
+  save(sessionStorage, 'jim.why', why);
+  location.replace('./');
 }
 
 // The open conversation stands in the address: reload, bookmarks and a telephone's back button work.
@@ -732,7 +715,8 @@ function route() {
   $('app').dataset.pane = current ? 'talk' : 'list';
   $('conv').hidden = !current;
   $('empty').hidden = !!current;
-  erase('log');
+  drawn.delete($('log'));
+  $('log').replaceChildren();
   atEnd = true;
   stacked &&= !!current;
   if (current) {
@@ -747,35 +731,24 @@ function route() {
   grow();
 }
 
-function write(id) {
-  if (bytes(id) > 64) return toast(t('That name is too long.'));
+// Open what the search field names: a group, after joining it, or a person.
+async function start(kind) {
+  const id = $('filter').value.trim();
+  if (bytes(id) > 64) return toast('That name is too long.');
+  if (kind === 'g:') {
+    const a = await call(8, { cmd: 7, groupId: id });
+    if (a?.code !== 10011) return toast(a ? 'Not allowed' : 'Cannot reach the server.');
+    conv('g:' + id).top = false; // it may have been closed to us before
+    refresh();
+  }
   $('filter').value = '';
-  go('p:' + id);
-}
-
-async function join(id) {
-  const a = await call(8, { cmd: 7, groupId: id });
-  if (a?.code !== 10011) return toast(t(!a ? 'Cannot reach the server.' : bytes(id) > 64 ? 'That name is too long.' : 'Not allowed'));
-  $('filter').value = '';
-  conv('g:' + id).top = false; // it may have been closed to us before
-  go('g:' + id);
-  refresh();
-}
-
-function again(m) {
-  m.state = 'sending';
-  flush();
-}
-
-function discard(m) {
-  outbox = outbox.filter((x) => x !== m);
-  flush();
+  go(kind + id);
 }
 
 function submit() {
   const content = $('text').value.trim();
   if (!current || !content) return;
-  if (bytes(content) > MAX_BYTES) return toast(t('Too long: a message holds 64 KiB.'));
+  if (bytes(content) > MAX_BYTES) return toast('Too long: a message holds 64 KiB.');
   $('text').value = '';
   $('text').focus();
   grow();
@@ -834,6 +807,8 @@ $('login-form').onsubmit = (e) => {
 };
 $('logout').onclick = () => leave();
 $('filter').oninput = draw;
+$('join').onclick = () => start('g:');
+$('write').onclick = () => start('p:');
 $('back').onclick = back;
 $('jump').onclick = jump;
 $('show-members').onclick = () => { $('members').showModal(); refresh(); draw(); };
@@ -866,4 +841,8 @@ const session = load(sessionStorage, 'jim.session', null);
 if (session) {
   login(session, '');
   enter();
-} else $('name').focus();
+} else {
+  put($('login-error'), t(load(sessionStorage, 'jim.why', '')));
+  save(sessionStorage, 'jim.why', '');
+  $('name').focus();
+}
