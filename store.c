@@ -6,16 +6,17 @@
  *   jim-log 1 <first> <last number before> <salt> fresh <crc>
  *   <crc> <number> <time_ms> <type> <conversation> <seq> <json>
  *
- * Records gather in a buffer. store_commit() hands it to one helper thread, the only one to write, sync
- * and begin segments after store_open(); while that works, the next batch gathers in a second buffer. A
- * batch's place is settled when its first record is appended, so that the index knows every offset at
- * once. Reading is done where it is asked for, of what is durable only.
+ * Records gather in a buffer. store_commit() hands it to one helper thread, the only one to write,
+ * sync and begin segments after store_open(); while that works, the next batch gathers in a second
+ * buffer. A batch's place is settled when its first record is appended, so that the index knows
+ * every offset at once. Reading is done where it is asked for, of what is durable only.
  *
- * What start-up believes rests on four rules. A segment is synced before the next one appears. Each
- * batch begins with a record that names the highest number already synced: a bad line below a number
- * named later is damage, any other bad line in the last segment is what a power cut leaves. What could
- * not be written is cut off again and the cut synced before anything else is written there. And after
- * an unclean stop numbers jump and a new segment begins: no number ever has two contents.
+ * What start-up believes rests on four rules. A segment is synced before the next one appears.
+ * Each batch begins with a record that names the highest number already synced: a bad line below a
+ * number named later is damage, any other bad line in the last segment is what a power cut leaves.
+ * What could not be written is cut off again, and the cut synced before anything is written over
+ * it. And after an unclean stop numbers jump and a new segment begins: no number ever has two
+ * contents.
  *
  *   the disk, lines, scanning (start, check, export), helper thread, open and close, appending,
  *   index and reading, subcommands
@@ -40,8 +41,8 @@
 #define HEADER_ROOM 128 /* a header line is shorter: two numbers of 18 digits, salt and words */
 #define LINE_HEAD 96    /* a record line's bytes beside conversation and JSON are fewer */
 #define MAX_NUMBER UINT64_C(999999999999999999) /* 18 digits: every sum of two fits 63 bits */
-/* How far numbers jump after an unclean stop. Unsynced and perhaps lost is at most one segment and what
- * waited in memory: under 4 GiB of lines of at least 25 bytes. */
+/* How far numbers jump after an unclean stop. Unsynced and perhaps lost is at most one segment and
+ * what waited in memory: under 4 GiB of lines of at least 25 bytes. */
 #define JUMP UINT64_C(1000000000)
 #define MAX_SEGMENT (3u << 30)   /* with a batch behind it, offsets still fit 32 bits */
 #define MAX_PENDING (256u << 20) /* bytes gathered while the disk hangs; then appends are refused */
@@ -57,7 +58,7 @@ struct segment {    /* one file of the log; its number in this process is its pl
     uint32_t size;  /* bytes that may be read: up to the last durable batch */
 };
 
-/* --- the disk ---------------------------------------------------------------------------------- */
+/* --- the disk --------------------------------------------------------------------------------- */
 
 static int
 disk_open(void *arg, const char *path, int flags, mode_t mode)
@@ -161,8 +162,8 @@ disk_list(void *arg, const char *path, struct buf *out)
     return err == 0 ? 0 : -1;
 }
 
-/* A lock of the open file where there is one: a lock of the process would not keep out a second server
- * of the same process, and would be lost with any descriptor of the file. */
+/* A lock of the open file where there is one: a lock of the process would not keep out a second
+ * server of the same process, and would be lost with any descriptor of the file. */
 static int
 disk_lock(void *arg, int fd)
 {
@@ -184,7 +185,8 @@ static const struct store_io disk = {
     .unlink = disk_unlink, .mkdir = disk_mkdir, .list = disk_list, .lock = disk_lock,
 };
 
-/* Was a call only interrupted? Every call through struct store_io is repeated while this says so. */
+/* Was a call only interrupted? Every call through struct store_io is repeated while this says so.
+ * */
 static bool
 again(ssize_t result)
 {
@@ -287,11 +289,11 @@ segment_path(char path[PATH_ROOM], const char *dir, uint64_t first, const char *
     snprintf(path, PATH_ROOM, "%s/%020" PRIu64 ".log%s", dir, first, suffix);
 }
 
-/* --- lines ------------------------------------------------------------------------------------- */
+/* --- lines ------------------------------------------------------------------------------------ */
 
 struct header {
     uint64_t first, prev; /* prev: the last number of the segment before, 0 when there was none */
-    char salt[17];        /* hex digits; records of another file or an older use do not check here */
+    char salt[17];        /* hex digits: a line of another file, or an older one, fails its CRC */
 };
 
 static char *
@@ -394,8 +396,8 @@ put_line(struct buf *b, const struct crc32c *crc, uint32_t seed, const struct st
     b->len = (size_t)(p - b->p);
 }
 
-/* Read a line, without its newline, into views. NULL, or what is wrong with it. The cheap tests come
- * first: holds_proof() tries this at every byte of a bad line. */
+/* Read a line, without its newline, into views. NULL, or what is wrong with it. The cheap tests
+ * come first: holds_proof() tries this at every byte of a bad line. */
 static const char *
 parse_line(const struct crc32c *crc, uint32_t seed, struct str line, struct store_rec *r)
 {
@@ -476,7 +478,7 @@ batch_closed(struct str json)
     return json.n > n && memcmp(json.p + json.n - n, CLOSED, n) == 0;
 }
 
-/* --- scanning: one pass over the whole log ----------------------------------------------------- */
+/* --- scanning: one pass over the whole log ---------------------------------------------------- */
 
 struct reader {
     const struct store_io *io;
@@ -578,8 +580,8 @@ scan_bad(struct scan *c, enum scan_result result, uint64_t first, uint64_t at, c
 }
 
 /*
- * Does a REC_BATCH in this line prove that record `number` was once synced? In a bad line it may stand
- * anywhere: when the byte that was damaged is a newline, two lines have become one.
+ * * Does a REC_BATCH in this line prove that record `number` was once synced? In a bad line it may
+ * stand anywhere: when the byte that was damaged is a newline, two lines have become one.
  */
 static bool
 holds_proof(const struct scan *c, uint32_t seed, struct str line, uint64_t number)
@@ -595,9 +597,9 @@ holds_proof(const struct scan *c, uint32_t seed, struct str line, uint64_t numbe
 }
 
 /*
- * A line of the last segment is bad, or record `number` is missing. Damage or a torn tail? Valid records
- * behind it prove nothing: a power cut may keep the later pages of a batch and lose the earlier ones.
- * Reads on to the end of the file.
+ * * A line of the last segment is bad, or record `number` is missing. Damage or a torn tail? Valid
+ * records behind it prove nothing: a power cut may keep the later pages of a batch and lose the
+ * earlier ones. Reads on to the end of the file.
  */
 static bool
 was_synced(struct scan *c, uint32_t seed, struct str line, uint64_t number, bool *error)
@@ -788,7 +790,7 @@ scan_run(struct scan *c)
     buf_free(&c->reader.buf);
 }
 
-/* --- the helper thread ------------------------------------------------------------------------- */
+/* --- the helper thread ------------------------------------------------------------------------ */
 
 enum outcome {
     BATCH_KEPT,
@@ -877,7 +879,8 @@ batch_fail(struct store *s, struct batch *b, enum outcome outcome, const char *w
     return outcome;
 }
 
-/* After a failed sync the kernel may drop the pages and report success the next time: never again. */
+/* After a failed sync the kernel may drop the pages and report success the next time: never again.
+ * */
 static bool
 helper_sync(struct store *s)
 {
@@ -953,8 +956,8 @@ helper_batch(struct store *s, struct batch *b)
     s->dirty = true;
     if (!io_write(s->io, s->fd, b->buf.p, b->buf.len, b->base)) {
         enum outcome outcome = batch_fail(s, b, BATCH_LOST, "writing");
-        /* Synced, or else after a power cut lines of this batch might stand behind those of one that
-         * was written over it. */
+        /* Synced, or else after a power cut lines of this batch might stand behind those of one
+         * that was written over it. */
         if (!io_truncate(s->io, s->fd, b->base))
             return batch_fail(s, b, BATCH_FAILED, "cutting off a batch that could not be written");
         return helper_sync(s) ? outcome : batch_fail(s, b, BATCH_FAILED, "syncing");
@@ -1071,7 +1074,7 @@ helper_stop(struct store *s)
     pthread_mutex_destroy(&s->mutex);
 }
 
-/* --- opening ------------------------------------------------------------------------------- */
+/* --- opening ---------------------------------------------------------------------------------- */
 
 static bool
 refuse(const struct store *s, const char *what, const char *path)
@@ -1121,8 +1124,8 @@ open_lock(struct store *s)
     return result == 0 || refuse(s, "cannot lock", path);
 }
 
-/* Cut what a power cut left unfinished, and sync what is kept: it was perhaps only in memory when the
- * process died, and from now on it counts as durable. */
+/* Cut what a power cut left unfinished, and sync what is kept: it was perhaps only in memory when
+ * the process died, and from now on it counts as durable. */
 static bool
 mend(struct store *s, const struct scan *c, uint64_t first)
 {
@@ -1173,7 +1176,8 @@ open_end(struct store *s, struct scan *c)
     uint64_t first = c->first[c->firsts - 1];
     s->end = s->segs > 0 ? s->seg[s->segs - 1].size : 0;
     if (c->result == SCAN_TORN || !c->closed) {
-        /* Numbers up to `first` and more may have been handed out and lost with an empty segment. */
+        /* Numbers up to `first` and more may have been handed out and lost with an empty segment.
+         * */
         s->next = (c->last > first ? c->last : first) + JUMP;
         return mend(s, c, first);
     }
@@ -1242,7 +1246,7 @@ store_open(const struct store_options *o)
     }
     if (o->policy != STORE_GROUP)
         log_write(o->log, LOG_LEVEL_WARN,
-                  "store: messages are confirmed before they are synced: a power cut may lose some");
+                  "store: messages are confirmed before their sync: a power cut may lose some");
     return s;
 }
 
@@ -1261,7 +1265,7 @@ store_keeps(const struct store *s)
     return s->keeps;
 }
 
-/* --- appending --------------------------------------------------------------------------------- */
+/* --- appending -------------------------------------------------------------------------------- */
 
 static bool
 no_bytes_below(struct str s, unsigned char least)
@@ -1273,9 +1277,9 @@ no_bytes_below(struct str s, unsigned char least)
     return bad == 0;
 }
 
-/* (Re)write the REC_BATCH at the start of `gather`. It is written when the first record needs to know
- * its offset, and again when the batch sets off, with what is synced by then: so its length must not
- * depend on the number, which is below the record's own. */
+/* (Re)write the REC_BATCH at the start of `gather`. It is written when the first record needs to
+ * know its offset, and again when the batch sets off, with what is synced by then: so its length
+ * must not depend on the number, which is below the record's own. */
 static void
 put_batch_head(struct store *s, uint64_t synced)
 {
@@ -1353,8 +1357,8 @@ store_append(struct store *s, char type, struct str conv, uint64_t seq, struct s
     return rec.number;
 }
 
-/* Nothing can be left behind: a helper that is not idle calls ready() when it is, which makes a turn,
- * which ends here. */
+/* Nothing can be left behind: a helper that is not idle calls ready() when it is, which makes a
+ * turn, which ends here. */
 void
 store_commit(struct store *s)
 {
@@ -1470,10 +1474,10 @@ store_failed(const struct store *s)
     return s->failed;
 }
 
-/* --- closing ----------------------------------------------------------------------------------- */
+/* --- closing ---------------------------------------------------------------------------------- */
 
-/* Everything is written, the helper gone: sync, and say at the end of the log that the stop was clean.
- * Synced before the mark is written: the mark proves all that stands before it. */
+/* Everything is written, the helper gone: sync, and say at the end of the log that the stop was
+ * clean. Synced before the mark is written: the mark proves all that stands before it. */
 static bool
 close_log(struct store *s)
 {
@@ -1532,7 +1536,7 @@ store_close(struct store *s)
     return ok ? 0 : -1;
 }
 
-/* --- index and reading ------------------------------------------------------------------------- */
+/* --- index and reading ------------------------------------------------------------------------ */
 
 struct store_run {  /* messages of one conversation in one segment, without a gap in their seq */
     uint64_t first; /* seq of the first */
@@ -1729,7 +1733,7 @@ store_read(struct store *s, const struct store_index *x, uint64_t seq, struct bu
     return -EIO;
 }
 
-/* --- subcommands ------------------------------------------------------------------------------- */
+/* --- subcommands ------------------------------------------------------------------------------ */
 
 /* Asked, not taken: a server that starts at this moment must not find the directory locked. */
 static bool
