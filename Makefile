@@ -1,9 +1,10 @@
 # jim: `make run` builds and starts the server, `make test` runs the tests. Plain POSIX make; needs a
-# C11 compiler, od and sed. CC, CFLAGS, LDFLAGS, PREFIX and DESTDIR are yours to set.
+# C11 compiler, od and sed. CC, CFLAGS, LDFLAGS, PREFIX and DESTDIR are yours to set. Targets below
+# `deeper checks` want more than that, and say so.
 
 CC = cc
-CFLAGS = -O2 -g -fstack-protector-strong -D_FORTIFY_SOURCE=2
-LDFLAGS =
+CFLAGS = -O2 -g -fstack-protector-strong -D_FORTIFY_SOURCE=2 -fPIE
+LDFLAGS = -pie
 PREFIX = /usr/local
 DESTDIR =
 
@@ -16,9 +17,12 @@ ALL = $(STD) $(FEATURES) $(WARN) $(CFLAGS)
 LIBS = -lpthread
 
 HDRS = jim.h json.h
-LIB = util.c codec.c loop.c store.c conf.c roster.c jim.c chat.c query.c api.c
-LIBO = util.o codec.o loop.o store.o conf.o roster.o jim.o chat.o query.o api.o
-TESTS = tests/run.c tests/test_*.c tests/client.c
+LIB = util.c codec.c loop.c store.c conf.c conn.c roster.c request.c chat.c send.c query.c record.c \
+	jim.c api.c
+LIBO = util.o codec.o loop.o store.o conf.o conn.o roster.o request.o chat.o send.o query.o \
+	record.o jim.o api.o
+TESTSRC = tests/run.c tests/client.c tests/test_*.c
+PAGE = web/index.html web/jim.js web/jim.css
 
 all: jim
 
@@ -32,11 +36,11 @@ jim: main.o $(LIBO)
 main.o $(LIBO): $(HDRS) Makefile
 api.o: page.inc
 
-# The web page, as bytes inside the binary: no file to install, none to lose.
-page.inc: web/index.html web/jim.js web/jim.css Makefile
-	for f in index.html jim.js jim.css; do \
-	    echo "static const unsigned char page_$$f[] = {" | tr . _ | sed 's/_\[/[/'; \
-	    od -An -v -tx1 web/$$f | sed 's/ *\([0-9a-f][0-9a-f]\)/0x\1,/g'; \
+# The web page as bytes inside the binary: no file to install, none to lose.
+page.inc: $(PAGE) Makefile
+	for f in $(PAGE); do \
+	    echo "static const unsigned char page_`basename $$f | tr . _`[] = {"; \
+	    od -An -v -tx1 $$f | sed 's/ *\([0-9a-f][0-9a-f]\)/0x\1,/g'; \
 	    echo "};"; \
 	done > $@.tmp
 	mv $@.tmp $@
@@ -44,17 +48,80 @@ page.inc: web/index.html web/jim.js web/jim.css Makefile
 run: jim
 	./jim
 
+# A test is any function that a tests/test_*.c defines with TEST(name).
 tests/list.inc: tests/test_*.c Makefile
 	sed -n 's/^TEST(\([a-z0-9_]*\)).*/TEST_ENTRY(\1)/p' tests/test_*.c > $@
 
-build/run-tests: $(LIBO) $(TESTS) tests/test.h tests/list.inc
+build/run-tests: $(LIBO) $(TESTSRC) tests/test.h tests/client.h tests/list.inc
 	mkdir -p build
-	$(CC) $(ALL) -DTEST_LIST='"list.inc"' -o $@ $(TESTS) $(LIBO) $(LDFLAGS) $(LIBS)
+	$(CC) $(ALL) -DTEST_LIST='"list.inc"' $(LDFLAGS) -o $@ $(TESTSRC) $(LIBO) $(LIBS)
 
+# `make test ONLY="store_ chat_"` runs the tests whose names hold one of the parts.
+ONLY =
 test check: jim build/run-tests
-	JIM_SOURCE="$$PWD" JIM="$$PWD/jim" build/run-tests
+	JIM_SOURCE="$$PWD" JIM="$$PWD/jim" build/run-tests $(ONLY)
+
+install: jim
+	mkdir -p $(DESTDIR)$(PREFIX)/bin $(DESTDIR)$(PREFIX)/share/man/man8
+	install -m 755 jim $(DESTDIR)$(PREFIX)/bin/jim
+	install -m 644 jim.8 $(DESTDIR)$(PREFIX)/share/man/man8/jim.8
+
+uninstall:
+	rm -f $(DESTDIR)$(PREFIX)/bin/jim $(DESTDIR)$(PREFIX)/share/man/man8/jim.8
 
 clean:
 	rm -rf build *.o jim page.inc page.inc.tmp tests/list.inc
 
-.PHONY: all run test check clean
+dist:
+	mkdir -p build
+	git archive --prefix=jim/ HEAD | gzip -9 > build/jim.tar.gz
+
+# --- deeper checks -----------------------------------------------------------------------------
+
+# One build of everything with other flags, and its tests: $(V) names it, $(F) are the flags.
+V = other
+F =
+SRC =
+SANE = -std=c11 -DJIM_INTERNAL $(FEATURES) $(WARN) -g
+variant: page.inc tests/list.inc
+	mkdir -p build/$(V)
+	$(CC) $(SANE) $(F) -o build/$(V)/jim main.c $(LIB) $(SRC) $(LIBS)
+	$(CC) $(SANE) $(F) -DTEST_LIST='"list.inc"' -o build/$(V)/run-tests $(TESTSRC) $(LIB) $(SRC) \
+	    $(LIBS)
+	JIM_SOURCE="$$PWD" JIM="$$PWD/build/$(V)/jim" $(EMULATOR) build/$(V)/run-tests $(ONLY)
+
+SANITIZE = -O1 -fno-omit-frame-pointer -fno-sanitize-recover=all -fsanitize
+asan:
+	$(MAKE) variant V=asan F="$(SANITIZE)=address,undefined"
+# The store's helper thread and the loop's wake-up are all the threads there are.
+tsan:
+	$(MAKE) variant V=tsan F="$(SANITIZE)=thread" ONLY="store_ loop_ chat_store"
+check-poll:
+	$(MAKE) variant V=poll F="-O2 -DJIM_LOOP_POLL"
+# kqueue's code on Linux, over a stand-in: Debian has no libkqueue.
+check-kqueue:
+	$(MAKE) variant V=kqueue F="-O2 -DJIM_LOOP_KQUEUE -Itests/kqueue" SRC=tests/kqueue/kqueue.c
+# 32 bits and big-endian, emulated (gcc-powerpc-linux-gnu, qemu-user).
+check-ppc:
+	$(MAKE) variant V=ppc CC=powerpc-linux-gnu-gcc F="-O2 -static" EMULATOR=qemu-ppc \
+	    ONLY="codec_ json_ util_ roster_ conf_ store_round store_rotat store_reopen"
+werror: page.inc
+	for cc in gcc clang; do \
+	    for f in main.c $(LIB); do \
+	        $$cc $(SANE) -O2 -Werror -c -o /dev/null $$f || exit 1; \
+	    done; \
+	done
+	@echo "2 passed, 0 failed"
+lint:
+	sh tests/lint.sh
+analyze: page.inc
+	for f in main.c $(LIB); do gcc $(SANE) -O1 -fanalyzer -Werror -c -o /dev/null $$f || exit 1; done
+	cppcheck --quiet --error-exitcode=1 --std=c11 --enable=warning,portability --inline-suppr \
+	    --suppress=missingIncludeSystem -DJIM_INTERNAL main.c $(LIB)
+	@echo "2 passed, 0 failed"
+browser: jim
+	JIM="$$PWD/jim" sh tests/browser/run.sh
+check-all: test werror lint analyze asan tsan check-poll check-kqueue browser
+
+.PHONY: all run test check install uninstall clean dist variant asan tsan check-poll check-kqueue \
+	check-ppc werror lint analyze browser check-all

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * api.c - HTTP: the API's routes as a table, who may call them, and the static files of the page. Gets
- * whole requests from jim.c and answers through conn_reply(); the chat behind the routes is chat.c's.
+ * api.c - HTTP: the API's routes as a table, who may call them, and the static files of the page.
+ * Gets whole requests from jim.c and answers through conn_reply(); the chat behind the routes is
+ * chat.c's.
  *
  *   responses   status line, head, body
  *   access      key, loopback, origins
@@ -22,7 +23,7 @@
 
 #include "page.inc"
 
-/* --- responses --------------------------------------------------------------------------------- */
+/* --- responses -------------------------------------------------------------------------------- */
 
 static const char *
 status_text(int status)
@@ -146,7 +147,7 @@ status_of(int code)
 
 /* command: as J-IM has it, 0: none. */
 static void
-answer_code(struct call *k, int code, int command)
+call_code(struct call *k, int code, int command)
 {
     struct buf b = {0};
 
@@ -173,7 +174,7 @@ answer_status(struct conn *c, int status, struct str extra)
     buf_free(&b);
 }
 
-/* --- access ------------------------------------------------------------------------------------ */
+/* --- access ----------------------------------------------------------------------------------- */
 
 /* `scheme://host:port` without the scheme; empty for "null" and what else is none. */
 static struct str
@@ -263,8 +264,8 @@ access_status(const struct call *k)
             return 401;
         return str_eq_secret(str_trim((struct str){auth.p + 7, auth.n - 7}), str_of(key)) ? 0 : 401;
     }
-    /* Without a key the address is the proof, and a web page of this machine's browser has it too: so
-     * no foreign Origin, and no foreign name that resolves to this host. */
+    /* Without a key the address is the proof, and a web page of this machine's browser has it
+     * too: so no foreign Origin, and no foreign name that resolves to this host. */
     if (!k->c->loopback || !origin_is_own(k->http))
         return 403;
     return k->http->header[HTTP_HOST].p == NULL || host_is_loopback(k->http->header[HTTP_HOST])
@@ -290,7 +291,7 @@ put_cors(struct call *k, bool preflight)
                    "access-control-max-age: 600\r\n");
 }
 
-/* --- parameters -------------------------------------------------------------------------------- */
+/* --- parameters ------------------------------------------------------------------------------- */
 
 /* Add `a=b&c=d` to a JSON object; false when something is not percent-encoded UTF-8. */
 static bool
@@ -327,7 +328,9 @@ parse_params(struct call *k)
 
     if (!str_split(&type, ';', &kind))
         kind = STR("");
-    form = str_ieq(str_trim(kind), STR("application/x-www-form-urlencoded"));
+    /* Clients that name no type (`curl -d`) are said to send a form; a brace says what it is. */
+    form = str_ieq(str_trim(kind), STR("application/x-www-form-urlencoded")) &&
+           (k->body.n == 0 || str_trim(k->body).p[0] != '{');
     buf_add(&k->params, "{", 1);
     if (!add_pairs(&k->params, k->http->query) || (form && !add_pairs(&k->params, k->body)))
         return false;
@@ -344,7 +347,7 @@ parse_params(struct call *k)
     return true;
 }
 
-/* --- routes ------------------------------------------------------------------------------------ */
+/* --- routes ----------------------------------------------------------------------------------- */
 
 static void
 route_send(struct call *k)
@@ -352,9 +355,9 @@ route_send(struct call *k)
     int code = CODE_SEND_FAILED;
 
     if (k->r.f[F_TO].type < JSON_ARRAY && k->r.f[F_GROUP_ID].type < JSON_ARRAY)
-        code = chat_api_send(k->chat, k->c, &k->r);
+        code = send_api(k->chat, k->c, &k->r);
     if (code != 0)
-        answer_code(k, code, CMD_CHAT_RESP);
+        call_code(k, code, CMD_CHAT_RESP);
 }
 
 void
@@ -371,11 +374,11 @@ route_online(struct call *k)
     const struct user *u;
 
     if (!request_id(&k->r, F_USER_ID, text, &id)) {
-        answer_code(k, CODE_INVALID, 0);
+        call_code(k, CODE_INVALID, 0);
         return;
     }
     u = user_find(&k->chat->roster, id);
-    answer_code(k, u != NULL && u->nconns > 0 ? CODE_ONLINE : CODE_OFFLINE, 0);
+    call_code(k, u != NULL && u->nconns > 0 ? CODE_ONLINE : CODE_OFFLINE, 0);
 }
 
 static void
@@ -386,13 +389,26 @@ route_close(struct call *k)
     struct user *u;
 
     if (!request_id(&k->r, F_USER_ID, text, &id)) {
-        answer_code(k, CODE_INVALID, 0);
+        call_code(k, CODE_INVALID, 0);
         return;
     }
     u = user_find(&k->chat->roster, id);
     if (u != NULL)
         chat_close_user(k->chat, u, 0, NULL);
-    answer_code(k, CODE_CLOSED, 0);
+    call_code(k, CODE_CLOSED, 0);
+}
+
+static void
+put_number(struct buf *b, const char *key, uint64_t n)
+{
+    json_put_key(b, key);
+    json_put_int(b, (int64_t)n);
+}
+
+static const char *
+store_state(const struct store *s)
+{
+    return !store_keeps(s) ? "off" : store_failed(s) ? "failed" : "on";
 }
 
 static void
@@ -400,34 +416,37 @@ route_stats(struct call *k)
 {
     const struct jim *j = k->c->jim;
     const struct stats *s = &j->stats;
-    const struct {
-        const char *name;
-        uint64_t value;
-    } numbers[] = {{"accepted", s->accepted}, {"bytesIn", s->bytes_in},
-                   {"bytesOut", s->bytes_out}, {"closed", s->closed}, {"connections", j->conns},
-                   {"conversations", j->chat.roster.convs.count}, {"delivered", s->delivered},
-                   {"encoded", s->encoded}, {"http", s->proto[PROTO_HTTP]},
-                   {"messages", s->messages}, {"online", j->chat.roster.nonline},
-                   {"overflows", s->overflows}, {"reads", s->reads}, {"refused", s->refused},
-                   {"requests", s->requests}, {"retries", s->retries}, {"tcp", s->proto[PROTO_TCP]},
-                   {"uptimeMs", (uint64_t)(k->chat->now_ms() - j->start_ms)},
-                   {"users", j->chat.roster.nusers}, {"writes", s->writes},
-                   {"ws", s->proto[PROTO_WS]}};
+    int64_t sync = j->opt.store_sync;
     struct buf b = {0};
 
     buf_add(&b, "{", 1);
-    for (size_t i = 0; i < sizeof numbers / sizeof numbers[0]; i++) {
-        json_put_key(&b, numbers[i].name);
-        json_put_int(&b, (int64_t)numbers[i].value);
-    }
+    put_number(&b, "accepted", s->accepted);
     put_text(&b, "backend", str_of(loop_backend()));
-    put_text(&b, "store", str_of(!store_keeps(j->store)   ? "off"
-                                 : store_failed(j->store) ? "failed"
-                                                          : "on"));
-    put_text(&b, "sync", str_of(j->opt.store_sync == STORE_GROUP ? "group"
-                                : j->opt.store_sync == STORE_OFF ? "off"
-                                                                 : "timed"));
+    put_number(&b, "bytesIn", s->bytes_in);
+    put_number(&b, "bytesOut", s->bytes_out);
+    put_number(&b, "closed", s->closed);
+    put_number(&b, "connections", j->conns);
+    put_number(&b, "conversations", j->chat.roster.convs.count);
+    put_number(&b, "delivered", s->delivered);
+    put_number(&b, "encoded", s->encoded);
+    put_number(&b, "http", s->proto[PROTO_HTTP]);
+    put_number(&b, "messages", s->messages);
+    put_number(&b, "online", j->chat.roster.nonline);
+    put_number(&b, "overflows", s->overflows);
+    put_number(&b, "reads", s->reads);
+    put_number(&b, "refused", s->refused);
+    put_number(&b, "requests", s->requests);
+    put_number(&b, "retries", s->retries);
+    put_text(&b, "store", str_of(store_state(j->store)));
+    put_text(&b, "sync", sync == STORE_GROUP ? STR("group")
+                         : sync == STORE_OFF ? STR("off")
+                                             : STR("timed"));
+    put_number(&b, "tcp", s->proto[PROTO_TCP]);
+    put_number(&b, "uptimeMs", (uint64_t)(k->chat->now_ms() - j->start_ms));
+    put_number(&b, "users", j->chat.roster.nusers);
     put_text(&b, "version", STR(JIM_VERSION));
+    put_number(&b, "writes", s->writes);
+    put_number(&b, "ws", s->proto[PROTO_WS]);
     buf_add(&b, "}", 1);
     answer_json(k, 200, &b);
 }
@@ -480,17 +499,17 @@ call_route(struct call *k, const struct route *route)
     if (status == 401)
         buf_printf(&k->extra, "www-authenticate: Bearer\r\n");
     if (status != 0)
-        answer_code(k, status == 401 ? CODE_NOT_LOGGED_IN : CODE_FORBIDDEN, 0);
+        call_code(k, status == 401 ? CODE_NOT_LOGGED_IN : CODE_FORBIDDEN, 0);
     else if (!chat_rate_ok(k->chat, k->c))
-        answer_code(k, CODE_RATE, 0);
+        call_code(k, CODE_RATE, 0);
     else if (!parse_params(k))
-        answer_code(k, route->fn == route_send ? CODE_SEND_FAILED : CODE_INVALID,
+        call_code(k, route->fn == route_send ? CODE_SEND_FAILED : CODE_INVALID,
                     route->fn == route_send ? CMD_CHAT_RESP : 0);
     else
         route->fn(k);
 }
 
-/* --- files ------------------------------------------------------------------------------------- */
+/* --- files ------------------------------------------------------------------------------------ */
 
 static const char *
 mime_type(struct str name)
@@ -688,7 +707,7 @@ serve_file(struct conn *c, const struct http_req *r)
         answer_status(c, 404, STR(""));
 }
 
-/* --- requests ---------------------------------------------------------------------------------- */
+/* --- requests --------------------------------------------------------------------------------- */
 
 void
 api_refuse(struct conn *c, int status)

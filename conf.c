@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: MIT */
 /*
  * conf.c - the options as one table. A row says the key, how its value is read, where it goes, the
- * default and a line of help; the command line, the jim.properties file, `-h`, reloading and the tests
- * of the manual page all work from it. To add an option, add a member to struct options and a row.
+ * default and a line of help; the command line, the jim.properties file, `-h`, reloading and the
+ * tests of the manual page all work from it. To add an option, add a member to struct options and
+ * a row.
  *
  *   table        every key of jim and of J-IM
  *   values       text to number, time, size, choice, port list
@@ -15,7 +16,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* --- the table --------------------------------------------------------------------------------- */
+/* --- the table -------------------------------------------------------------------------------- */
 
 enum kind {
     K_STRING,
@@ -160,7 +161,7 @@ row_bit(const struct row *r)
     return UINT64_C(1) << (r - rows);
 }
 
-/* --- values ------------------------------------------------------------------------------------ */
+/* --- values ----------------------------------------------------------------------------------- */
 
 struct unit {
     const char *name;
@@ -170,7 +171,8 @@ static const struct unit sizes[] = {{"k", 1024}, {"m", MB}, {"g", 1024LL * MB}, 
 static const struct unit times[] = {{"ms", 1},    {"s", 1000},      {"m", 60000},
                                     {"h", HOUR}, {"d", 24 * HOUR}, {NULL, 0}};
 
-/* digits[unit] as a number of the smallest unit; `bare` is the factor of a number without a unit. */
+/* digits[unit] as a number of the smallest unit; `bare` is the factor of a number without a
+ * unit. */
 static bool
 parse_number(const char *text, const struct unit *units, int64_t bare, int64_t *out)
 {
@@ -253,7 +255,7 @@ parse_ports(struct options *o, const char *text, bool more)
     return o->ports > 0;
 }
 
-/* --- setting ----------------------------------------------------------------------------------- */
+/* --- setting ---------------------------------------------------------------------------------- */
 
 static int64_t *
 number_at(struct options *o, const struct row *r)
@@ -361,7 +363,7 @@ conf_set(struct options *o, const char *key, const char *value, bool more, struc
     /* J-IM ships its page as a Java resource; ours is inside the binary already. */
     if (r->at == AT(http_page) && strncmp(value, "classpath:", 10) == 0) {
         if (notices != NULL)
-            buf_printf(notices, "%s=%s is a Java resource: serving the built-in page\n", key, value);
+            buf_printf(notices, "%s=%s is Java's: serving the built-in page\n", key, value);
         value = "";
     }
     if (!parse_value(o, r, value, more)) {
@@ -464,7 +466,7 @@ conf_print(FILE *out)
                     rows[i].live ? " (live)" : "");
 }
 
-/* --- properties -------------------------------------------------------------------------------- */
+/* --- properties ------------------------------------------------------------------------------- */
 
 static int
 hex_value(char c)
@@ -529,8 +531,8 @@ unescape(const char **p, char *out)
 }
 
 /*
- * Split a logical line into key and value, in place: the key ends at the first unescaped '=', ':' or
- * blank. Decoding only shrinks, so it may write over what it reads.
+ * Split a logical line into key and value, in place: the key ends at the first unescaped '=', ':'
+ * or blank. Decoding only shrinks, so it may write over what it reads.
  */
 static void
 split_line(char *line, char **key, char **value)
@@ -569,7 +571,8 @@ split_line(char *line, char **key, char **value)
     *out = '\0';
 }
 
-/* The next logical line (a backslash at the end continues it) without leading blanks; NULL at EOF. */
+/* The next logical line (a backslash at the end continues it) without leading blanks; NULL at
+ * EOF. */
 static char *
 read_line(FILE *f, struct buf *line, int *number)
 {

@@ -1,964 +1,35 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * jim.c - the server: listeners, the life of a connection, and the turn of the loop. The only file
- * that reads or writes client sockets; what the bytes mean is codec.c's and chat.c's business.
+ * jim.c - the server: options to listeners, the turn of the loop, and stopping.
  *
- *   messages    struct msg: one encoded text, shared by all receivers
- *   output      conn_send() queues, conn_flush() writes once a turn
- *   input       conn_readable() reads once a turn; bytes go through the codec of the protocol
- *   closing     conn_close() and conn_finish() only mark; the end of the turn releases
- *   timers      one a connection, meaning what its state says
  *   accepting   and what happens when descriptors run out
- *   the server  options to listeners, the turn, stopping
+ *   starting    log, store, ports
+ *   the turn
+ *   stopping
  *
  * A turn: wait; callbacks read and decode, commands append to the store and queue answers; what the
- * store has made durable is delivered; then every connection that has something to do is attended to
- * once: waiting input, one writev, release.
+ * store has made durable is delivered; then every connection that has something to do is attended
+ * to once: waiting input, one writev, release.
  */
 #include "jim.h"
 
-#include <assert.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <netdb.h>
 #include <netinet/in.h>
-#include <netinet/tcp.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/resource.h>
 #include <sys/socket.h>
-#include <sys/uio.h>
 #include <unistd.h>
 
-#define PING_MS 60000    /* WebSocket: silence after which a PING is sent */
-#define MAX_SILENT 2     /* pings without an answer before the peer counts as gone */
-#define LINGER_MS 1000   /* how long a peer may take to close after we have */
-#define FINISH_MS 10000  /* how long a closing peer may take none of what is queued for him */
 #define SAVE_MS 1000     /* moved cursors are at most this old on disk; a crash repeats that much */
 #define MAX_SAVE 1000    /* cursors written at a time */
 #define RETRY_ACCEPT_MS 100
 #define MAX_ACCEPT 64    /* connections accepted a turn and listener */
-#define MAX_FLUSH 262144 /* bytes written to one connection a turn */
-#define SMALL_PIECE 1024 /* pieces up to this are copied together rather than listed for writev */
 #define RESERVED_FDS 64  /* descriptors kept for the store, log and files */
 
-/* --- messages ---------------------------------------------------------------------------------- */
-
-struct msg *
-msg_new(uint8_t command, uint32_t seq, const char *data, size_t n)
-{
-    struct msg *m = xmalloc(sizeof *m + n);
-
-    *m = (struct msg){.refs = 1, .len = (uint32_t)n, .seq = seq, .command = command,
-                      .opcode = WS_TEXT};
-    if (n > 0)
-        memcpy(m->data, data, n);
-    return m;
-}
-
-void
-msg_unref(struct msg *m)
-{
-    assert(m->refs > 0);
-    if (--m->refs > 0)
-        return;
-    free(m->fetched);
-    free(m);
-}
-
-/* The head that goes before m's data on c's protocol, encoded on first use. */
-static struct str
-msg_head(struct conn *c, struct msg *m)
-{
-    if (m->raw)
-        return (struct str){NULL, 0};
-    if (c->proto == PROTO_TCP) {
-        if (m->pkt_len == 0) {
-            m->pkt_len = (uint8_t)pkt_head(m->pkt, m->command, m->seq, m->len);
-            c->jim->stats.encoded++;
-        }
-        return (struct str){(const char *)m->pkt, m->pkt_len};
-    }
-    if (m->ws_len == 0) {
-        m->ws_len = (uint8_t)ws_head(m->ws, (enum ws_opcode)m->opcode, m->len);
-        c->jim->stats.encoded++;
-    }
-    return (struct str){(const char *)m->ws, m->ws_len};
-}
-
-/* --- output ------------------------------------------------------------------------------------ */
-
-static void conn_timer(struct timer *t);
-
-static void
-conn_deadline(struct conn *c, int64_t ms)
-{
-    loop_timer(c->jim->loop, &c->timer, loop_now(c->jim->loop) + ms, conn_timer);
-}
-
-static void
-conn_attend(struct conn *c)
-{
-    struct jim *j = c->jim;
-
-    if (c->attend)
-        return;
-    c->attend = true;
-    c->next_attend = NULL;
-    *j->attend_end = c;
-    j->attend_end = &c->next_attend;
-}
-
-static struct out *
-out_get(struct conn *c)
-{
-    struct jim *j = c->jim;
-    struct out *o = c->out;
-
-    if (o != NULL)
-        return o;
-    if (j->free_out != NULL) {
-        o = j->free_out;
-        j->free_out = o->next_free;
-    } else {
-        o = xcalloc(1, sizeof *o);
-        o->cap = 4;
-        o->entry = xmalloc(o->cap * sizeof o->entry[0]);
-    }
-    o->file = -1;
-    return c->out = o;
-}
-
-static void
-out_free(struct out *o)
-{
-    free(o->entry);
-    free(o);
-}
-
-/* Drop the first entry. */
-static void
-out_pop(struct out *o)
-{
-    msg_unref(o->entry[o->head].msg);
-    o->head = (o->head + 1) & (o->cap - 1);
-    o->n--;
-    o->sent = 0;
-}
-
-/* Give the queue back. Rings that grew are not kept: they were one slow reader's. */
-static void
-out_release(struct conn *c)
-{
-    struct out *o = c->out;
-
-    if (o == NULL)
-        return;
-    while (o->n > 0)
-        out_pop(o);
-    if (o->file >= 0)
-        close(o->file);
-    c->out = NULL;
-    o->head = 0;
-    o->bytes = 0;
-    if (o->cap > 64) {
-        out_free(o);
-        return;
-    }
-    o->next_free = c->jim->free_out;
-    c->jim->free_out = o;
-}
-
-static void
-out_grow(struct out *o)
-{
-    uint32_t cap = o->cap * 2;
-    void *grown = xmalloc(cap * sizeof o->entry[0]);
-    uint32_t first = o->cap - o->head;
-
-    memcpy(grown, o->entry + o->head, first * sizeof o->entry[0]);
-    memcpy((char *)grown + first * sizeof o->entry[0], o->entry, o->head * sizeof o->entry[0]);
-    free(o->entry);
-    o->entry = grown;
-    o->head = 0;
-    o->cap = cap;
-}
-
-void
-conn_send(struct conn *c, struct msg *m, struct member *member)
-{
-    if (c->shut || c->state == CONN_LINGER || c->state == CONN_DEAD)
-        return;
-    struct out *o = out_get(c);
-    if (o->n > 0 && o->bytes + m->len + MAX_PKT_HEAD > (size_t)c->jim->opt.queue_max) {
-        /* What he misses stands in the store, behind his cursor. */
-        c->jim->stats.overflows++;
-        conn_close(c, "does not read what is sent to him");
-        return;
-    }
-    if (o->n == o->cap)
-        out_grow(o);
-    uint32_t at = (o->head + o->n++) & (o->cap - 1);
-    m->refs++;
-    o->entry[at].msg = m;
-    o->entry[at].member = member;
-    o->bytes += m->len + MAX_PKT_HEAD;
-    conn_attend(c);
-}
-
-void
-conn_reply(struct conn *c, uint8_t command, uint32_t seq, const char *json, size_t n)
-{
-    struct msg *m = msg_new(command, seq, json, n);
-
-    m->raw = c->proto == PROTO_HTTP;
-    conn_send(c, m, NULL);
-    msg_unref(m);
-}
-
-void
-conn_send_file(struct conn *c, int fd, off_t size)
-{
-    if (c->state == CONN_LINGER || c->state == CONN_DEAD || size == 0) {
-        close(fd);
-        return;
-    }
-    struct out *o = out_get(c);
-    o->file = fd;
-    o->file_at = 0;
-    o->file_end = size;
-    c->busy = true; /* the next answer comes behind the whole file */
-    conn_attend(c);
-}
-
-static void
-conn_control(struct conn *c, enum ws_opcode opcode, const void *p, size_t n)
-{
-    struct msg *m = msg_new(0, 0, p, n);
-
-    m->opcode = (uint8_t)opcode;
-    conn_send(c, m, NULL);
-    msg_unref(m);
-}
-
-/* Pieces of output on their way into one writev: small ones copied together, large ones by address. */
-struct pieces {
-    struct iovec iov[MAX_IOV];
-    int n;
-    char *gather;    /* MAX_GATHER bytes */
-    size_t gathered;
-    size_t total;
-};
-
-static bool
-piece_add(struct pieces *v, const char *p, size_t n)
-{
-    struct iovec *last = v->n > 0 ? &v->iov[v->n - 1] : NULL;
-
-    if (n == 0)
-        return true;
-    if (n <= SMALL_PIECE && v->gathered + n <= MAX_GATHER) {
-        char *at = v->gather + v->gathered;
-        memcpy(at, p, n);
-        v->gathered += n;
-        v->total += n;
-        if (last != NULL && (char *)last->iov_base + last->iov_len == at) {
-            last->iov_len += n;
-            return true;
-        }
-        p = at;
-    } else if (v->n == MAX_IOV) {
-        return false;
-    } else {
-        v->total += n;
-    }
-    if (v->n == MAX_IOV) { /* copied for nothing: take it back */
-        v->gathered -= n;
-        v->total -= n;
-        return false;
-    }
-    v->iov[v->n].iov_base = (void *)(uintptr_t)p;
-    v->iov[v->n++].iov_len = n;
-    return true;
-}
-
-static void
-pieces_fill(struct conn *c, struct pieces *v)
-{
-    struct out *o = c->out;
-    size_t skip = o->sent;
-
-    for (uint32_t i = 0; i < o->n && v->total < MAX_READ; i++) {
-        struct msg *m = o->entry[(o->head + i) & (o->cap - 1)].msg;
-        struct str head = msg_head(c, m);
-        size_t in_head = skip < head.n ? skip : head.n;
-        size_t in_data = skip - in_head;
-        skip = 0;
-        if (!piece_add(v, head.p + in_head, head.n - in_head) ||
-            !piece_add(v, m->data + in_data, m->len - in_data))
-            break;
-    }
-}
-
-/* `n` more bytes have left: finish the entries they complete. */
-static void
-out_written(struct conn *c, size_t n)
-{
-    struct out *o = c->out;
-
-    c->jim->stats.bytes_out += n;
-    while (o->n > 0) {
-        struct msg *m = o->entry[o->head].msg;
-        struct member *member = o->entry[o->head].member;
-        size_t left = msg_head(c, m).n + m->len - o->sent;
-        if (n < left) {
-            o->sent += (uint32_t)n;
-            return;
-        }
-        n -= left;
-        o->bytes -= m->len + MAX_PKT_HEAD;
-        if (member != NULL || m->fetched != NULL)
-            chat_written(&c->jim->chat, m, member);
-        out_pop(o);
-    }
-}
-
-static ssize_t
-write_pieces(int fd, const struct pieces *v)
-{
-    ssize_t w;
-
-    do
-        w = v->n == 1 ? write(fd, v->iov[0].iov_base, v->iov[0].iov_len)
-                      : writev(fd, v->iov, v->n);
-    while (w < 0 && errno == EINTR);
-    return w;
-}
-
-/* Stream the next part of a file. Returns the bytes written, 0 when the socket is full, -1. */
-static ssize_t
-flush_file(struct conn *c)
-{
-    struct out *o = c->out;
-    struct jim *j = c->jim;
-    size_t want = o->file_end - o->file_at < MAX_READ ? (size_t)(o->file_end - o->file_at)
-                                                      : MAX_READ;
-    ssize_t got = pread(o->file, j->input, want, o->file_at);
-
-    if (got <= 0) {
-        /* It shrank while being sent: the length in the head is a promise we cannot keep. */
-        conn_close(c, "file ended early");
-        return -1;
-    }
-    struct pieces v = {.iov = {{j->input, (size_t)got}}, .n = 1, .total = (size_t)got};
-    ssize_t w = write_pieces(c->fd, &v);
-    j->stats.writes++;
-    if (w < 0)
-        return errno == EAGAIN || errno == EWOULDBLOCK ? 0 : -1;
-    j->stats.bytes_out += (uint64_t)w;
-    o->file_at += w;
-    if (o->file_at == o->file_end) {
-        close(o->file);
-        o->file = -1;
-        c->busy = false;
-        c->resume = true;
-        conn_attend(c);
-    }
-    return w;
-}
-
-/* Write what is queued, until it is all gone, the socket is full, or the turn's share is used up. */
-static void
-conn_flush(struct conn *c)
-{
-    struct out *o = c->out;
-    size_t written = 0;
-
-    while (written < MAX_FLUSH) {
-        ssize_t w;
-        struct pieces v;
-        v.n = 0;
-        v.gathered = v.total = 0;
-        v.gather = c->jim->gather;
-        if (o->n > 0) {
-            pieces_fill(c, &v);
-            w = write_pieces(c->fd, &v);
-            c->jim->stats.writes++;
-            if (w < 0)
-                w = errno == EAGAIN || errno == EWOULDBLOCK ? 0 : -1;
-            if (w > 0)
-                out_written(c, (size_t)w);
-            if (w >= 0 && (size_t)w < v.total)
-                return; /* the socket is full: the write event brings us back */
-        } else if (o->file >= 0) {
-            w = flush_file(c);
-        } else {
-            out_release(c);
-            return;
-        }
-        if (w < 0)
-            conn_close(c, "write failed");
-        if (w <= 0)
-            return;
-        written += (size_t)w;
-        if (c->state == CONN_FINISH)
-            conn_deadline(c, FINISH_MS);
-        else if (c->proto == PROTO_HTTP)
-            conn_deadline(c, c->jim->opt.http_ms);
-    }
-}
-
-/* --- closing ----------------------------------------------------------------------------------- */
-
-void
-conn_close(struct conn *c, const char *why)
-{
-    if (c->state == CONN_DEAD)
-        return;
-    log_write(&c->jim->log, LOG_LEVEL_DEBUG, "connection %llu: closed: %s",
-              (unsigned long long)c->id, why);
-    c->state = CONN_DEAD;
-    conn_attend(c);
-}
-
-/* No more input: what is owed and queued is still written, within a time that passes without progress. */
-static void
-conn_last_words(struct conn *c)
-{
-    c->state = CONN_FINISH;
-    conn_deadline(c, FINISH_MS);
-    conn_attend(c);
-}
-
-void
-conn_finish(struct conn *c, enum ws_close code)
-{
-    if (c->state == CONN_DEAD || c->state == CONN_LINGER || c->shut)
-        return;
-    if (c->proto == PROTO_WS) {
-        unsigned char payload[2] = {(unsigned char)(code >> 8), (unsigned char)(code & 0xff)};
-        conn_control(c, WS_CLOSE, payload, code == WS_NO_STATUS ? 0 : 2);
-    }
-    if (c->state == CONN_DEAD)
-        return; /* there was no room for the CLOSE */
-    c->shut = true;
-    conn_last_words(c);
-}
-
-void
-conn_answered(struct conn *c)
-{
-    assert(c->deferred > 0);
-    if (--c->deferred > 0)
-        return;
-    c->resume = true;
-    conn_attend(c);
-}
-
-const char *
-conn_terminal(const struct conn *c)
-{
-    return c->proto == PROTO_TCP ? "tcp" : c->proto == PROTO_WS ? "ws" : "http";
-}
-
-static void
-pend_free(struct conn *c)
-{
-    struct pend *d = c->pend;
-
-    if (d == NULL)
-        return;
-    buf_free(&d->raw);
-    buf_free(&d->message);
-    buf_free(&d->held_body);
-    free(d);
-    c->pend = NULL;
-}
-
-static void jim_accept_more(struct jim *j);
-
-/* Take a dead connection off the loop; its memory stays until nobody owes it an answer. */
-static void
-conn_release(struct conn *c)
-{
-    struct jim *j = c->jim;
-
-    if (c->fd >= 0) {
-        loop_del(j->loop, c->fd);
-        close(c->fd);
-        c->fd = -1;
-        loop_timer_clear(j->loop, &c->timer);
-        out_release(c);
-        pend_free(c);
-        chat_closed(&j->chat, c);
-        j->conns--;
-        j->stats.closed++;
-        jim_accept_more(j);
-    }
-    if (c->deferred == 0)
-        free(c);
-}
-
-/* All is written: shut our side and wait for the peer's, since closing with unread input would make
- * the kernel reset the connection and throw our last words away. */
-static void
-conn_linger(struct conn *c)
-{
-    if (c->ended || shutdown(c->fd, SHUT_WR) != 0) {
-        c->state = CONN_DEAD;
-        return;
-    }
-    c->state = CONN_LINGER;
-    pend_free(c);
-    conn_deadline(c, LINGER_MS);
-}
-
-/* --- input ------------------------------------------------------------------------------------- */
-
-static struct pend *
-pend_get(struct conn *c)
-{
-    if (c->pend == NULL)
-        c->pend = xcalloc(1, sizeof *c->pend);
-    return c->pend;
-}
-
-/* Free the pending input when there is none: an idle connection holds no buffers. */
-static void
-pend_tidy(struct conn *c)
-{
-    struct pend *d = c->pend;
-
-    if (d != NULL && d->raw.len == 0 && d->message.len == 0 && d->ws.opcode == 0 && !d->held)
-        pend_free(c);
-}
-
-/* Must the rest of the input wait for answers that are still owed? */
-static bool
-conn_waits(const struct conn *c)
-{
-    return c->state != CONN_OPEN || c->busy || (c->pend != NULL && c->pend->held);
-}
-
-static void
-conn_command(struct conn *c, int cmd, uint32_t seq, struct str body)
-{
-    if (chat_command(&c->jim->chat, c, cmd, seq, body))
-        return;
-    struct pend *d = pend_get(c);
-    d->held = true;
-    d->held_cmd = cmd;
-    d->held_seq = seq;
-    d->held_body.len = 0;
-    buf_str(&d->held_body, body);
-}
-
-static size_t
-input_tcp(struct conn *c, char *p, size_t n)
-{
-    struct pkt pkt;
-    ptrdiff_t used = pkt_decode(p, n, (size_t)c->jim->opt.frame_max, &pkt);
-
-    if (used < 0) {
-        conn_close(c, used == PKT_BAD_VERSION ? "bad protocol version" : "bad frame length");
-        return n;
-    }
-    if (used > 0)
-        conn_command(c, pkt.cmd, pkt.seq, pkt.body);
-    return (size_t)used;
-}
-
-static void
-ws_control(struct conn *c, const struct ws_frame *f)
-{
-    if (f->opcode == WS_PING)
-        conn_control(c, WS_PONG, f->payload.p, f->payload.n);
-    else if (f->opcode == WS_CLOSE)
-        conn_finish(c, f->code); /* RFC 6455 section 5.5.1: the same code back */
-}
-
-static void
-ws_message(struct conn *c, const struct ws_frame *f)
-{
-    struct pend *d;
-
-    if (f->whole) {
-        conn_command(c, -1, 0, f->payload);
-        return;
-    }
-    d = pend_get(c);
-    buf_str(&d->message, f->payload);
-    if (!f->fin)
-        return;
-    /* The command may have to be held, which must not touch what it reads from. */
-    struct buf message = d->message;
-    d->message = (struct buf){0};
-    conn_command(c, -1, 0, (struct str){message.p, message.len});
-    buf_free(&message);
-}
-
-static size_t
-input_ws(struct conn *c, char *p, size_t n)
-{
-    struct ws state = c->pend != NULL ? c->pend->ws : (struct ws){0};
-    struct ws_frame f;
-    ptrdiff_t used = ws_decode(&state, p, n, (size_t)c->jim->opt.frame_max, &f);
-
-    if (c->pend != NULL || state.opcode != 0 || state.done > 0)
-        pend_get(c)->ws = state;
-    if (used < 0) {
-        conn_finish(c, (enum ws_close)-used);
-        return n;
-    }
-    if (used == 0)
-        return 0;
-    if (f.opcode >= WS_CLOSE)
-        ws_control(c, &f);
-    else
-        ws_message(c, &f);
-    return (size_t)used;
-}
-
-static void
-ws_open(struct conn *c, const struct http_req *r)
-{
-    char accept[28];
-    struct str query = r->query, name, value, user = {NULL, 0}, token = {NULL, 0};
-    struct buf head = {0};
-    int status = api_upgrade_status(c, r);
-
-    if (status == 0 && !ws_accept(r->header[HTTP_WS_KEY], accept))
-        status = 400;
-    if (status != 0) {
-        api_refuse(c, status);
-        return;
-    }
-    buf_printf(&head,
-               "HTTP/1.1 101 Switching Protocols\r\nupgrade: WebSocket\r\n"
-               "connection: upgrade\r\nsec-websocket-accept: %.28s\r\n\r\n", accept);
-    conn_reply(c, 0, 0, head.p, head.len);
-    buf_free(&head);
-    c->proto = PROTO_WS;
-    c->jim->stats.proto[PROTO_WS]++;
-    while (query_next(&query, &name, &value)) {
-        if (str_eq(name, STR("username")) || str_eq(name, STR("userId")))
-            user = value;
-        else if (str_eq(name, STR("token")))
-            token = value;
-    }
-    conn_deadline(c, c->jim->opt.login_ms);
-    if (user.p != NULL || token.p != NULL)
-        chat_login_query(&c->jim->chat, c, user, token);
-}
-
-static void
-http_finish(struct conn *c, const struct http_req *r, struct str body)
-{
-    c->keep_alive = r->keep_alive;
-    c->head_only = str_eq(r->method, STR("HEAD"));
-    c->busy = true;
-    c->jim->stats.requests++;
-    conn_deadline(c, c->jim->opt.http_ms);
-    api_request(c, r, body);
-}
-
-/*
- * A request whose head is complete but whose body is not. What is known is kept as two numbers; the
- * head itself is decoded again when the body is there, so a body in small pieces costs nothing extra.
- */
-static void
-http_await(struct conn *c, const struct http_req *r, size_t head, size_t want)
-{
-    struct pend *d = pend_get(c);
-
-    if (d->head == 0 && r->header[HTTP_EXPECT].p != NULL &&
-        str_ieq(r->header[HTTP_EXPECT], STR("100-continue"))) {
-        static const char go_on[] = "HTTP/1.1 100 Continue\r\n\r\n";
-        conn_reply(c, 0, 0, go_on, sizeof go_on - 1);
-    }
-    if (d->head == 0) /* a slow body has the time of an idle connection, all of it together */
-        conn_deadline(c, c->jim->opt.http_ms);
-    d->head = head;
-    d->want = want;
-}
-
-/* A chunked body is decoded in place behind its head, in the connection's own buffer. */
-static size_t
-http_chunks(struct conn *c, const struct http_req *r, size_t head, char *p, size_t n)
-{
-    struct pend *d = c->pend;
-
-    if (d == NULL || d->raw.p != p) {
-        http_await(c, r, head, n);
-        c->resume = true; /* once the bytes have moved there */
-        conn_attend(c);
-        return 0;
-    }
-    http_await(c, r, head, n + 1);
-    size_t rest = n - head;
-    int done = http_unchunk(&d->chunked, p + head, &rest, (size_t)c->jim->opt.frame_max);
-    d->raw.len = head + rest;
-    d->want = d->raw.len + 1;
-    if (done < 0) {
-        api_refuse(c, -done);
-        return d->raw.len;
-    }
-    if (done == 0)
-        return 0;
-    struct http_chunked body = d->chunked;
-    d->chunked = (struct http_chunked){0};
-    d->head = d->want = d->scan = 0;
-    http_finish(c, r, (struct str){p + head, body.body});
-    return head + body.raw;
-}
-
-static size_t
-input_http(struct conn *c, char *p, size_t n)
-{
-    struct pend *d = c->pend;
-    size_t scan = d != NULL && d->head == 0 ? d->scan : 0;
-    struct http_req r;
-
-    if (d != NULL && n < d->want)
-        return 0;
-    ptrdiff_t head = http_decode(p, n, &scan, &r);
-    if (head < 0) {
-        api_refuse(c, (int)-head);
-        return n;
-    }
-    if (head == 0) {
-        if (d == NULL || d->raw.len == 0) /* its first byte: the clock starts */
-            conn_deadline(c, c->jim->opt.detect_ms);
-        pend_get(c)->scan = scan;
-        return 0;
-    }
-    if (r.upgrade && !r.chunked && r.length == 0) {
-        if (d != NULL)
-            d->scan = 0;
-        ws_open(c, &r);
-        return (size_t)head;
-    }
-    if (r.chunked)
-        return http_chunks(c, &r, (size_t)head, p, n);
-    if (r.length > (uint64_t)c->jim->opt.frame_max) {
-        api_refuse(c, 413);
-        return n;
-    }
-    size_t whole = (size_t)head + (size_t)r.length;
-    if (n < whole) {
-        http_await(c, &r, (size_t)head, whole);
-        return 0;
-    }
-    if (d != NULL)
-        d->head = d->want = d->scan = 0;
-    http_finish(c, &r, (struct str){p + head, (size_t)r.length});
-    return whole;
-}
-
-/* The first byte decides, once (contract section 2). */
-static bool
-conn_detect(struct conn *c, char first)
-{
-    unsigned http = PROTO_BIT(PROTO_HTTP) | PROTO_BIT(PROTO_WS);
-
-    if (first == 0x01 && c->protos & PROTO_BIT(PROTO_TCP)) {
-        c->proto = PROTO_TCP;
-        conn_deadline(c, c->jim->opt.login_ms);
-    } else if (first >= 'A' && first <= 'Z' && c->protos & http) {
-        c->proto = PROTO_HTTP;
-    } else {
-        conn_close(c, "no protocol this port serves");
-        return false;
-    }
-    c->state = CONN_OPEN;
-    c->jim->stats.proto[c->proto]++;
-    return true;
-}
-
-/* Decode and handle as much of p as is whole. Returns the bytes used up. */
-static size_t
-conn_decode(struct conn *c, char *p, size_t n)
-{
-    size_t used = 0;
-
-    if (c->state == CONN_DETECT && !conn_detect(c, p[0]))
-        return n;
-    while (!conn_waits(c)) {
-        if (c->pend != NULL && c->pend->raw.p == p)
-            n = c->pend->raw.len; /* decoding a chunked body shortens it */
-        if (used >= n)
-            break;
-        size_t step = c->proto == PROTO_TCP  ? input_tcp(c, p + used, n - used)
-                      : c->proto == PROTO_WS ? input_ws(c, p + used, n - used)
-                                             : input_http(c, p + used, n - used);
-        if (step == 0)
-            break;
-        used += step;
-    }
-    return used;
-}
-
-/* Decode what is pending, together with n new bytes at p. */
-static void
-conn_input(struct conn *c, char *p, size_t n)
-{
-    struct pend *d = c->pend;
-    size_t used;
-
-    if (d != NULL && d->raw.len > 0) {
-        buf_add(&d->raw, p, n);
-        used = conn_decode(c, d->raw.p, d->raw.len);
-        /* Not the same as before the call: a finished request may have shortened or freed it. */
-        if (c->pend != NULL)
-            buf_drop(&c->pend->raw, used);
-    } else if (n > 0) {
-        used = conn_decode(c, p, n);
-        if (used < n && (c->state == CONN_OPEN || c->state == CONN_DETECT))
-            buf_add(&pend_get(c)->raw, p + used, n - used);
-    }
-    pend_tidy(c);
-}
-
-static void
-conn_resume(struct conn *c)
-{
-    struct pend *d = c->pend;
-
-    c->resume = false;
-    if (c->state != CONN_OPEN || d == NULL)
-        return;
-    if (d->held) {
-        struct buf body = d->held_body;
-        d->held = false;
-        d->held_body = (struct buf){0};
-        conn_command(c, d->held_cmd, d->held_seq, (struct str){body.p, body.len});
-        buf_free(&body);
-    }
-    conn_input(c, NULL, 0);
-}
-
-/* What the loop should watch, after anything that may have changed it. */
-static void
-conn_interest(struct conn *c)
-{
-    unsigned events = 0;
-
-    c->reading = c->state == CONN_LINGER || c->state == CONN_DETECT ||
-                 (!conn_waits(c) && !c->ended);
-    if (c->reading)
-        events |= LOOP_READ;
-    if (c->out != NULL)
-        events |= LOOP_WRITE;
-    if (loop_set(c->jim->loop, c->fd, events) != 0)
-        conn_close(c, "cannot be watched");
-}
-
-/* The peer has sent its last byte. It still gets the answers it is owed. */
-static void
-conn_ended(struct conn *c)
-{
-    c->ended = true;
-    if (c->state == CONN_OPEN && (c->deferred > 0 || c->out != NULL))
-        conn_last_words(c);
-    else if (c->state != CONN_FINISH)
-        conn_close(c, "closed by the peer");
-}
-
-static void
-conn_readable(struct conn *c)
-{
-    struct jim *j = c->jim;
-    ssize_t n;
-
-    do
-        n = read(c->fd, j->input, MAX_READ);
-    while (n < 0 && errno == EINTR);
-    j->stats.reads++;
-    if (n < 0) {
-        if (errno != EAGAIN && errno != EWOULDBLOCK)
-            conn_close(c, strerror(errno));
-        return;
-    }
-    if (n == 0) {
-        conn_ended(c);
-        return;
-    }
-    j->stats.bytes_in += (uint64_t)n;
-    c->read_ms = loop_now(j->loop);
-    c->silent = 0;
-    if (c->state == CONN_LINGER)
-        return;
-    conn_input(c, j->input, (size_t)n);
-}
-
-static void
-conn_event(void *arg, unsigned events)
-{
-    struct conn *c = arg;
-
-    if (c->state == CONN_DEAD)
-        return;
-    if (events & LOOP_READ) {
-        if (!c->reading)
-            conn_close(c, "hung up"); /* not asked for, so this is an error condition */
-        else if (c->state == CONN_LINGER || c->state == CONN_DETECT || !conn_waits(c))
-            conn_readable(c); /* else somebody else's command has just put it on hold */
-    }
-    if (events & LOOP_WRITE || c->state == CONN_DEAD)
-        conn_attend(c);
-    else if (!c->attend)
-        conn_interest(c);
-}
-
-/* --- timers ------------------------------------------------------------------------------------ */
-
-/* Heartbeat and WebSocket PING. Activity is only noted as it comes; the timer looks at it when due. */
-static void
-conn_idle(struct conn *c)
-{
-    struct jim *j = c->jim;
-    int64_t now = loop_now(j->loop), heartbeat = j->opt.heartbeat, next = 0;
-
-    if (heartbeat > 0 && now - c->read_ms >= heartbeat) {
-        conn_close(c, "heartbeat timeout");
-        return;
-    }
-    if (c->proto == PROTO_WS && now - c->read_ms >= PING_MS) {
-        if (c->silent++ >= MAX_SILENT) {
-            conn_close(c, "does not answer pings");
-            return;
-        }
-        conn_control(c, WS_PING, NULL, 0);
-        next = now + PING_MS;
-    } else if (c->proto == PROTO_WS) {
-        next = c->read_ms + PING_MS;
-    }
-    if (heartbeat > 0 && (next == 0 || next > c->read_ms + heartbeat))
-        next = c->read_ms + heartbeat;
-    if (next > 0)
-        loop_timer(j->loop, &c->timer, next, conn_timer);
-}
-
-static void
-conn_timer(struct timer *t)
-{
-    struct conn *c = (struct conn *)(void *)((char *)t - offsetof(struct conn, timer));
-
-    if (c->state == CONN_DETECT)
-        conn_close(c, "showed no protocol in time");
-    else if (c->state != CONN_OPEN)
-        conn_close(c, "did not close in time");
-    else if (c->proto != PROTO_HTTP && c->user == NULL && c->jim->opt.login_required)
-        conn_close(c, "did not log in in time");
-    else if (c->proto != PROTO_HTTP)
-        conn_idle(c);
-    else if (c->busy)
-        conn_deadline(c, c->jim->opt.http_ms);
-    else
-        conn_close(c, "idle, or too slow with its request");
-}
-
-/* --- accepting --------------------------------------------------------------------------------- */
+/* --- accepting -------------------------------------------------------------------------------- */
 
 static int
 accept_fd(int fd, struct sockaddr_storage *peer)
@@ -991,7 +62,7 @@ accept_pause(struct jim *j)
 }
 
 static void
-jim_accept_more(struct jim *j)
+accept_more(struct jim *j)
 {
     if (!j->accept_paused || j->draining)
         return;
@@ -1004,7 +75,7 @@ jim_accept_more(struct jim *j)
 static void
 accept_timer_fired(struct timer *t)
 {
-    jim_accept_more((struct jim *)(void *)((char *)t - offsetof(struct jim, accept_timer)));
+    accept_more((struct jim *)(void *)((char *)t - offsetof(struct jim, accept_timer)));
 }
 
 static bool
@@ -1019,33 +90,6 @@ is_loopback(const struct sockaddr_storage *a)
     const struct sockaddr_in6 *in6 = (const struct sockaddr_in6 *)(const void *)a;
     return a->ss_family == AF_INET6 && (IN6_IS_ADDR_LOOPBACK(&in6->sin6_addr) ||
                                         memcmp(&in6->sin6_addr, mapped, sizeof mapped) == 0);
-}
-
-static void
-conn_new(struct listener *l, int fd, bool loopback)
-{
-    struct jim *j = l->jim;
-    struct conn *c = xcalloc(1, sizeof *c);
-    int on = 1;
-
-    setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof on);
-    setsockopt(fd, SOL_SOCKET, SO_KEEPALIVE, &on, sizeof on);
-    c->jim = j;
-    c->fd = fd;
-    c->id = ++j->next_id;
-    c->protos = (uint8_t)l->protos;
-    c->loopback = loopback;
-    c->read_ms = loop_now(j->loop);
-    c->reading = true;
-    if (loop_add(j->loop, fd, LOOP_READ, conn_event, c) != 0) {
-        log_write(&j->log, LOG_LEVEL_ERROR, "cannot watch a connection: %s", strerror(errno));
-        close(fd);
-        free(c);
-        return;
-    }
-    loop_timer(j->loop, &c->timer, c->read_ms + j->opt.detect_ms, conn_timer);
-    j->conns++;
-    j->stats.accepted++;
 }
 
 static void
@@ -1078,7 +122,7 @@ listener_readable(void *arg, unsigned events)
     }
 }
 
-/* --- the server -------------------------------------------------------------------------------- */
+/* --- starting --------------------------------------------------------------------------------- */
 
 struct jim *
 jim_new(void)
@@ -1219,7 +263,7 @@ store_ready(void *arg)
 static void
 store_record(void *arg, const struct store_rec *rec)
 {
-    chat_replay(&((struct jim *)arg)->chat, rec);
+    record_replay(&((struct jim *)arg)->chat, rec);
 }
 
 static int
@@ -1236,7 +280,8 @@ open_store(struct jim *j)
         log_write(&j->log, LOG_LEVEL_WARN,
                   "jim.store.sync is not 'group': a power cut may lose acknowledged messages");
     j->chat.store = j->store;
-    chat_replayed(&j->chat);
+    log_write(&j->log, LOG_LEVEL_INFO, "%zu users, %zu conversations", j->chat.roster.nusers,
+              j->chat.roster.convs.count);
     return 0;
 }
 
@@ -1299,23 +344,7 @@ jim_listening(const struct jim *j, size_t n)
     return n < j->listeners ? j->listen[n].name : NULL;
 }
 
-/* Everything a connection may need at the end of a turn, once. */
-static void
-attend_one(struct conn *c)
-{
-    if (c->resume)
-        conn_resume(c);
-    if (c->out != NULL && c->state != CONN_DEAD)
-        conn_flush(c);
-    if (c->state == CONN_FINISH && c->deferred == 0 && !c->shut && !c->ended)
-        conn_finish(c, WS_GOING_AWAY); /* the server stops and this one was owed an answer */
-    if (c->state == CONN_FINISH && c->out == NULL && (c->deferred == 0 || c->shut))
-        conn_linger(c);
-    if (c->state != CONN_DEAD)
-        conn_interest(c);
-    if (c->state == CONN_DEAD)
-        conn_release(c);
-}
+/* --- the turn --------------------------------------------------------------------------------- */
 
 static void
 jim_attend(struct jim *j)
@@ -1326,7 +355,7 @@ jim_attend(struct jim *j)
         if (j->attend == NULL)
             j->attend_end = &j->attend;
         c->attend = false;
-        attend_one(c);
+        conn_turn(c);
     }
 }
 
@@ -1335,7 +364,7 @@ save_timer_fired(struct timer *t)
 {
     struct jim *j = (struct jim *)(void *)((char *)t - offsetof(struct jim, save_timer));
 
-    chat_save(&j->chat, MAX_SAVE);
+    record_save(&j->chat, MAX_SAVE);
 }
 
 static void
@@ -1411,11 +440,14 @@ jim_turn(struct jim *j)
         begin_drain(j);
     if (j->reload)
         reload(j);
-    chat_committed(&j->chat);
+    send_committed(&j->chat);
     store_commit(j->store);
     jim_attend(j);
     store_commit(j->store); /* what resumed connections have added */
-    if (j->save_timer.slot == 0 && chat_unsaved(&j->chat))
+    if (j->room && j->accept_paused)
+        accept_more(j);
+    j->room = false;
+    if (j->save_timer.slot == 0 && record_unsaved(&j->chat))
         loop_timer(j->loop, &j->save_timer, loop_now(j->loop) + SAVE_MS, save_timer_fired);
     return true;
 }
@@ -1439,7 +471,7 @@ jim_run(struct jim *j)
     while (jim_turn(j))
         ;
     drop_all(j);
-    chat_save(&j->chat, SIZE_MAX);
+    record_save(&j->chat, SIZE_MAX);
     int failed = store_close(j->store);
     j->store = j->chat.store = NULL;
     log_write(&j->log, LOG_LEVEL_INFO, "stopped");
@@ -1474,11 +506,7 @@ jim_free(struct jim *j)
     }
     if (j->store != NULL)
         store_close(j->store);
-    while (j->free_out != NULL) {
-        struct out *o = j->free_out;
-        j->free_out = o->next_free;
-        out_free(o);
-    }
+    conn_free_spares(j);
     loop_free(j->loop);
     free(j->input);
     free(j->gather);

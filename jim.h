@@ -4,7 +4,8 @@
  *
  * Part 1 is the whole public interface, for programs that embed the server. Part 2, under
  * JIM_INTERNAL, is every shared limit, struct and function of the server itself, grouped by file in
- * reading order: util, codec, loop, store, conf, jim (connections), chat, api.
+ * reading order: util, codec, loop, store, conf, conn, roster, the chat (request, chat, send,
+ * query, record), jim, api.
  */
 #ifndef JIM_H
 #define JIM_H
@@ -17,7 +18,7 @@
 extern "C" {
 #endif
 
-/* === Part 1: embedding ========================================================================= */
+/* === Part 1: embedding ======================================================================== */
 
 #define JIM_VERSION "0.1.0"
 
@@ -34,8 +35,8 @@ enum jim_exit {
 /* A server with every option at its default. Dies only when memory is exhausted. */
 struct jim *jim_new(void);
 
-/* Set one option (`jim.port`, `jim.store`, ...: see jim(8)). Before jim_start() only. Returns 0, or -1
- * with a sentence in err (errsize bytes, always NUL-terminated). */
+/* Set one option (`jim.port`, `jim.store`, ...: see jim(8)). Before jim_start() only. Returns 0,
+ * or -1 with a sentence in err (errsize bytes, always NUL-terminated). */
 int jim_set(struct jim *j, const char *key, const char *value, char *err, size_t errsize);
 
 /* Read a jim.properties file; options set with jim_set() win over it. Returns 0, or -1 with err. */
@@ -65,16 +66,16 @@ void jim_free(struct jim *j);
 }
 #endif
 
-/* === Part 2: internals ========================================================================= */
+/* === Part 2: internals ======================================================================== */
 #ifdef JIM_INTERNAL
 
 #include <stdarg.h>
 #include <stdio.h>
 #include <sys/types.h>
 
-/* --- limits ------------------------------------------------------------------------------------ */
+/* --- limits ----------------------------------------------------------------------------------- */
 
-#define MAX_ID 64              /* bytes of a user or group id: fits every key, log line and packet */
+#define MAX_ID 64              /* bytes of a user or group id: fits keys, log lines and packets */
 #define MAX_READ 65536         /* bytes taken from one socket a turn: the fairness quantum */
 #define MAX_ATTEND 512         /* connections served at the end of one turn before events are polled
                                   again: a large fan-out never holds up a login */
@@ -90,10 +91,10 @@ void jim_free(struct jim *j);
 #define MAX_SCAN 20000         /* records one history request may read: bounds the turn */
 #define MAX_RETRY 131072       /* message ids remembered against retries, oldest forgotten first */
 #define RETRY_MS 86400000      /* and for how long: 24 hours */
-#define CLOCK_SKEW_MS 300000   /* how far a client's createTime may be off before the server's counts */
+#define CLOCK_SKEW_MS 300000   /* how far a client's createTime may be off to be believed */
 #define MAX_LISTEN 16          /* listening ports */
 
-/* --- util.c: strings, buffers, maps, log, time ------------------------------------------------- */
+/* --- util.c: strings, buffers, maps, log, time ------------------------------------------------ */
 
 struct str { /* borrowed bytes, not NUL-terminated; p may be NULL when n is 0 */
     const char *p;
@@ -133,8 +134,9 @@ void buf_free(struct buf *b);           /* back to the zero struct */
 
 /*
  * A hash set of items found by key. Items are the caller's; each starts with its uint32_t hash, as
- * map_hash() gave it. Keyed with random bytes (SipHash-1-3), so that nobody can choose colliding ids.
- * Grows a cluster at a time on later calls: no single call touches more than a few dozen items.
+ * map_hash() gave it. Keyed with random bytes (SipHash-1-3), so that nobody can choose colliding
+ * ids. Grows a cluster at a time on later calls: no single call touches more than a few dozen
+ * items.
  */
 struct map {
     void **slot, **old; /* owned; borrowed items; `old` is being moved to `slot`, else NULL */
@@ -158,7 +160,8 @@ struct log {
     FILE *file; /* stderr, or owned by conf: the log file */
     int level;  /* enum log_level: what is printed */
 };
-/* One line, time in front, control characters escaped. Never passwords, tokens or message content. */
+/* One line, time in front, control characters escaped. Never passwords, tokens or message
+ * content. */
 void log_write(const struct log *l, enum log_level level, const char *format, ...)
     __attribute__((format(printf, 3, 4)));
 
@@ -167,15 +170,15 @@ int64_t time_mono_ms(void); /* since an arbitrary start, never backwards */
 void random_bytes(void *p, size_t n); /* from the kernel; dies when it has none */
 uint64_t siphash13(const uint64_t key[2], const void *p, size_t n);
 
-/* --- codec.c: bytes in, views out. No malloc, descriptor, clock or state outside the arguments -- */
+/* --- codec.c: bytes in, views out. No malloc, descriptor, clock or state outside the arguments  */
 
 /*
- * Decoders return the bytes they consumed, 0 when they need more, or a negative number: which one is
- * said at each. Views borrow the input. Lengths are checked against their limit before use.
+ * Decoders return the bytes they consumed, 0 when they need more, or a negative number: which one
+ * is said at each. Views borrow the input. Lengths are checked against their limit before use.
  */
 
-/* Check a piece of UTF-8 (RFC 3629). *state is 0 at the start and again at every character's end, so
- * text may come in pieces; false at the first byte that cannot be right. */
+/* Check a piece of UTF-8 (RFC 3629). *state is 0 at the start and again at every character's
+ * end, so text may come in pieces; false at the first byte that cannot be right. */
 bool utf8_check(uint32_t *state, const void *p, size_t n);
 
 struct sha1 {
@@ -216,7 +219,9 @@ struct ws { /* what a WebSocket decoder remembers between calls; zero struct at 
     uint32_t utf8;    /* utf8_check() state of the text message */
     uint8_t opcode;   /* WS_TEXT or WS_BINARY while a fragmented message is open, else 0 */
 };
-enum ws_opcode { WS_CONTINUE = 0, WS_TEXT = 1, WS_BINARY = 2, WS_CLOSE = 8, WS_PING = 9, WS_PONG = 10 };
+enum ws_opcode {
+    WS_CONTINUE = 0, WS_TEXT = 1, WS_BINARY = 2, WS_CLOSE = 8, WS_PING = 9, WS_PONG = 10
+};
 enum ws_close { /* RFC 6455 section 7.4.1 */
     WS_NORMAL = 1000, WS_GOING_AWAY = 1001, WS_PROTOCOL = 1002, WS_NO_STATUS = 1005,
     WS_BAD_DATA = 1007, WS_POLICY = 1008, WS_TOO_BIG = 1009, WS_INTERNAL = 1011
@@ -232,8 +237,9 @@ struct ws_frame {
  * One client frame (RFC 6455 section 5), unmasked in place as its bytes arrive: call again with the
  * same bytes and more behind them. Negative: minus the enum ws_close to fail the connection with
  * (WS_PROTOCOL: no mask, RSV bits, reserved opcode, a control frame over 125 bytes or fragmented, a
- * length not in its shortest form or over 2^63, a bad continuation or close code; WS_BAD_DATA: text or
- * a close reason that is not UTF-8, as early as the bytes show it; WS_TOO_BIG: message above `max`).
+ * length not in its shortest form or over 2^63, a bad continuation or close code; WS_BAD_DATA:
+ * text or a close reason that is not UTF-8, as early as the bytes show it; WS_TOO_BIG: message
+ * above `max`).
  */
 ptrdiff_t ws_decode(struct ws *s, char *p, size_t n, size_t max, struct ws_frame *out);
 /* The head of an unmasked server frame with FIN set. Returns its length. */
@@ -245,8 +251,8 @@ bool ws_accept(struct str key, char accept[28]);
 enum http_header { /* the header fields jim looks at */
     HTTP_HOST, HTTP_CONNECTION, HTTP_UPGRADE, HTTP_WS_KEY, HTTP_WS_VERSION, HTTP_ORIGIN,
     HTTP_AUTHORIZATION, HTTP_CONTENT_LENGTH, HTTP_TRANSFER_ENCODING, HTTP_CONTENT_TYPE, HTTP_EXPECT,
-    HTTP_IF_NONE_MATCH, HTTP_IF_MODIFIED_SINCE, HTTP_ACR_METHOD, HTTP_ACR_HEADERS, /* Access-Control-
-                                                                                 Request-... */
+    HTTP_IF_NONE_MATCH, HTTP_IF_MODIFIED_SINCE, HTTP_ACR_METHOD,
+    HTTP_ACR_HEADERS, /* ACR: Access-Control-Request-... */
     HTTP_HEADERS
 };
 struct http_req {
@@ -263,12 +269,13 @@ struct http_req {
 /*
  * A request head (RFC 9112), up to and with its empty line; a bare LF ends a line too, empty lines
  * before the request line are skipped. *scan (0 at first, and again behind each head) remembers how
- * far earlier calls looked, so that a slow drip costs linear time. The host of an absolute-form target
- * replaces Host. header[] has the first of fields given twice; flags consider them all. Negative: minus
- * the status to answer before closing: 400 (malformed, control characters, blank before a colon,
- * obs-fold, no Host in 1.1, a second Host, Origin or other field that must be one, Content-Length not a
- * number, repeated with another value or beside Transfer-Encoding), 431 (MAX_HEAD, MAX_LINE), 501
- * (a transfer coding other than chunked), 505 (not HTTP/1.0 or 1.1; 1.x with x > 1 counts as 1.1).
+ * far earlier calls looked, so that a slow drip costs linear time. The host of an absolute-form
+ * target replaces Host. header[] has the first of fields given twice; flags consider them all.
+ * Negative: minus the status to answer before closing: 400 (malformed, control characters, blank
+ * before a colon, obs-fold, no Host in 1.1, a second Host, Origin or other field that must be one,
+ * Content-Length not a number, repeated with another value or beside Transfer-Encoding), 431
+ * (MAX_HEAD, MAX_LINE), 501 (a transfer coding other than chunked), 505 (not HTTP/1.0 or 1.1; 1.x
+ * with x > 1 counts as 1.1).
  */
 ptrdiff_t http_decode(const char *p, size_t n, size_t *scan, struct http_req *out);
 
@@ -280,27 +287,28 @@ struct http_chunked { /* zero struct at the start of a body */
     uint8_t state;
 };
 /*
- * Decode a chunked body (RFC 9112 section 7.1) in place: p[0, s->body) is body, p[s->raw, *n) is not
- * yet decoded. Call again with more bytes behind and *n grown. Moves what is left down and shortens
- * *n, so that the buffer never holds much more than the body. Returns 1 at the end (the bytes from
- * s->raw on belong to the next request), 0 for more, or minus the status: 400, 413 (body above max).
+ * Decode a chunked body (RFC 9112 section 7.1) in place: p[0, s->body) is body, p[s->raw, *n) is
+ * not yet decoded. Call again with more bytes behind and *n grown. Moves what is left down and
+ * shortens *n, so that the buffer never holds much more than the body. Returns 1 at the end (the
+ * bytes from s->raw on belong to the next request), 0 for more, or minus the status: 400, 413
+ * (body above max).
  */
 int http_unchunk(struct http_chunked *s, char *p, size_t *n, size_t max);
 
-/* Percent-decode (RFC 3986 section 2.1) into dst, which holds s.n bytes; plus: '+' is a blank. Returns
- * the length, or -1 at a malformed escape. */
+/* Percent-decode (RFC 3986 section 2.1) into dst, which holds s.n bytes; plus: '+' is a blank.
+ * Returns the length, or -1 at a malformed escape. */
 ptrdiff_t url_decode(char *dst, struct str s, bool plus);
 /* The next `name=value` of a query or form; both still encoded; value empty without '='. */
 bool query_next(struct str *rest, struct str *name, struct str *value);
 /* Does a comma-separated header list hold `token` (ASCII case ignored)? */
 bool http_list_has(struct str list, const char *token);
 
-/* --- loop.c: readiness, timers, wake-up -------------------------------------------------------- */
+/* --- loop.c: readiness, timers, wake-up ------------------------------------------------------- */
 
 struct loop;
 enum loop_events { LOOP_READ = 1, LOOP_WRITE = 2 };
-/* Called at most once a turn and descriptor. Errors and hang-ups show as LOOP_READ | LOOP_WRITE as far
- * as asked for (as LOOP_READ when nothing was): the next read or write says what it is. */
+/* Called at most once a turn and descriptor. Errors and hang-ups show as LOOP_READ | LOOP_WRITE
+ * as far as asked for (as LOOP_READ when nothing was): the next read or write says what it is. */
 typedef void loop_fn(void *arg, unsigned events);
 
 struct timer; /* set and cleared through loop_timer(); embed it in your struct, zeroed */
@@ -315,8 +323,8 @@ struct timer {
 struct loop *loop_new(void);
 void loop_free(struct loop *l);
 const char *loop_backend(void); /* "epoll", "kqueue" or "poll" */
-/* Watch a descriptor; 0 or -1 with errno. `events` may be 0: then only errors are reported. `arg` is
- * handed to fn and borrowed until loop_del(). */
+/* Watch a descriptor; 0 or -1 with errno. `events` may be 0: then only errors are reported.
+ * `arg` is handed to fn and borrowed until loop_del(). */
 int loop_add(struct loop *l, int fd, unsigned events, loop_fn *fn, void *arg);
 /* Change what is watched; no system call when nothing changes. 0 or -1 with errno. */
 int loop_set(struct loop *l, int fd, unsigned events);
@@ -335,13 +343,14 @@ void loop_timer_clear(struct loop *l, struct timer *t); /* allowed when not set 
 /* Make the current or next loop_turn() return soon; async-signal-safe and from any thread. */
 void loop_wake(struct loop *l);
 
-/* --- store.c: the log and its index ------------------------------------------------------------ */
+/* --- store.c: the log and its index ----------------------------------------------------------- */
 
 struct store;
 
 enum store_policy { STORE_GROUP = -1, STORE_OFF = -2 }; /* else: milliseconds between syncs */
 
-/* Record types. A capital must be understood; a reader that does not know a small letter skips it. */
+/* Record types. A capital must be understood; a reader that does not know a small letter skips
+ * it. */
 enum store_type {
     REC_MESSAGE = 'M',  /* seq: its place in the conversation; json: the chat object */
     REC_BATCH = 'b',    /* json: {"synced":N}: all up to N were on disk before this was written */
@@ -370,8 +379,9 @@ struct store_index {
     uint32_t runs, cap;
 };
 
-/* How the store reaches the disk: tests put faults and a simulated disk here. The functions behave as
- * their POSIX namesakes and set errno. NULL in struct store_options means the real disk. */
+/* How the store reaches the disk: tests put faults and a simulated disk here. The functions
+ * behave as their POSIX namesakes and set errno. NULL in struct store_options means the real
+ * disk. */
 struct store_io {
     void *arg; /* handed to each */
     int (*open)(void *arg, const char *path, int flags, mode_t mode);
@@ -402,8 +412,8 @@ struct store_options {
     void *arg; /* for both */
 };
 
-/* Open or create the log: lock the directory, check and read it all through replay(), cut a torn tail.
- * NULL when it is locked, damaged or cannot be reached: logged with file and offset. */
+/* Open or create the log: lock the directory, check and read it all through replay(), cut a torn
+ * tail. NULL when it is locked, damaged or cannot be reached: logged with file and offset. */
 struct store *store_open(const struct store_options *o);
 /* A store that keeps nothing: appends are committed at once and reads find nothing. */
 struct store *store_open_none(void);
@@ -411,8 +421,9 @@ struct store *store_open_none(void);
 int store_close(struct store *s);
 bool store_keeps(const struct store *s); /* false for store_open_none() */
 
-/* Copy a record into the pending batch. Returns its number (> 0), or 0 when the store refuses: it has
- * failed for good, or the line would pass MAX_RECORD. index: NULL, or where to note a REC_MESSAGE. */
+/* Copy a record into the pending batch. Returns its number (> 0), or 0 when the store refuses:
+ * it has failed for good, or the line would pass MAX_RECORD. index: NULL, or where to note a
+ * REC_MESSAGE. */
 uint64_t store_append(struct store *s, char type, struct str conv, uint64_t seq, struct str json,
                       int64_t now_ms, struct store_index *index);
 /* End of a turn: hand the pending batch to the helper thread, if it is idle and there is one. */
@@ -421,15 +432,16 @@ enum store_news {
     STORE_SAME, /* nothing new */
     STORE_MORE, /* store_durable() has risen */
     STORE_LOST  /* a batch could not be written: every record above store_durable() is gone, and the
-                   caller must forget them (store_index_cut()); the store may still work (disk full) */
+                   caller must forget them (store_index_cut()); the store may work on (disk full) */
 };
 enum store_news store_poll(struct store *s);
 /* Every record up to this number is as safe as the policy says: may be acknowledged and shown. */
 uint64_t store_durable(const struct store *s);
 bool store_failed(const struct store *s); /* a sync failed: refuses for the rest of its life */
 
-/* Read message `seq`: its line is appended to `to` and *rec points into it (valid until `to` changes).
- * 0, -ENOENT when it is not in the store (any more), -EIO when the line is damaged (logged). */
+/* Read message `seq`: its line is appended to `to` and *rec points into it (valid until `to`
+ * changes). 0, -ENOENT when it is not in the store (any more), -EIO when the line is damaged
+ * (logged). */
 int store_read(struct store *s, const struct store_index *x, uint64_t seq, struct buf *to,
                struct store_rec *rec);
 /* Note a replayed REC_MESSAGE in its conversation's index; seq must rise from call to call. */
@@ -443,7 +455,7 @@ void store_index_free(struct store_index *x);
 int store_check(const char *dir, FILE *out);
 int store_export(const char *dir, FILE *out);
 
-/* --- conf.c: the option table ------------------------------------------------------------------ */
+/* --- conf.c: the option table ----------------------------------------------------------------- */
 
 enum proto { PROTO_NONE, PROTO_TCP, PROTO_WS, PROTO_HTTP };
 #define PROTO_BIT(proto) (1u << (proto))
@@ -456,7 +468,7 @@ struct port_spec {
     unsigned protos; /* PROTO_BIT set it is pinned to; 0: all that are served */
 };
 
-struct options {           /* one member a key; times in ms, sizes in bytes; strings owned, not NULL */
+struct options {           /* one member a key; times in ms, sizes in bytes; strings owned */
     char *bind_ip;         /* empty: every address */
     struct port_spec port[MAX_LISTEN];
     size_t ports;
@@ -482,8 +494,8 @@ struct options {           /* one member a key; times in ms, sizes in bytes; str
 
 void conf_init(struct options *o); /* every default */
 void conf_free(struct options *o);
-/* Set a key. `more`: a list key given before from the same source is added to, not replaced. 0, or -1
- * with a sentence in err. Ignored J-IM keys are noted in `notices` (one sentence a line). */
+/* Set a key. `more`: a list key given before from the same source is added to, not replaced. 0,
+ * or -1 with a sentence in err. Ignored J-IM keys are noted in `notices` (one sentence a line). */
 int conf_set(struct options *o, const char *key, const char *value, bool more, struct buf *notices,
              char *err, size_t errsize);
 /* Read a properties file; keys whose bit is in `keep` are checked but left as they are. */
@@ -491,14 +503,16 @@ int conf_load(struct options *o, const char *file, uint64_t keep, struct buf *no
               size_t errsize);
 /* What can only be judged with all keys known. 0, or -1 with err. */
 int conf_check(const struct options *o, char *err, size_t errsize);
-/* Copy the keys that may change while running, except those in `keep`; both stay owners of their own
- * strings. */
+/* Copy the keys that may change while running, except those in `keep`; both stay owners of their
+ * own strings. */
 void conf_copy_live(struct options *to, const struct options *from, uint64_t keep);
 void conf_print(FILE *out); /* the table, for -h */
 /* The n-th `id:name` of a login group list; false past the last. */
 bool conf_login_group(const char *list, size_t n, struct str *id, struct str *name);
 
-/* --- jim.c: the server and its connections ----------------------------------------------------- */
+/* --- conn.c: connections and messages --------------------------------------------------------- */
+
+struct listener;
 
 struct stats { /* since start; counted where it happens, read by api.c */
     uint64_t accepted, refused, closed;
@@ -514,8 +528,9 @@ struct stats { /* since start; counted where it happens, read by api.c */
 };
 
 /*
- * One message on its way out: immutable, shared by every receiver, freed with the last reference. The
- * JSON is the same for all; only the head before it differs, and is encoded once a wire format.
+ * One message on its way out: immutable, shared by every receiver, freed with the last reference.
+ * The JSON is the same for all; only the head before it differs, and is encoded once a wire
+ * format.
  */
 struct msg {
     uint32_t refs;
@@ -578,8 +593,8 @@ enum conn_state {
 };
 
 /*
- * A client connection. jim.c owns it; chat.c reads and writes only the members marked chat. Freed by
- * the sweep at the end of a turn, never inside a callback.
+ * A client connection. jim.c owns it; chat.c reads and writes only the members marked chat. Freed
+ * by the sweep at the end of a turn, never inside a callback.
  */
 struct conn {
     struct jim *jim;
@@ -593,7 +608,7 @@ struct conn {
     int64_t read_ms;           /* last bytes received, loop clock */
     int fd;                    /* -1 once closed */
     uint32_t deferred;         /* chat: answers still owed for commands already taken */
-    int64_t bucket_us;         /* chat: when the bucket of allowed requests will be full, loop clock */
+    int64_t bucket_us;         /* chat: when the bucket of requests will be full, loop clock */
     uint8_t state;             /* enum conn_state */
     uint8_t proto;             /* enum proto */
     uint8_t protos;            /* PROTO_BITs its port serves */
@@ -614,7 +629,7 @@ struct msg *msg_new(uint8_t command, uint32_t seq, const char *data, size_t n);
 void msg_unref(struct msg *m);
 
 /* Queue m for c, to be written at the end of the turn; takes a reference of its own. Over
- * jim.queue.max the connection is closed. `member`: chat_written() is told when it has left. */
+ * jim.queue.max the connection is closed. `member`: send_written() is told when it has left. */
 void conn_send(struct conn *c, struct msg *m, struct member *member);
 /* Queue JSON as an answer to one connection. */
 void conn_reply(struct conn *c, uint8_t command, uint32_t seq, const char *json, size_t n);
@@ -627,11 +642,21 @@ void conn_close(struct conn *c, const char *why); /* at the end of the turn, out
 void conn_answered(struct conn *c);
 const char *conn_terminal(const struct conn *c); /* "tcp", "ws", "http" */
 
-/* --- roster.c: users, conversations, memberships ----------------------------------------------- */
+/* For jim.c. A new connection on an accepted socket, which it owns from here on. */
+void conn_new(struct listener *l, int fd, bool loopback);
+/* What the end of a turn does for a connection in the list: input that waited, one flush,
+ * release. */
+void conn_turn(struct conn *c);
+/* No more input: what is owed and queued is still written, unless too much time passes without
+ * progress. */
+void conn_last_words(struct conn *c);
+void conn_free_spares(struct jim *j); /* the output queues kept for reuse */
+
+/* --- roster.c: users, conversations, memberships ---------------------------------------------- */
 
 /*
- * A user exists from his first login or the first message to him; he is never freed while the server
- * runs, for messages may wait for him.
+ * A user exists from his first login or the first message to him; he is never freed while the
+ * server runs, for messages may wait for him.
  */
 struct user {
     uint32_t hash;
@@ -665,8 +690,9 @@ struct conv {
 };
 
 /*
- * A user's place in a conversation, and how far it has been delivered to him: everything up to cursor,
- * and besides the messages live_lo..live_hi that reached him live while older ones still waited.
+ * A user's place in a conversation, and how far it has been delivered to him: everything up to
+ * cursor, and besides the messages live_lo..live_hi that reached him live while older ones still
+ * waited.
  */
 struct member {
     uint32_t hash;
@@ -696,11 +722,13 @@ struct user *user_get(struct roster *r, struct str id); /* made when missing; id
 struct str user_id(const struct user *u);
 struct conv *group_find(struct roster *r, struct str id);
 struct conv *group_get(struct roster *r, struct str id);
-struct conv *pair_get(struct roster *r, struct user *a, struct user *b); /* a == b: notes to oneself */
+/* a == b: notes to oneself. */
+struct conv *pair_get(struct roster *r, struct user *a, struct user *b);
 struct conv *conv_find_key(struct roster *r, struct str key);
 /* By the log's key; made when missing; NULL when the key is none of ours. */
 struct conv *conv_get_key(struct roster *r, struct str key);
-/* u's place in a group or in the conversation with a peer; NULL when there is none or he has left. */
+/* u's place in a group or in the conversation with a peer; NULL when there is none or he has
+ * left. */
 struct member *member_in_group(struct roster *r, struct user *u, struct str group);
 struct member *member_with(struct roster *r, struct user *u, struct str peer);
 struct member *member_of(struct roster *r, struct user *u, struct conv *v);
@@ -716,39 +744,7 @@ void member_delivered_upto(struct roster *r, struct member *m, uint64_t seq);
 /* The next number after `seq` that has not reached him, 0 when all up to conv->durable have. */
 uint64_t member_next_missing(const struct member *m, uint64_t seq);
 
-/* --- chat.c: what messages mean ---------------------------------------------------------------- */
-
-enum command { /* commands.md section 0 */
-    CMD_UNKNOWN, CMD_HANDSHAKE, CMD_HANDSHAKE_RESP, CMD_AUTH, CMD_AUTH_RESP, CMD_LOGIN,
-    CMD_LOGIN_RESP, CMD_JOIN, CMD_JOIN_RESP, CMD_JOIN_NOTIFY, CMD_EXIT_NOTIFY, CMD_CHAT,
-    CMD_CHAT_RESP, CMD_HEARTBEAT, CMD_CLOSE, CMD_CANCEL, CMD_CANCEL_RESP, CMD_USER, CMD_USER_RESP,
-    CMD_MESSAGES, CMD_MESSAGES_RESP, COMMANDS
-};
-
-enum code { /* texts: code_text() */
-    CODE_SENT = 10000, CODE_OFFLINE, CODE_SEND_FAILED, CODE_USER_OK, CODE_USER_FAILED,
-    CODE_ONLINE_USERS, CODE_OFFLINE_USERS, CODE_LOGIN_OK, CODE_LOGIN_FAILED, CODE_AUTH_OK,
-    CODE_AUTH_FAILED, CODE_JOIN_OK, CODE_JOIN_FAILED, CODE_VERSION, CODE_UNSUPPORTED,
-    CODE_MESSAGES_FAILED, CODE_OFFLINE_MESSAGES, CODE_UNKNOWN_COMMAND, CODE_HISTORY,
-    CODE_ONLINE, CODE_INVALID, CODE_CLOSED, CODE_NOT_LOGGED_IN, CODE_RATE, CODE_FORBIDDEN,
-    CODE_TOO_LARGE, CODE_ELSEWHERE, CODE_STORE, CODE_STOPPING, CODE_DONE, CODE_NO_GROUP, CODE_END
-};
-const char *code_text(int code); /* "ok 发送成功"; valid for every enum code */
-
-enum field { /* members a request may have; their names: field_names in chat.c */
-    F_CMD, F_USER_ID, F_PASSWORD, F_TOKEN, F_TO, F_FROM, F_GROUP_ID, F_FROM_USER_ID, F_CHAT_TYPE,
-    F_MSG_TYPE, F_CONTENT, F_CREATE_TIME, F_ID, F_EXTRAS, F_TYPE, F_BEGIN_TIME, F_END_TIME, F_OFFSET,
-    F_COUNT, F_NAME, F_BEFORE_SEQ, F_AFTER_SEQ, F_LOGIN_NAME, FIELDS
-};
-struct request {
-    struct json f[FIELDS]; /* JSON_NONE: absent or null */
-};
-/* Parse one JSON object; false when it is not one. Views borrow the text. */
-bool request_parse(struct request *r, struct str json);
-/* A member that names a user or group, copied to dst; false when absent or no valid id. */
-bool request_id(const struct request *r, enum field f, char dst[MAX_ID], struct str *id);
-/* An integer member: 1 and *n, 0 and `missing` when absent, -1 when it is none. */
-int request_int(const struct request *r, enum field f, int64_t missing, int64_t *n);
+/* --- the chat: state shared by the next five files -------------------------------------------- */
 
 /* What an accepted record waits for. */
 enum pending_kind {
@@ -790,53 +786,115 @@ struct chat {
     bool stopping;             /* sends are refused: 10028 */
 };
 
-void chat_init(struct chat *c, const struct options *opt, const struct log *log,
-               struct stats *stats);
-void chat_free(struct chat *c);
-void chat_replay(struct chat *c, const struct store_rec *rec); /* a record of the log, at start */
-void chat_replayed(struct chat *c);                            /* after the last one */
-/*
- * One command of a socket protocol. cmd: the frame's cmd byte, or -1: the JSON says. Its answer may
- * come later (from->deferred). Returns false, having done nothing, when the command has to wait until
- * earlier ones are answered: answers keep the order of the requests.
- */
-bool chat_command(struct chat *c, struct conn *from, int cmd, uint32_t seq, struct str json);
-/* The login that a WebSocket address asks for (`?username=&token=`), still percent-encoded. */
-void chat_login_query(struct chat *c, struct conn *from, struct str user, struct str token);
-void chat_closed(struct chat *c, struct conn *conn); /* the connection is gone */
-/* A message handed to conn_send() with a member, or an answer 20, has left for the peer. */
-void chat_written(struct chat *c, const struct msg *m, struct member *member);
-/* Each turn: what the store has made durable is delivered and acknowledged. */
-void chat_committed(struct chat *c);
-/* Write up to `max` moved cursors, and states that were lost, to the log. */
-void chat_save(struct chat *c, size_t max);
-bool chat_unsaved(const struct chat *c); /* is there something for chat_save() to do? */
-/*
- * A message through the HTTP API: from anyone, to anyone. Returns 0 when it is accepted (the answer
- * comes through api_sent(), conn->deferred counts it) or the enum code it is refused with.
- */
-int chat_api_send(struct chat *c, struct conn *conn, const struct request *r);
-/* Count a request against the connection's rate; false: too many. */
-bool chat_rate_ok(const struct chat *c, struct conn *from);
-/* Close a user's connections but `except`; each is told `code` first, unless that is 0. */
-void chat_close_user(struct chat *c, struct user *u, int code, const struct conn *except);
+/* --- request.c: JSON in, JSON out ------------------------------------------------------------- */
 
-/* Parts of answers, shared with query.c and api.c. All append to b. */
+enum command { /* commands.md section 0 */
+    CMD_UNKNOWN, CMD_HANDSHAKE, CMD_HANDSHAKE_RESP, CMD_AUTH, CMD_AUTH_RESP, CMD_LOGIN,
+    CMD_LOGIN_RESP, CMD_JOIN, CMD_JOIN_RESP, CMD_JOIN_NOTIFY, CMD_EXIT_NOTIFY, CMD_CHAT,
+    CMD_CHAT_RESP, CMD_HEARTBEAT, CMD_CLOSE, CMD_CANCEL, CMD_CANCEL_RESP, CMD_USER, CMD_USER_RESP,
+    CMD_MESSAGES, CMD_MESSAGES_RESP, COMMANDS
+};
+
+enum code { /* texts: code_text() */
+    CODE_SENT = 10000, CODE_OFFLINE, CODE_SEND_FAILED, CODE_USER_OK, CODE_USER_FAILED,
+    CODE_ONLINE_USERS, CODE_OFFLINE_USERS, CODE_LOGIN_OK, CODE_LOGIN_FAILED, CODE_AUTH_OK,
+    CODE_AUTH_FAILED, CODE_JOIN_OK, CODE_JOIN_FAILED, CODE_VERSION, CODE_UNSUPPORTED,
+    CODE_MESSAGES_FAILED, CODE_OFFLINE_MESSAGES, CODE_UNKNOWN_COMMAND, CODE_HISTORY,
+    CODE_ONLINE, CODE_INVALID, CODE_CLOSED, CODE_NOT_LOGGED_IN, CODE_RATE, CODE_FORBIDDEN,
+    CODE_TOO_LARGE, CODE_ELSEWHERE, CODE_STORE, CODE_STOPPING, CODE_DONE, CODE_NO_GROUP, CODE_END
+};
+const char *code_text(int code); /* "ok 发送成功"; valid for every enum code */
+
+enum field { /* members a request may have; their names: field_names in chat.c */
+    F_CMD, F_USER_ID, F_PASSWORD, F_TOKEN, F_TO, F_FROM, F_GROUP_ID, F_FROM_USER_ID, F_CHAT_TYPE,
+    F_MSG_TYPE, F_CONTENT, F_CREATE_TIME, F_ID, F_EXTRAS, F_TYPE, F_BEGIN_TIME, F_END_TIME,
+    F_OFFSET, F_COUNT, F_NAME, F_BEFORE_SEQ, F_AFTER_SEQ, F_LOGIN_NAME, FIELDS
+};
+struct request {
+    struct json f[FIELDS]; /* JSON_NONE: absent or null */
+};
+/* Parse one JSON object; false when it is not one. Views borrow the text. */
+bool request_parse(struct request *r, struct str json);
+/* A member that names a user or group, copied to dst; false when absent or no valid id. */
+bool request_id(const struct request *r, enum field f, char dst[MAX_ID], struct str *id);
+/* An integer member: 1 and *n, 0 and `missing` when absent, -1 when it is none. */
+int request_int(const struct request *r, enum field f, int64_t missing, int64_t *n);
+
+/* Parts of answers; all append to b. */
 void put_answer(struct buf *b, int code, int command); /* {"code":…,"command":… ; code 0: none */
 void put_msg(struct buf *b, int code);                 /* ,"msg":"…" */
 void put_text(struct buf *b, const char *key, struct str text); /* ,"key":"text" */
+/* A request's member as a text, left out when absent: what is no string becomes one. */
+void put_field(struct buf *b, const char *key, const struct json *v);
 void put_user(struct buf *b, const struct user *u);    /* a flat User, braces included */
 /* The same without braces, in two parts: what comes before and after `friends` and `groups`. */
 void put_user_front(struct buf *b, const struct user *u);
 void put_user_back(struct buf *b, const struct user *u);
 void put_user_brief(struct buf *b, const struct user *u, bool online);
+void put_profile(struct buf *b, const char *key, const char *json); /* JSON or NULL: left out */
 
-/* --- query.c: what is asked: users (17) and messages (19) -------------------------------------- */
+/* An answer to one connection, in c->out: begun, added to by the caller, closed and sent. */
+struct buf *answer_begin(struct chat *c, int code, int command);
+void answer_send(struct chat *c, struct conn *to, uint8_t command, uint32_t seq);
+void answer_code(struct chat *c, struct conn *to, uint8_t command, uint32_t seq, int code);
 
-void query_user(struct chat *c, struct conn *from, uint32_t seq, const struct request *r);
-void query_messages(struct chat *c, struct conn *from, uint32_t seq, const struct request *r);
+/* --- chat.c: what commands mean --------------------------------------------------------------- */
 
-/* --- the server as a whole (jim.c) ----------------------------------------------------------- */
+void chat_init(struct chat *c, const struct options *opt, const struct log *log,
+               struct stats *stats);
+void chat_free(struct chat *c);
+/*
+ * One command of a socket protocol. cmd: the frame's cmd byte, or -1: the JSON says. Its answer may
+ * come later (from->deferred). Returns false, having done nothing, when the command has to wait
+ * until earlier ones are answered: answers keep the order of the requests.
+ */
+bool chat_command(struct chat *c, struct conn *from, int cmd, uint32_t seq, struct str json);
+/* The login that a WebSocket address asks for (`?username=&token=`), still percent-encoded. */
+void chat_login_query(struct chat *c, struct conn *from, struct str user, struct str token);
+void chat_closed(struct chat *c, struct conn *conn); /* the connection is gone */
+/* Count a request against the connection's rate; false: too many. */
+bool chat_rate_ok(const struct chat *c, struct conn *from);
+/* Close a user's connections but `except`; each is told `code` first, unless that is 0. */
+void chat_close_user(struct chat *c, struct user *u, int code, const struct conn *except);
+
+/* --- send.c: the way of a message ------------------------------------------------------------- */
+
+/* Command 11. False: has to wait, see chat_command(). r NULL: it was no JSON object. */
+bool send_chat(struct chat *c, struct conn *from, uint32_t seq, const struct request *r);
+/*
+ * A message through the HTTP API: from anyone, to anyone. Returns 0 when it is accepted (the answer
+ * comes through api_sent(), conn->deferred counts it) or the enum code it is refused with.
+ */
+int send_api(struct chat *c, struct conn *conn, const struct request *r);
+/* Each turn: what the store has made durable is delivered and acknowledged. */
+void send_committed(struct chat *c);
+/* A message handed to conn_send() with a member, or an answer 20, has left for the peer. */
+void send_written(struct chat *c, const struct msg *m, struct member *member);
+/* Remember a message id against retries. */
+uint64_t retry_print(const struct chat *c, const struct user *from, const struct conv *v,
+                     struct str id);
+void retry_add(struct chat *c, uint64_t print, struct conv *v, uint64_t seq, int64_t create_ms,
+               int64_t now_ms);
+void retry_free(struct chat *c);
+
+/* --- query.c: what is asked: users (17) and messages (19) ------------------------------------- */
+
+bool query_user(struct chat *c, struct conn *from, uint32_t seq, const struct request *r);
+bool query_messages(struct chat *c, struct conn *from, uint32_t seq, const struct request *r);
+
+/* --- record.c: what the chat keeps in the log beside messages --------------------------------- */
+
+struct pending *pending_push(struct chat *c); /* a zeroed entry at the end of the queue */
+/* Write what is so now of a user (v NULL), a group (u NULL) or a membership, and see that it gets
+ * to the disk. */
+void record_state(struct chat *c, char type, struct conv *v, struct user *u);
+void record_redo(struct chat *c, const struct pending *p); /* its batch is lost */
+/* Write up to `max` moved cursors, and states that were lost. */
+void record_save(struct chat *c, size_t max);
+bool record_unsaved(const struct chat *c); /* is there something for record_save() to do? */
+void record_replay(struct chat *c, const struct store_rec *rec); /* at start */
+
+/* --- jim.c: the server as a whole ------------------------------------------------------------- */
 
 struct listener {
     struct jim *jim;
@@ -867,12 +925,13 @@ struct jim {
     struct timer save_timer;   /* moved cursors go to the log */
     int64_t drain_until;       /* loop clock, while draining */
     bool accept_paused;
+    bool room;                 /* a connection has gone since accepting was paused */
     bool draining;
     int64_t start_ms;          /* wall clock */
     _Atomic int stop, reload; /* set by jim_stop() and jim_reload(); loop_wake() orders them */
 };
 
-/* --- api.c: HTTP routes and static files ------------------------------------------------------- */
+/* --- api.c: HTTP routes and static files ------------------------------------------------------ */
 
 /* Can the page directory be served? 0, or -1 with err. */
 int api_check(const struct options *o, char *err, size_t errsize);

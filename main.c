@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * main.c - the command line: options into struct jim, signals to jim_stop() and jim_reload(), and the
- * subcommands that read a store without serving it. Everything else is the library's, so that an
- * embedding program has it too.
+ * main.c - the command line: options into struct jim, signals to jim_stop() and jim_reload(), and
+ * the subcommands that read a store without serving it. Everything else is the library's, so that
+ * an embedding program has it too.
  */
 #include "jim.h"
 
@@ -68,8 +68,8 @@ set_pair(struct jim *j, const char *pair)
 }
 
 /*
- * Signals are taken by a thread that does nothing but wait for them: so nothing runs in a handler, and
- * no global has to say which server is meant.
+ * Signals are taken by a thread that does nothing but wait for them: so nothing runs in a handler,
+ * and no global has to say which server is meant.
  */
 static void *
 signal_thread(void *arg)
@@ -98,7 +98,8 @@ signal_thread(void *arg)
     return NULL;
 }
 
-/* Before any thread exists: all inherit the mask, and the signal thread alone takes what is blocked. */
+/* Before any thread exists: all inherit the mask, and the signal thread alone takes what is
+ * blocked. */
 static void
 block_signals(void)
 {

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * query.c - what clients ask for: users (command 17) and messages (command 19). Reads the roster and
- * the store, changes nothing; an answer 20 carries with it which cursors its arrival will move.
+ * query.c - what clients ask for: users (command 17) and messages (command 19). Reads the roster
+ * and the store, changes nothing; an answer 20 carries with it which cursors its arrival will
+ * move.
  *
  *   users      oneself with friends and groups, others flat
  *   fetching   records from the store into an answer, within its limits
@@ -14,17 +15,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-static void
-refuse(struct chat *c, struct conn *to, uint8_t command, uint32_t seq, int code)
-{
-    c->out.len = 0;
-    put_answer(&c->out, code, command);
-    put_msg(&c->out, code);
-    buf_add(&c->out, "}", 1);
-    conn_reply(to, command, seq, c->out.p, c->out.len);
-}
-
-/* --- users ------------------------------------------------------------------------------------- */
+/* --- users ------------------------------------------------------------------------------------ */
 
 /* A group with the members of one status (0 online, 1 offline, 2 all), as many as may be listed. */
 static void
@@ -69,7 +60,7 @@ put_self(struct chat *c, struct buf *b, const struct user *u, int64_t type)
     buf_add(b, "}", 1);
 }
 
-void
+bool
 query_user(struct chat *c, struct conn *from, uint32_t seq, const struct request *r)
 {
     static const int codes[] = {CODE_ONLINE_USERS, CODE_OFFLINE_USERS, CODE_USER_OK};
@@ -81,23 +72,21 @@ query_user(struct chat *c, struct conn *from, uint32_t seq, const struct request
     if (r != NULL && request_id(r, F_USER_ID, text, &id))
         u = user_find(&c->roster, id);
     if (u == NULL || !u->known || request_int(r, F_TYPE, 2, &type) < 0 || type < 0 || type > 2) {
-        refuse(c, from, CMD_USER_RESP, seq, CODE_USER_FAILED);
-        return;
+        answer_code(c, from, CMD_USER_RESP, seq, CODE_USER_FAILED);
+        return true;
     }
-    struct buf *b = &c->out;
-    b->len = 0;
-    put_answer(b, codes[type], CMD_USER_RESP);
+    struct buf *b = answer_begin(c, codes[type], CMD_USER_RESP);
     json_put_key(b, "data");
     if (u == from->user)
         put_self(c, b, u, type);
     else
         put_user(b, u);
     put_msg(b, codes[type]);
-    buf_add(b, "}", 1);
-    conn_reply(from, CMD_USER_RESP, seq, b->p, b->len);
+    answer_send(c, from, CMD_USER_RESP, seq);
+    return true;
 }
 
-/* --- fetching ---------------------------------------------------------------------------------- */
+/* --- fetching --------------------------------------------------------------------------------- */
 
 /* An answer 20 under construction. */
 struct fetch {
@@ -186,7 +175,7 @@ fetch_missed(struct fetch *f, struct member *m, struct str key)
         fetch_mark(f, m, last);
 }
 
-/* --- history ----------------------------------------------------------------------------------- */
+/* --- history ---------------------------------------------------------------------------------- */
 
 struct history {
     struct conv *conv;
@@ -222,8 +211,8 @@ first_since(struct chat *c, const struct conv *v, uint64_t lo, uint64_t hi, int6
 }
 
 /*
- * Narrow the range by time. createTime is the client's, but never further than CLOCK_SKEW_MS from the
- * time of storing, which rises: so a binary search finds where to look.
+ * Narrow the range by time. createTime is the client's, but never further than CLOCK_SKEW_MS from
+ * the time of storing, which rises: so a binary search finds where to look.
  */
 static void
 history_narrow(struct chat *c, struct history *h)
@@ -244,8 +233,9 @@ in_time(const struct history *h, const struct store_rec *rec)
     struct request r;
     int64_t t;
 
-    return !h->timed || (request_parse(&r, rec->json) && request_int(&r, F_CREATE_TIME, 0, &t) > 0 &&
-                         t >= h->begin && t <= h->end);
+    return !h->timed ||
+           (request_parse(&r, rec->json) && request_int(&r, F_CREATE_TIME, 0, &t) > 0 &&
+            t >= h->begin && t <= h->end);
 }
 
 /* Where a fetched message stands in the chat's line buffer. */
@@ -254,8 +244,8 @@ struct span {
 };
 
 /*
- * Read the messages asked for, in the direction of the walk, behind one another into the line buffer.
- * Returns how many; *spans is the caller's to free.
+ * Read the messages asked for, in the direction of the walk, behind one another into the line
+ * buffer. Returns how many; *spans is the caller's to free.
  */
 static size_t
 history_read(struct fetch *f, const struct history *h, struct span **spans)
@@ -353,7 +343,7 @@ history_bounds(struct chat *c, const struct request *r, struct conv *v, struct h
     return true;
 }
 
-/* --- command 19 -------------------------------------------------------------------------------- */
+/* --- command 19 ------------------------------------------------------------------------------- */
 
 static void
 messages_send(struct fetch *f, struct conn *from, uint32_t seq, int code, struct str user)
@@ -444,7 +434,7 @@ messages_subject(struct chat *c, const struct conn *from, const struct request *
     return group && s->member == NULL ? CODE_FORBIDDEN : 0;
 }
 
-void
+bool
 query_messages(struct chat *c, struct conn *from, uint32_t seq, const struct request *r)
 {
     struct subject s = {.one = false};
@@ -460,14 +450,13 @@ query_messages(struct chat *c, struct conn *from, uint32_t seq, const struct req
     if (code == 0 && type == 1 && s.member != NULL && !history_bounds(c, r, s.member->conv, &h))
         code = CODE_MESSAGES_FAILED;
     if (code != 0) {
-        refuse(c, from, CMD_MESSAGES_RESP, seq, code);
-        return;
+        answer_code(c, from, CMD_MESSAGES_RESP, seq, code);
+        return true;
     }
     struct fetch f = {.c = c, .user = s.user, .out = &c->out, .left = c->opt->fetch_max,
                       .room = (size_t)c->opt->queue_max / 2};
     code = type == 0 ? CODE_OFFLINE_MESSAGES : CODE_HISTORY;
-    c->out.len = 0;
-    put_answer(&c->out, code, CMD_MESSAGES_RESP);
+    answer_begin(c, code, CMD_MESSAGES_RESP);
     json_put_key(&c->out, "data");
     buf_add(&c->out, "{", 1);
     if (type == 1)
@@ -477,4 +466,5 @@ query_messages(struct chat *c, struct conn *from, uint32_t seq, const struct req
     else
         json_put_raw(&c->out, "\"friends\":{},\"groups\":{}", 24);
     messages_send(&f, from, seq, code, s.id);
+    return true;
 }

@@ -1,17 +1,17 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * roster.c - who there is and who talks with whom: users, conversations and the memberships that join
- * the two. Pure memory: no connection, no store, no JSON; chat.c is the only caller, and replays the
- * log into it at start.
+ * roster.c - who there is and who talks with whom: users, conversations and the memberships that
+ * join the two. Pure memory: no connection, no store, no JSON; chat.c is the only caller, and
+ * replays the log into it at start.
  *
  *   ids           what may name a user or group, and how ids become keys of the log
  *   users         found by id
  *   conversations found by the log's key: a group, or a pair of users
- *   members       found by (user, group or peer), so that a message costs one look-up; each knows how
- *                 far its user has got: the cursor
+ *   members       found by (user, group or peer), so that a message costs one look-up; each
+ *                 knows how far its user has got: the cursor
  *
- * A conversation keeps its online members in front of the offline ones. Presence moves a member over
- * the border by one swap, and a message walks the online part only.
+ * A conversation keeps its online members in front of the offline ones. Presence moves a member
+ * over the border by one swap, and a message walks the online part only.
  */
 #include "jim.h"
 
@@ -19,14 +19,14 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* --- ids and keys ------------------------------------------------------------------------------ */
+/* --- ids and keys ----------------------------------------------------------------------------- */
 
 bool
 id_ok(struct str id)
 {
     uint32_t state = 0;
 
-    if (id.n == 0 || id.n > MAX_ID || !utf8_check(&state, id.p, id.n) || state != 0)
+    if (id.n > MAX_ID || str_trim(id).n == 0 || !utf8_check(&state, id.p, id.n) || state != 0)
         return false;
     for (size_t i = 0; i < id.n; i++) {
         unsigned char c = (unsigned char)id.p[i];
@@ -102,7 +102,7 @@ key_take(struct str part, char dst[MAX_ID], struct str *id)
     return id_ok(*id);
 }
 
-/* --- users ------------------------------------------------------------------------------------- */
+/* --- users ------------------------------------------------------------------------------------ */
 
 struct str
 user_id(const struct user *u)
@@ -156,7 +156,7 @@ user_free(struct user *u)
     free(u);
 }
 
-/* --- conversations ----------------------------------------------------------------------------- */
+/* --- conversations ---------------------------------------------------------------------------- */
 
 static bool
 conv_is(const void *item, const void *key)
@@ -217,7 +217,7 @@ group_get(struct roster *r, struct str id)
     return v;
 }
 
-/* --- members ----------------------------------------------------------------------------------- */
+/* --- members ---------------------------------------------------------------------------------- */
 
 /* What finds a member: the user, and the group or the other user by id. */
 struct member_key {
@@ -433,7 +433,7 @@ user_online(struct roster *r, struct user *u, bool online)
             place_online(m, online);
 }
 
-/* --- cursors ----------------------------------------------------------------------------------- */
+/* --- cursors ---------------------------------------------------------------------------------- */
 
 static void
 member_touch(struct roster *r, struct member *m)
@@ -494,7 +494,7 @@ member_next_missing(const struct member *m, uint64_t seq)
     return seq <= m->conv->durable ? seq : 0;
 }
 
-/* --- the whole --------------------------------------------------------------------------------- */
+/* --- the whole -------------------------------------------------------------------------------- */
 
 void
 roster_init(struct roster *r)

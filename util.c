@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * util.c - strings, buffers, the hash map, the log, time and random bytes: nothing chat-specific, and
- * nothing that knows what a connection is. Used by every other file.
+ * util.c - strings, buffers, the hash map, the log, time and random bytes: nothing chat-specific,
+ * and nothing that knows what a connection is. Used by every other file.
  *
  *   strings   struct str: borrowed bytes with a length; never NUL-terminated
  *   memory    xmalloc and its family end the program: for small things of bounded number
@@ -22,7 +22,7 @@
 #include <time.h>
 #include <unistd.h>
 
-/* --- strings ----------------------------------------------------------------------------------- */
+/* --- strings ---------------------------------------------------------------------------------- */
 
 struct str
 str_of(const char *cstring)
@@ -99,7 +99,7 @@ str_trim(struct str s)
     return s;
 }
 
-/* --- memory ------------------------------------------------------------------------------------ */
+/* --- memory ----------------------------------------------------------------------------------- */
 
 /*
  * Carrying on without memory for the server's own bookkeeping would only move the crash to a place
@@ -144,7 +144,7 @@ xstrndup(const char *p, size_t n)
     return copy;
 }
 
-/* --- buffers ----------------------------------------------------------------------------------- */
+/* --- buffers ---------------------------------------------------------------------------------- */
 
 void
 buf_reserve(struct buf *b, size_t n)
@@ -211,13 +211,13 @@ buf_free(struct buf *b)
     *b = (struct buf){0};
 }
 
-/* --- map --------------------------------------------------------------------------------------- */
+/* --- map -------------------------------------------------------------------------------------- */
 
 /*
  * Open addressing with linear probing over pointers; an item's hash stands in the item itself, so a
  * slot costs 8 bytes. At three quarters full a table of twice the size takes over, and every later
- * map_add() moves a few clusters of the old one: a run of used slots up to the next empty one. Moving
- * whole clusters keeps every remaining probe sequence of the old table intact.
+ * map_add() moves a few clusters of the old one: a run of used slots up to the next empty one.
+ * Moving whole clusters keeps every remaining probe sequence of the old table intact.
  */
 
 static uint32_t
@@ -281,8 +281,8 @@ table_add(void **slot, size_t size, void *item)
 }
 
 /*
- * Move one cluster. Slot 0 may hold the rest of a cluster that began at the end of the table; moving
- * that rest first leaves the beginning a cluster in its own right.
+ * Move one cluster. Slot 0 may hold the rest of a cluster that began at the end of the table;
+ * moving that rest first leaves the beginning a cluster in its own right.
  */
 static void
 map_move(struct map *m)
@@ -367,7 +367,7 @@ map_next(const struct map *m, size_t *at)
     return NULL;
 }
 
-/* --- log --------------------------------------------------------------------------------------- */
+/* --- log -------------------------------------------------------------------------------------- */
 
 void
 log_write(const struct log *l, enum log_level level, const char *format, ...)
@@ -393,7 +393,7 @@ log_write(const struct log *l, enum log_level level, const char *format, ...)
     fflush(l->file);
 }
 
-/* --- time and random bytes --------------------------------------------------------------------- */
+/* --- time and random bytes -------------------------------------------------------------------- */
 
 static int64_t
 clock_ms(clockid_t clock)

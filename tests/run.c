@@ -1,11 +1,11 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * run.c - the test runner. `run-tests [-j N] [-v] [PART...]` runs every test whose name holds one of
- * the parts (all without any) and ends with the line `N passed, N failed`.
+ * run.c - the test runner. `run-tests [-j N] [-v] [PART...]` runs every test whose name holds one
+ * of the parts (all without any) and ends with the line `N passed, N failed`.
  *
- * A test is a child process in its own process group and its own empty directory, so a crash, a leak
- * of descriptors or a forgotten server of one test never touches another; what it printed is shown
- * only when it failed.
+ * A test is a child process in its own process group and its own empty directory, so a crash, a
+ * leak of descriptors or a forgotten server of one test never touches another; what it printed is
+ * shown only when it failed.
  */
 #include "test.h"
 
@@ -37,7 +37,7 @@ struct job {
     pid_t pid; /* 0: free */
     size_t test;
     char dir[64];
-    char log[80];
+    char log[128];
 };
 
 void
@@ -148,7 +148,7 @@ show(const struct job *job, bool failed)
 static void
 remove_dir(const char *dir)
 {
-    char command[128];
+    char command[256];
 
     snprintf(command, sizeof command, "rm -rf '%s' '%s.out'", dir, dir);
     if (system(command) != 0)

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * test.h - what a test sees. A test is a function defined with TEST(name) in any tests/*.c; make finds
- * it by that line. Each runs in a process of its own, in an empty directory of its own, with a time
- * limit, and fails by a false CHECK, a signal, a non-zero exit or running too long.
+ * test.h - what a test sees. A test is a function defined with TEST(name) in any test_*.c; make
+ * finds it by that line. Each runs in a process of its own, in an empty directory of its own, with
+ * a time limit, and fails by a false CHECK, a signal, a non-zero exit or running too long.
  */
 #ifndef TEST_H
 #define TEST_H

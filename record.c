@@ -1,0 +1,261 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * record.c - what the chat keeps in the log beside messages, and how all of it comes back: users,
+ * groups, memberships and cursors are records too. Called by chat.c and send.c.
+ *
+ *   waiting    the queue of what is written and not yet known to be on disk
+ *   writing    a state that is lost with its batch is written again later
+ *   reading    the log replayed into the roster at start
+ */
+#include "jim.h"
+
+#include <assert.h>
+#include <stdlib.h>
+#include <string.h>
+
+/* --- waiting ---------------------------------------------------------------------------------- */
+
+struct pending *
+pending_push(struct chat *c)
+{
+    if (c->pending_n == c->pending_cap) {
+        size_t cap = c->pending_cap == 0 ? 64 : 2 * c->pending_cap;
+        size_t first = c->pending_cap - c->pending_head;
+        struct pending *grown = xmalloc(cap * sizeof *grown);
+        if (c->pending_n > 0) {
+            memcpy(grown, c->pending + c->pending_head, first * sizeof *grown);
+            memcpy(grown + first, c->pending, c->pending_head * sizeof *grown);
+        }
+        free(c->pending);
+        c->pending = grown;
+        c->pending_head = 0;
+        c->pending_cap = cap;
+    }
+    struct pending *p = &c->pending[(c->pending_head + c->pending_n++) & (c->pending_cap - 1)];
+    *p = (struct pending){0};
+    return p;
+}
+
+/* --- writing ---------------------------------------------------------------------------------- */
+
+static void
+put_user_record(struct buf *b, const struct user *u)
+{
+    const struct profile *p = u->profile;
+
+    buf_add(b, "{", 1);
+    if (p != NULL) {
+        put_profile(b, "avatar", p->avatar);
+        put_profile(b, "extras", p->extras);
+        put_profile(b, "nick", p->nick);
+        put_profile(b, "sign", p->sign);
+    }
+    put_text(b, "userId", user_id(u));
+    buf_add(b, "}", 1);
+}
+
+/* Write what is so now of a user, a group or a membership, and see that it gets to the disk. */
+void
+record_state(struct chat *c, char type, struct conv *v, struct user *u)
+{
+    struct buf *b = &c->line;
+    uint64_t seq = 0;
+
+    b->len = 0;
+    if (type == REC_USER) {
+        put_user_record(b, u);
+    } else if (type == REC_GROUP) {
+        buf_add(b, "{", 1);
+        put_text(b, "groupId", str_of(v->id));
+        if (v->name != NULL)
+            put_text(b, "name", str_of(v->name));
+        buf_add(b, "}", 1);
+    } else {
+        struct member *m = member_of(&c->roster, u, v);
+        seq = m != NULL ? m->cursor : 0;
+        buf_add(b, "{", 1);
+        put_text(b, "userId", user_id(u));
+        buf_add(b, "}", 1);
+    }
+    struct str key = v != NULL ? (struct str){v->key, v->keylen} : STR("-");
+    uint64_t number = store_append(c->store, type, key, seq, (struct str){b->p, b->len},
+                                   c->now_ms(), NULL);
+    if (number == 0 || number <= store_durable(c->store))
+        return; /* failed for good: health says so; or there is nothing to wait for */
+    struct pending *p = pending_push(c);
+    p->number = number;
+    p->kind = PENDING_STATE;
+    p->type = type;
+    p->conv = v;
+    p->from = u;
+}
+
+static void
+record_cursor(struct chat *c, struct member *m)
+{
+    struct buf *b = &c->line;
+
+    b->len = 0;
+    buf_add(b, "{", 1);
+    if (m->live_hi != 0)
+        buf_printf(b, "\"live\":[%llu,%llu],", (unsigned long long)m->live_lo,
+                   (unsigned long long)m->live_hi);
+    json_put_raw(b, "\"userId\":", 9);
+    json_put_string(b, m->user->id, m->user->idlen);
+    buf_add(b, "}", 1);
+    store_append(c->store, REC_CURSOR, (struct str){m->conv->key, m->conv->keylen}, m->cursor,
+                 (struct str){b->p, b->len}, c->now_ms(), NULL);
+}
+
+void
+record_redo(struct chat *c, const struct pending *p)
+{
+    if (c->redo_n == c->redo_cap) {
+        c->redo_cap = c->redo_cap == 0 ? 16 : 2 * c->redo_cap;
+        c->redo = xrealloc(c->redo, c->redo_cap * sizeof *c->redo);
+    }
+    c->redo[c->redo_n++] = *p;
+}
+
+bool
+record_unsaved(const struct chat *c)
+{
+    return (c->roster.dirty != NULL || c->redo_n > 0) && !store_failed(c->store);
+}
+
+void
+record_save(struct chat *c, size_t max)
+{
+    for (size_t i = 0; i < c->redo_n; i++)
+        record_state(c, c->redo[i].type, c->redo[i].conv, c->redo[i].from);
+    c->redo_n = 0;
+    while (c->roster.dirty != NULL && max-- > 0) {
+        struct member *m = c->roster.dirty;
+        c->roster.dirty = m->next_dirty;
+        m->dirty = false;
+        if (!m->left && store_keeps(c->store))
+            record_cursor(c, m);
+    }
+}
+
+/* --- reading ---------------------------------------------------------------------------------- */
+
+static char *
+json_copy(const struct json *v)
+{
+    struct buf b = {0};
+
+    json_put_value(&b, v);
+    buf_add(&b, "", 1);
+    return b.p;
+}
+
+static void
+replay_user(struct user *u, struct str json)
+{
+    static const struct {
+        const char *name;
+        size_t at;
+    } members[] = {{"avatar", offsetof(struct profile, avatar)},
+                   {"extras", offsetof(struct profile, extras)},
+                   {"nick", offsetof(struct profile, nick)},
+                   {"sign", offsetof(struct profile, sign)}};
+    struct json_iter it;
+    struct json key, value;
+
+    if (json_open(&it, json.p, json.n) != 0)
+        return;
+    while (json_next(&it, &key, &value) > 0)
+        for (size_t i = 0; i < sizeof members / sizeof members[0]; i++) {
+            if (!str_eq((struct str){key.p, key.n}, str_of(members[i].name)))
+                continue;
+            if (u->profile == NULL)
+                u->profile = xcalloc(1, sizeof *u->profile);
+            char **to = (char **)(void *)((char *)u->profile + members[i].at);
+            free(*to);
+            *to = json_copy(&value);
+        }
+}
+
+static void
+replay_message(struct chat *c, struct conv *v, const struct store_rec *rec)
+{
+    char text[6 * MAX_MESSAGE_ID], from_text[MAX_ID];
+    struct request r;
+    struct str from;
+    int64_t create = 0;
+
+    v->seq = v->durable = rec->seq;
+    store_index_add(&v->index, rec);
+    if (rec->time_ms + RETRY_MS < c->now_ms() || !request_parse(&r, rec->json) ||
+        r.f[F_ID].type != JSON_STRING || r.f[F_ID].n > sizeof text ||
+        !request_id(&r, F_FROM, from_text, &from))
+        return;
+    struct str id = {text, json_text(&r.f[F_ID], text)};
+    request_int(&r, F_CREATE_TIME, 0, &create);
+    if (id.n <= MAX_MESSAGE_ID)
+        retry_add(c, retry_print(c, user_get(&c->roster, from), v, id), v, rec->seq, create,
+                  rec->time_ms);
+}
+
+static void
+replay_cursor(struct chat *c, struct conv *v, struct user *u, const struct store_rec *rec)
+{
+    struct member *m = member_of(&c->roster, u, v);
+    struct json_iter it, live;
+    struct json key, value;
+    int64_t range[2] = {0, 0};
+
+    if (m == NULL || m->left || json_open(&it, rec->json.p, rec->json.n) != 0)
+        return;
+    while (json_next(&it, &key, &value) > 0)
+        if (value.type == JSON_ARRAY) {
+            json_enter(&live, &value);
+            for (int i = 0; i < 2 && json_next(&live, NULL, &value) > 0; i++)
+                json_int(&value, &range[i]);
+        }
+    m->cursor = rec->seq;
+    m->live_lo = (uint64_t)range[0];
+    m->live_hi = (uint64_t)range[1];
+}
+
+void
+record_replay(struct chat *c, const struct store_rec *rec)
+{
+    struct roster *r = &c->roster;
+    struct conv *v = str_eq(rec->conv, STR("-")) ? NULL : conv_get_key(r, rec->conv);
+    struct request q;
+    char text[MAX_ID];
+    struct str id;
+    struct user *u = NULL;
+
+    if (rec->type == REC_MESSAGE) {
+        if (v != NULL)
+            replay_message(c, v, rec);
+        return;
+    }
+    if (!request_parse(&q, rec->json))
+        return;
+    if (request_id(&q, F_USER_ID, text, &id))
+        u = user_get(r, id);
+    if (rec->type == REC_USER && u != NULL) {
+        replay_user(u, rec->json);
+        r->nusers += !u->known;
+        u->known = true;
+    } else if (rec->type == REC_GROUP && v != NULL && v->group) {
+        char name[6 * MAX_ID];
+        free(v->name);
+        v->name = NULL;
+        if (q.f[F_NAME].type == JSON_STRING && q.f[F_NAME].n <= sizeof name)
+            v->name = xstrndup(name, json_text(&q.f[F_NAME], name));
+    } else if (v == NULL || u == NULL) {
+        return;
+    } else if (rec->type == REC_JOIN && v->group) {
+        member_add(r, u, v)->cursor = rec->seq;
+    } else if (rec->type == REC_LEAVE && v->group) {
+        if (member_in_group(r, u, str_of(v->id)) != NULL)
+            member_leave(member_of(r, u, v));
+    } else if (rec->type == REC_CURSOR) {
+        replay_cursor(c, v, u, rec);
+    }
+}

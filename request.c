@@ -1,0 +1,264 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * request.c - JSON in, JSON out: what clients ask becomes a struct request, what they are told is
+ * put together here. Knows names, codes and texts; decides nothing.
+ *
+ *   requests   one pass over the text, names tolerant, unknown ones ignored
+ *   answers    codes, texts, and the pieces answers are made of; keys in alphabetical order
+ */
+#include "jim.h"
+
+#include <assert.h>
+#include <string.h>
+
+/* --- requests --------------------------------------------------------------------------------- */
+
+/* Folded as json_fold() does: groupId, group_id and GROUP-ID are all the same. */
+static const char *const field_names[FIELDS] = {
+    [F_CMD] = "cmd",
+    [F_USER_ID] = "userid",
+    [F_PASSWORD] = "password",
+    [F_TOKEN] = "token",
+    [F_TO] = "to",
+    [F_FROM] = "from",
+    [F_GROUP_ID] = "groupid",
+    [F_FROM_USER_ID] = "fromuserid",
+    [F_CHAT_TYPE] = "chattype",
+    [F_MSG_TYPE] = "msgtype",
+    [F_CONTENT] = "content",
+    [F_CREATE_TIME] = "createtime",
+    [F_ID] = "id",
+    [F_EXTRAS] = "extras",
+    [F_TYPE] = "type",
+    [F_BEGIN_TIME] = "begintime",
+    [F_END_TIME] = "endtime",
+    [F_OFFSET] = "offset",
+    [F_COUNT] = "count",
+    [F_NAME] = "name",
+    [F_BEFORE_SEQ] = "beforeseq",
+    [F_AFTER_SEQ] = "afterseq",
+    [F_LOGIN_NAME] = "loginname", /* what 2.x called userId */
+};
+
+static enum field
+field_of(const struct json *key)
+{
+    char name[JSON_NAME_MAX];
+    size_t n = json_fold(key, name);
+
+    for (enum field f = 0; n > 0 && f < FIELDS; f++)
+        if (field_names[f][0] == name[0] && strcmp(field_names[f], name) == 0)
+            return f;
+    return FIELDS;
+}
+
+bool
+request_parse(struct request *r, struct str json)
+{
+    struct json_iter it;
+    struct json key, value;
+    int more;
+
+    memset(r, 0, sizeof *r);
+    if (json.n >= UINT32_MAX || json_open(&it, json.p, json.n) != 0 || it.close != '}')
+        return false;
+    while ((more = json_next(&it, &key, &value)) > 0) {
+        enum field f = field_of(&key);
+        if (f < FIELDS)
+            r->f[f] = value.type == JSON_NULL ? (struct json){0} : value;
+    }
+    if (r->f[F_USER_ID].type == JSON_NONE)
+        r->f[F_USER_ID] = r->f[F_LOGIN_NAME];
+    return more == 0;
+}
+
+bool
+request_id(const struct request *r, enum field f, char dst[MAX_ID], struct str *id)
+{
+    const struct json *v = &r->f[f];
+    char text[6 * MAX_ID]; /* every byte of an id may have come as \u00xx */
+
+    if (v->type == JSON_NONE || v->type >= JSON_ARRAY || v->n > sizeof text)
+        return false;
+    size_t n = json_text(v, text);
+    if (n > MAX_ID)
+        return false;
+    memcpy(dst, text, n);
+    *id = (struct str){dst, n};
+    return id_ok(*id);
+}
+
+int
+request_int(const struct request *r, enum field f, int64_t missing, int64_t *n)
+{
+    int got = json_int(&r->f[f], n);
+
+    if (got == 0)
+        *n = missing;
+    return got;
+}
+
+/* --- answers ---------------------------------------------------------------------------------- */
+
+const char *
+code_text(int code)
+{
+    static const char *const texts[CODE_END - CODE_SENT] = {
+        "ok 发送成功",
+        "offline 用户不在线",
+        ("send failed 消息发送失败,数据格式不正确,请参考:{'from':来源ID,'to':目标ID,"
+         "'cmd':'消息命令码','createTime':消息创建时间(Long型),'msgType':Integer消息类型,"
+         "'content':内容}"),
+        "ok 获取用户信息成功!",
+        "get user failed ! 获取用户信息失败!",
+        "ok 获取所有在线用户信息成功!",
+        "ok 获取所有离线用户信息成功!",
+        "ok 登录成功!",
+        "login failed ! 登录失败!",
+        "ok 鉴权成功!",
+        "auth failed! 鉴权失败!",
+        "join group ok! 加入群组成功!",
+        "join group failed! 加入群组失败!",
+        "Protocol version number does not match 协议版本号不匹配!",
+        "unsupported cmd command 不支持的cmd命令!",
+        "get user message failed! 获取用户消息失败!",
+        "get user message ok! 获取离线消息成功!",
+        "cmd failed! 未知的cmd命令!",
+        "get user message ok! 获取历史消息成功!",
+        "online 用户在线",
+        "Invalid verification! 不合法校验",
+        "close ok! 关闭成功",
+        "not logged in 未登录",
+        "too many requests 请求过于频繁",
+        "forbidden 没有权限",
+        "message too large 消息过大",
+        "logged in elsewhere 已在别处登录",
+        "store unavailable 存储不可用",
+        "server shutting down 服务器正在关闭",
+        "ok 操作成功",
+        "group not found 群组不存在",
+    };
+
+    assert(code >= CODE_SENT && code < CODE_END);
+    return texts[code - CODE_SENT];
+}
+
+void
+put_answer(struct buf *b, int code, int command)
+{
+    buf_add(b, "{", 1);
+    if (code != 0) {
+        json_put_key(b, "code");
+        json_put_int(b, code);
+    }
+    json_put_key(b, "command");
+    json_put_int(b, command);
+}
+
+void
+put_msg(struct buf *b, int code)
+{
+    const char *text = code_text(code);
+
+    json_put_key(b, "msg");
+    json_put_string(b, text, strlen(text));
+}
+
+void
+put_text(struct buf *b, const char *key, struct str text)
+{
+    json_put_key(b, key);
+    json_put_string(b, text.p, text.n);
+}
+
+void
+put_field(struct buf *b, const char *key, const struct json *v)
+{
+    if (v->type == JSON_NONE)
+        return;
+    json_put_key(b, key);
+    if (v->type == JSON_STRING)
+        json_put_value(b, v);
+    else /* a number or an object where a text belongs: its JSON is the text */
+        json_put_string(b, v->p, v->n);
+}
+
+void
+put_profile(struct buf *b, const char *key, const char *json)
+{
+    if (json == NULL)
+        return;
+    json_put_key(b, key);
+    json_put_raw(b, json, strlen(json));
+}
+
+static void
+put_nick(struct buf *b, const struct user *u)
+{
+    if (u->profile != NULL && u->profile->nick != NULL)
+        put_profile(b, "nick", u->profile->nick);
+    else
+        put_text(b, "nick", user_id(u));
+}
+
+void
+put_user_front(struct buf *b, const struct user *u)
+{
+    if (u->profile == NULL)
+        return;
+    put_profile(b, "avatar", u->profile->avatar);
+    put_profile(b, "extras", u->profile->extras);
+}
+
+void
+put_user_back(struct buf *b, const struct user *u)
+{
+    put_nick(b, u);
+    put_profile(b, "sign", u->profile != NULL ? u->profile->sign : NULL);
+    put_text(b, "status", u->nconns > 0 ? STR("online") : STR("offline"));
+    if (u->conns != NULL)
+        put_text(b, "terminal", str_of(conn_terminal(u->conns)));
+    put_text(b, "userId", user_id(u));
+}
+
+void
+put_user(struct buf *b, const struct user *u)
+{
+    buf_add(b, "{", 1);
+    put_user_front(b, u);
+    put_user_back(b, u);
+    buf_add(b, "}", 1);
+}
+
+void
+put_user_brief(struct buf *b, const struct user *u, bool online)
+{
+    buf_add(b, "{", 1);
+    put_nick(b, u);
+    put_text(b, "status", online ? STR("online") : STR("offline"));
+    put_text(b, "userId", user_id(u));
+    buf_add(b, "}", 1);
+}
+
+struct buf *
+answer_begin(struct chat *c, int code, int command)
+{
+    c->out.len = 0;
+    put_answer(&c->out, code, command);
+    return &c->out;
+}
+
+void
+answer_send(struct chat *c, struct conn *to, uint8_t command, uint32_t seq)
+{
+    buf_add(&c->out, "}", 1);
+    conn_reply(to, command, seq, c->out.p, c->out.len);
+}
+
+void
+answer_code(struct chat *c, struct conn *to, uint8_t command, uint32_t seq, int code)
+{
+    put_msg(answer_begin(c, code, command), code);
+    answer_send(c, to, command, seq);
+}
+

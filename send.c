@@ -1,0 +1,503 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * send.c - the way of a message: checked, numbered, stored; and when it is safe on disk, delivered
+ * and acknowledged. Hops 3 to 7 of the README's eight. A message is never shown or acknowledged
+ * before store_durable() says that it is safe, and never refused after it has got a number.
+ *
+ *   retries    message ids seen before: sent again, a message gets its first answer
+ *   sending    from a request to a record and an entry in the queue
+ *   delivery   from the queue to the receivers, then to the sender
+ */
+#include "jim.h"
+
+#include <assert.h>
+#include <stdlib.h>
+#include <string.h>
+
+/* --- retries ---------------------------------------------------------------------------------- */
+
+/* A message id seen before: who sent it where is in the fingerprint, keyed so that nobody can
+ * aim. */
+struct retry {
+    uint32_t hash;      /* low half of the fingerprint, as struct map wants it */
+    uint32_t at_s;      /* when, in seconds since 1970 */
+    uint64_t print;
+    struct conv *conv;  /* borrowed */
+    uint64_t seq;
+    int64_t create_ms;
+    struct retry *next; /* the next younger */
+};
+
+uint64_t
+retry_print(const struct chat *c, const struct user *from, const struct conv *v, struct str id)
+{
+    char text[sizeof from + sizeof v + MAX_MESSAGE_ID];
+
+    memcpy(text, &from, sizeof from);
+    memcpy(text + sizeof from, &v, sizeof v);
+    memcpy(text + sizeof from + sizeof v, id.p, id.n);
+    return siphash13(c->retries.key, text, sizeof from + sizeof v + id.n);
+}
+
+static bool
+retry_is(const void *item, const void *key)
+{
+    return ((const struct retry *)item)->print == *(const uint64_t *)key;
+}
+
+static struct retry *
+retry_find(const struct chat *c, uint64_t print)
+{
+    return map_find(&c->retries, (uint32_t)print, retry_is, &print);
+}
+
+/* Take the oldest out, to be used again or freed. */
+static struct retry *
+retry_take(struct chat *c)
+{
+    struct retry *t = c->retry_old;
+
+    map_remove(&c->retries, t);
+    c->retry_old = t->next;
+    if (c->retry_old == NULL)
+        c->retry_new = NULL;
+    return t;
+}
+
+void
+retry_add(struct chat *c, uint64_t print, struct conv *v, uint64_t seq, int64_t create_ms,
+          int64_t now_ms)
+{
+    struct retry *t = NULL;
+
+    while (c->retry_old != NULL && (int64_t)c->retry_old->at_s * 1000 + RETRY_MS < now_ms) {
+        free(t);
+        t = retry_take(c);
+    }
+    if (t == NULL && c->retries.count >= MAX_RETRY)
+        t = retry_take(c);
+    if (t == NULL)
+        t = xmalloc(sizeof *t);
+    *t = (struct retry){(uint32_t)print, (uint32_t)(now_ms / 1000), print, v, seq, create_ms, NULL};
+    map_add(&c->retries, t);
+    if (c->retry_new != NULL)
+        c->retry_new->next = t;
+    else
+        c->retry_old = t;
+    c->retry_new = t;
+}
+
+/* Forget a message that never got to the disk: sent again, it is a new one. */
+static void
+retry_forget(struct chat *c, const struct conv *v, uint64_t after)
+{
+    struct retry **at = &c->retry_old, *last = NULL;
+
+    while (*at != NULL) {
+        struct retry *t = *at;
+        if (t->conv == v && t->seq > after) {
+            *at = t->next;
+            map_remove(&c->retries, t);
+            free(t);
+        } else {
+            last = t;
+            at = &t->next;
+        }
+    }
+    c->retry_new = last;
+}
+
+void
+retry_free(struct chat *c)
+{
+    while (c->retry_old != NULL)
+        free(retry_take(c));
+    map_free(&c->retries);
+}
+
+/* --- sending ---------------------------------------------------------------------------------- */
+
+/* Length of a value's text in bytes, escapes decoded. */
+static size_t
+text_length(struct chat *c, const struct json *v)
+{
+    if (v->type != JSON_STRING || !v->escaped)
+        return v->n;
+    c->line.len = 0;
+    buf_reserve(&c->line, v->n);
+    return json_text(v, c->line.p);
+}
+
+/* A message on its way through the checks. */
+struct draft {
+    const struct request *r;
+    struct conn *conn;     /* who gets the answer */
+    uint32_t reply_seq;
+    bool api;              /* from the HTTP API: may do all */
+    struct user *from;
+    struct user *to;       /* private */
+    struct conv *conv;
+    int64_t chat_type, msg_type, cmd, create_ms;
+    bool has_msg_type, has_cmd;
+    char id_text[6 * MAX_MESSAGE_ID];
+    struct str id;         /* the client's or ours; in id_text */
+    bool own_id;           /* it is ours: cannot be a retry */
+};
+
+static void
+new_message_id(struct chat *c, struct draft *d)
+{
+    uint64_t half[2];
+
+    c->id_count++;
+    half[0] = siphash13(c->id_key, &c->id_count, sizeof c->id_count);
+    half[1] = siphash13(c->id_key, half, sizeof half[0]);
+    snprintf(d->id_text, sizeof d->id_text, "%016llx%016llx", (unsigned long long)half[0],
+             (unsigned long long)half[1]);
+    d->id = (struct str){d->id_text, 32};
+    d->own_id = true;
+}
+
+/* The members that are not about sender and receiver. Returns 0 or a code. */
+static int
+draft_fields(struct chat *c, struct draft *d)
+{
+    const struct request *r = d->r;
+    int got_type = request_int(r, F_MSG_TYPE, 0, &d->msg_type);
+    int got_cmd = request_int(r, F_CMD, 0, &d->cmd);
+    int64_t now = c->now_ms();
+
+    if (request_int(r, F_CHAT_TYPE, 0, &d->chat_type) < 0 || got_type < 0 ||
+        (d->chat_type != 1 && d->chat_type != 2))
+        return CODE_SEND_FAILED;
+    d->has_msg_type = got_type > 0;
+    d->has_cmd = got_cmd > 0;
+    if (r->f[F_EXTRAS].type != JSON_NONE && r->f[F_EXTRAS].type != JSON_OBJECT)
+        return CODE_SEND_FAILED;
+    if (text_length(c, &r->f[F_CONTENT]) > (size_t)c->opt->message_max)
+        return CODE_TOO_LARGE;
+    if (request_int(r, F_CREATE_TIME, 0, &d->create_ms) <= 0 ||
+        d->create_ms < now - CLOCK_SKEW_MS || d->create_ms > now + CLOCK_SKEW_MS)
+        d->create_ms = now;
+    if (r->f[F_ID].n > sizeof d->id_text)
+        return CODE_SEND_FAILED;
+    d->id = (struct str){d->id_text, json_text(&r->f[F_ID], d->id_text)};
+    if (d->id.n > MAX_MESSAGE_ID)
+        return CODE_SEND_FAILED;
+    if (r->f[F_ID].type == JSON_NONE || d->id.n == 0)
+        new_message_id(c, d);
+    return 0;
+}
+
+/* Whose message it is: the session's user, whatever he says; the API names one freely. */
+static int
+draft_from(struct chat *c, struct draft *d)
+{
+    char text[MAX_ID];
+    struct str id = STR("system");
+
+    if (d->api) {
+        if (d->r->f[F_FROM].type != JSON_NONE && !request_id(d->r, F_FROM, text, &id))
+            return CODE_SEND_FAILED;
+        d->from = user_get(&c->roster, id);
+    } else if (d->conn->user != NULL) {
+        d->from = d->conn->user;
+    } else { /* jim.login.required=off: J-IM's anonymous sender */
+        uint64_t name = siphash13(c->id_key, &d->conn->id, sizeof d->conn->id);
+        int n = snprintf(text, sizeof text, "%016llx", (unsigned long long)name);
+        d->from = user_get(&c->roster, (struct str){text, (size_t)n});
+    }
+    return 0;
+}
+
+/* Where it goes. Nothing is made before all else is known to be right. */
+static int
+draft_to(struct chat *c, struct draft *d)
+{
+    char text[MAX_ID];
+    struct str id;
+    struct member *m;
+
+    if (!request_id(d->r, d->chat_type == 1 ? F_GROUP_ID : F_TO, text, &id))
+        return CODE_SEND_FAILED;
+    if (d->chat_type == 2) {
+        m = member_with(&c->roster, d->from, id);
+        d->to = m != NULL ? member_peer(m) : user_get(&c->roster, id);
+        d->conv = m != NULL ? m->conv : pair_get(&c->roster, d->from, d->to);
+        return 0;
+    }
+    m = member_in_group(&c->roster, d->from, id);
+    if (m != NULL) {
+        d->conv = m->conv;
+    } else if (d->api) {
+        d->conv = group_find(&c->roster, id);
+        return d->conv == NULL ? CODE_NO_GROUP : 0;
+    } else if (c->opt->group_open) {
+        d->conv = group_get(&c->roster, id);
+    } else {
+        return CODE_FORBIDDEN;
+    }
+    return 0;
+}
+
+/* The chat object, keys in alphabetical order. *id_at: where the id's text begins in b. */
+static void
+put_chat(struct buf *b, const struct draft *d, uint64_t seq, size_t *id_at)
+{
+    const struct request *r = d->r;
+
+    buf_add(b, "{", 1);
+    json_put_key(b, "chatType");
+    json_put_int(b, d->chat_type);
+    if (d->has_cmd) {
+        json_put_key(b, "cmd");
+        json_put_int(b, d->cmd);
+    }
+    put_field(b, "content", &r->f[F_CONTENT]);
+    json_put_key(b, "createTime");
+    json_put_int(b, d->create_ms);
+    if (r->f[F_EXTRAS].type != JSON_NONE) {
+        json_put_key(b, "extras");
+        json_put_value(b, &r->f[F_EXTRAS]);
+    }
+    put_text(b, "from", user_id(d->from));
+    put_field(b, "groupId", &r->f[F_GROUP_ID]);
+    json_put_key(b, "id");
+    *id_at = b->len;
+    json_put_string(b, d->id.p, d->id.n);
+    if (d->has_msg_type) {
+        json_put_key(b, "msgType");
+        json_put_int(b, d->msg_type);
+    }
+    json_put_key(b, "seq");
+    json_put_int(b, (int64_t)seq);
+    put_field(b, "to", &r->f[F_TO]);
+    buf_add(b, "}", 1);
+}
+
+/* A message that was sent before: owe its sender the same answer, once that message is safe. */
+static void
+send_again(struct chat *c, const struct draft *d, const struct retry *t)
+{
+    struct pending *p = pending_push(c);
+
+    c->stats->retries++;
+    c->out.len = 0;
+    json_put_string(&c->out, d->id.p, d->id.n);
+    *p = (struct pending){.kind = PENDING_RETRY, .reply_seq = d->reply_seq, .conv = d->conv,
+                          .from = d->from, .to = d->to, .conn = d->conn, .seq = t->seq,
+                          .create_ms = t->create_ms, .id_len = (uint32_t)c->out.len};
+    p->msg = msg_new(0, 0, c->out.p, c->out.len);
+    /* Its turn comes after everything that was accepted before it: also the message it repeats. */
+    size_t before = (c->pending_head + c->pending_n - 2) & (c->pending_cap - 1);
+    p->number = c->pending_n > 1 ? c->pending[before].number : 0;
+    d->conn->deferred++;
+}
+
+/* Number it, encode it, store it. */
+static int
+send_new(struct chat *c, const struct draft *d, uint64_t print)
+{
+    static const char head[] = "{\"command\":11,\"data\":";
+    struct conv *v = d->conv;
+    struct buf *b = &c->out;
+    size_t id_at;
+    int64_t now = c->now_ms();
+
+    b->len = 0;
+    buf_add(b, head, sizeof head - 1);
+    put_chat(b, d, v->seq + 1, &id_at);
+    size_t id_end = id_at + 1;
+    while (b->p[id_end] != '"')
+        id_end += b->p[id_end] == '\\' ? 2 : 1;
+    struct str chat = {b->p + sizeof head - 1, b->len - (sizeof head - 1)};
+    uint64_t number = store_append(c->store, REC_MESSAGE, (struct str){v->key, v->keylen},
+                                   v->seq + 1, chat, now, &v->index);
+    if (number == 0)
+        return CODE_STORE;
+    v->seq++;
+    buf_add(b, "}", 1);
+    if (!d->own_id)
+        retry_add(c, print, v, v->seq, d->create_ms, now);
+    struct pending *p = pending_push(c);
+    *p = (struct pending){.number = number, .kind = PENDING_SEND, .reply_seq = d->reply_seq,
+                          .conv = v, .from = d->from, .to = d->to, .conn = d->conn, .seq = v->seq,
+                          .create_ms = d->create_ms, .id_at = (uint32_t)id_at,
+                          .id_len = (uint32_t)(id_end + 1 - id_at)};
+    p->msg = msg_new(CMD_CHAT, 0, b->p, b->len);
+    p->msg->chat_seq = v->seq;
+    d->conn->deferred++;
+    return 0;
+}
+
+/* Returns 0 when the message is accepted: then its answer is pending. Else the code to refuse
+ * it. */
+static int
+send_draft(struct chat *c, struct draft *d)
+{
+    uint64_t print = 0;
+    int code = draft_fields(c, d);
+
+    if (code == 0)
+        code = draft_from(c, d);
+    if (code == 0)
+        code = draft_to(c, d);
+    if (code != 0)
+        return code;
+    if (!d->own_id) {
+        print = retry_print(c, d->from, d->conv, d->id);
+        const struct retry *t = retry_find(c, print);
+        if (t != NULL) {
+            send_again(c, d, t);
+            send_committed(c);
+            return 0;
+        }
+    }
+    if (c->stopping)
+        return CODE_STOPPING;
+    code = send_new(c, d, print);
+    if (code == 0 && !store_keeps(c->store))
+        send_committed(c); /* nothing to wait for */
+    return code;
+}
+
+bool
+send_chat(struct chat *c, struct conn *from, uint32_t seq, const struct request *r)
+{
+    struct draft d = {.r = r, .conn = from, .reply_seq = seq};
+    int code = r == NULL ? CODE_SEND_FAILED : send_draft(c, &d);
+
+    if (code == 0)
+        return true;
+    if (from->deferred > 0)
+        return false; /* a refusal, too, comes after the answers to what was sent before */
+    answer_code(c, from, CMD_CHAT_RESP, seq, code);
+    return true;
+}
+
+int
+send_api(struct chat *c, struct conn *conn, const struct request *r)
+{
+    struct draft d = {.r = r, .conn = conn, .api = true};
+
+    return send_draft(c, &d);
+}
+
+/* --- delivery --------------------------------------------------------------------------------- */
+
+static void
+send_to_user(const struct user *u, struct msg *m, struct member *member, const struct conn *but)
+{
+    for (struct conn *o = u->conns; o != NULL; o = o->next_of_user)
+        if (o != but)
+            conn_send(o, m, member);
+}
+
+static void
+deliver_message(struct chat *c, const struct pending *p)
+{
+    struct conv *v = p->conv;
+
+    c->stats->messages++;
+    v->durable = p->seq;
+    if (p->to == NULL) {
+        for (uint32_t i = 0; i < v->nonline; i++)
+            send_to_user(v->member[i]->user, p->msg, v->member[i], NULL);
+        return;
+    }
+    send_to_user(p->to, p->msg, member_of(&c->roster, p->to, v), NULL);
+    if (p->from != p->to) {
+        struct member *sender = member_of(&c->roster, p->from, v);
+        send_to_user(p->from, p->msg, sender, p->conn);
+        member_delivered(&c->roster, sender, p->seq); /* one need not be told what one has said */
+    }
+}
+
+/* What a pending message comes to: {"createTime":…,"id":…,"seq":…} is in c->out behind `data`. */
+static void
+acknowledge(struct chat *c, const struct pending *p, int code)
+{
+    struct buf *b = answer_begin(c, code, CMD_CHAT_RESP);
+
+    if (code == CODE_SENT || code == CODE_OFFLINE) {
+        json_put_key(b, "data");
+        buf_add(b, "{", 1);
+        json_put_key(b, "createTime");
+        json_put_int(b, p->create_ms);
+        json_put_key(b, "id");
+        json_put_raw(b, p->msg->data + p->id_at, p->id_len);
+        json_put_key(b, "seq");
+        json_put_int(b, (int64_t)p->seq);
+        buf_add(b, "}", 1);
+    }
+    put_msg(b, code);
+    if (p->conn->proto == PROTO_HTTP) {
+        buf_add(b, "}", 1);
+        api_sent(p->conn, code, b->p, b->len);
+    } else {
+        answer_send(c, p->conn, CMD_CHAT_RESP, p->reply_seq);
+    }
+    conn_answered(p->conn);
+}
+
+static void
+deliver(struct chat *c, struct pending *p)
+{
+    if (p->kind == PENDING_STATE)
+        return;
+    if (p->kind == PENDING_SEND)
+        deliver_message(c, p);
+    acknowledge(c, p, p->to != NULL && p->to->nconns == 0 ? CODE_OFFLINE : CODE_SENT);
+    msg_unref(p->msg);
+}
+
+/* The batch is gone: nobody has seen its messages, and their numbers are free again. */
+static void
+lost(struct chat *c, struct pending *p)
+{
+    struct conv *v = p->conv;
+
+    if (p->kind == PENDING_STATE) {
+        record_redo(c, p);
+        return;
+    }
+    if (p->kind == PENDING_SEND && v->seq > v->durable) {
+        v->seq = v->durable;
+        store_index_cut(&v->index, v->durable);
+        retry_forget(c, v, v->durable);
+    }
+    acknowledge(c, p, CODE_STORE);
+    msg_unref(p->msg);
+}
+
+void
+send_committed(struct chat *c)
+{
+    enum store_news news = store_poll(c->store);
+    uint64_t durable = store_durable(c->store);
+
+    while (c->pending_n > 0) {
+        struct pending p = c->pending[c->pending_head];
+        bool safe = p.number <= durable;
+        if (!safe && news != STORE_LOST)
+            break;
+        c->pending_head = (c->pending_head + 1) & (c->pending_cap - 1);
+        c->pending_n--;
+        if (safe)
+            deliver(c, &p);
+        else
+            lost(c, &p);
+    }
+}
+
+void
+send_written(struct chat *c, const struct msg *m, struct member *member)
+{
+    if (member != NULL) {
+        c->stats->delivered++;
+        member_delivered(&c->roster, member, m->chat_seq);
+    }
+    for (size_t i = 0; m->fetched != NULL && i < m->fetched->n; i++)
+        member_delivered_upto(&c->roster, m->fetched->mark[i].member, m->fetched->mark[i].upto);
+}
+
