@@ -51,9 +51,7 @@
 #include <poll.h>
 #endif
 
-#if ATOMIC_BOOL_LOCK_FREE != 2
-#error "loop_wake() needs a lock-free atomic_bool to be async-signal-safe"
-#endif
+_Static_assert(ATOMIC_BOOL_LOCK_FREE == 2, "else loop_wake() is not async-signal-safe");
 
 #define MAX_BATCH 512 /* descriptors taken from one wait: many share a system call, and timers still
                          get their turn soon */
@@ -350,8 +348,9 @@ loop_add(struct loop *l, int fd, unsigned events, loop_fn *fn, void *arg)
     }
     if (fd >= l->size) {
         int size = l->size;
+        assert(fd < INT_MAX / 2); /* no kernel counts that far */
         while (size <= fd)
-            size = size > INT_MAX / 2 ? INT_MAX : size * 2;
+            size *= 2;
         l->table = xrealloc(l->table, (size_t)size * sizeof l->table[0]);
         memset(l->table + l->size, 0, (size_t)(size - l->size) * sizeof l->table[0]);
         l->size = size;
