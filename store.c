@@ -18,8 +18,8 @@
  * it. And after an unclean stop numbers jump and a new segment begins: no number ever has two
  * contents.
  *
- *   the disk, lines, scanning (start, check, export), helper thread, open and close, appending,
- *   index and reading, subcommands
+ *   the disk, lines, scanning, subcommands: how a log looks and how it is read as a whole
+ *   helper thread, opening, appending, closing, index and reading: one store at work
  */
 #include "jim.h"
 
@@ -252,12 +252,13 @@ io_sync(const struct store_io *io, int fd)
     return result == 0;
 }
 
+/* For the calls that take one path: sync_dir and unlink. */
 static bool
-io_sync_dir(const struct store_io *io, const char *dir)
+io_path(const struct store_io *io, int (*call)(void *arg, const char *path), const char *path)
 {
     int result;
 
-    while (again(result = io->sync_dir(io->arg, dir)))
+    while (again(result = call(io->arg, path)))
         ;
     return result == 0;
 }
@@ -268,16 +269,6 @@ io_rename(const struct store_io *io, const char *from, const char *to)
     int result;
 
     while (again(result = io->rename(io->arg, from, to)))
-        ;
-    return result == 0;
-}
-
-static bool
-io_unlink(const struct store_io *io, const char *path)
-{
-    int result;
-
-    while (again(result = io->unlink(io->arg, path)))
         ;
     return result == 0;
 }
@@ -374,7 +365,7 @@ put_str(char *p, struct str s)
 }
 
 static void
-put_line(struct buf *b, const struct crc32c *crc, uint32_t seed, const struct store_rec *r)
+line_put(struct buf *b, const struct crc32c *crc, uint32_t seed, const struct store_rec *r)
 {
     buf_reserve(b, LINE_HEAD + r->conv.n + r->json.n);
     char *line = b->p + b->len, *body = line + 9, *p = body;
@@ -399,7 +390,7 @@ put_line(struct buf *b, const struct crc32c *crc, uint32_t seed, const struct st
 /* Read a line, without its newline, into views. NULL, or what is wrong with it. The cheap tests
  * come first: holds_proof() tries this at every byte of a bad line. */
 static const char *
-parse_line(const struct crc32c *crc, uint32_t seed, struct str line, struct store_rec *r)
+line_parse(const struct crc32c *crc, uint32_t seed, struct str line, struct store_rec *r)
 {
     uint32_t sum;
     uint64_t time_ms;
@@ -421,7 +412,7 @@ parse_line(const struct crc32c *crc, uint32_t seed, struct str line, struct stor
 
 /* The length of the header line, newline included. */
 static size_t
-put_header(char dst[HEADER_ROOM], const struct crc32c *crc, const struct header *h)
+header_put(char dst[HEADER_ROOM], const struct crc32c *crc, const struct header *h)
 {
     int n = snprintf(dst, HEADER_ROOM, "%s %d %" PRIu64 " %" PRIu64 " %s fresh ", MAGIC, VERSION,
                      h->first, h->prev, h->salt);
@@ -433,7 +424,7 @@ put_header(char dst[HEADER_ROOM], const struct crc32c *crc, const struct header 
 }
 
 static const char *
-parse_header(const struct crc32c *crc, struct str line, struct header *h)
+header_parse(const struct crc32c *crc, struct str line, struct header *h)
 {
     struct str rest = line, magic, salt, kind;
     uint64_t version;
@@ -589,7 +580,7 @@ holds_proof(const struct scan *c, uint32_t seed, struct str line, uint64_t numbe
     struct store_rec rec;
 
     for (size_t i = 0; i < line.n; i++) {
-        if (parse_line(&c->crc, seed, (struct str){line.p + i, line.n - i}, &rec) != NULL)
+        if (line_parse(&c->crc, seed, (struct str){line.p + i, line.n - i}, &rec) != NULL)
             continue;
         return rec.type == REC_BATCH && batch_synced(rec.json) >= number;
     }
@@ -665,7 +656,7 @@ scan_lines(struct scan *c)
         if (got == LINE_ERROR)
             return scan_bad(c, SCAN_ERROR, seg->first, at, "cannot read");
         const char *why = got == LINE_PART ? "an unfinished line"
-                                           : parse_line(&c->crc, seg->seed, line, &rec);
+                                           : line_parse(&c->crc, seg->seed, line, &rec);
         if (why == NULL && (next != 0 ? rec.number != next : rec.number <= c->last))
             why = "record number out of order";
         if (reader_tell(&c->reader) > UINT32_MAX)
@@ -709,7 +700,7 @@ scan_segment(struct scan *c, uint64_t first)
         c->bad_end = line.n;
         return scan_bad(c, SCAN_TORN, first, 0, "an unfinished header");
     }
-    const char *why = got == LINE_WHOLE ? parse_header(&c->crc, line, &h) : "no header";
+    const char *why = got == LINE_WHOLE ? header_parse(&c->crc, line, &h) : "no header";
     if (why == NULL && h.first != first)
         why = "the file's name is not the one it was given";
     if (why != NULL)
@@ -754,7 +745,7 @@ scan_names(struct scan *c)
             continue;
         segment_path(path, c->dir, first, ".tmp");
         if (strcmp(suffix, ".log.tmp") == 0 && c->tidy)
-            io_unlink(c->io, path); /* if it stays, the next creation overwrites it */
+            io_path(c->io, c->io->unlink, path); /* if it stays, the next creation overwrites it */
         if (suffix[4] != '\0')
             continue;
         if (c->firsts == cap) {
@@ -788,6 +779,96 @@ scan_run(struct scan *c)
         c->io->close(c->io->arg, c->reader.fd);
     }
     buf_free(&c->reader.buf);
+}
+
+/* --- subcommands ------------------------------------------------------------------------------ */
+
+/* Asked, not taken: a server that starts at this moment must not find the directory locked. */
+static bool
+in_use(const char *dir)
+{
+    struct flock lock = {.l_type = F_WRLCK, .l_whence = SEEK_SET};
+    char path[PATH_ROOM];
+
+    snprintf(path, sizeof path, "%s/lock", dir);
+    int fd = open(path, O_RDONLY | O_CLOEXEC), result = -1;
+    if (fd < 0)
+        return false;
+#ifdef F_OFD_GETLK
+    result = fcntl(fd, F_OFD_GETLK, &lock);
+#endif
+    if (result < 0)
+        result = fcntl(fd, F_GETLK, &lock);
+    close(fd);
+    return result == 0 && lock.l_type != F_UNLCK;
+}
+
+static void
+say_bad(const struct scan *c, FILE *out)
+{
+    char path[PATH_ROOM];
+
+    segment_path(path, c->dir, c->bad_first, "");
+    fprintf(out, "%s:%" PRIu64 ": %s%s%s\n", c->bad_first > 0 ? path : c->dir, c->bad_at, c->why,
+            c->err != 0 ? ": " : "", c->err != 0 ? strerror(c->err) : "");
+}
+
+int
+store_check(const char *dir, FILE *out)
+{
+    struct scan c = {.io = &disk, .dir = dir, .go_on = true};
+    bool live = in_use(dir);
+    int code = 0;
+
+    scan_run(&c);
+    fprintf(out, "%s: segments %" PRIu32 ", records %" PRIu64 ", messages %" PRIu64 "\n", dir,
+            c.segs, c.records, c.messages);
+    if (live)
+        fprintf(out, "in use by a running server: checked as far as it was written\n");
+    if (c.result == SCAN_CLEAN || (c.result == SCAN_TORN && live)) {
+        fprintf(out, "no damage\n");
+    } else if (c.result == SCAN_TORN) {
+        say_bad(&c, out);
+        fprintf(out, "torn tail of %" PRIu64 " bytes, never confirmed as synced: the next start "
+                "cuts it off\n", c.bad_end - c.bad_at);
+        code = 1;
+    } else {
+        say_bad(&c, out);
+        fprintf(out, "damaged\n");
+        code = 2;
+    }
+    free(c.first);
+    free(c.seg);
+    return code;
+}
+
+static void
+export_record(void *arg, const struct store_rec *rec)
+{
+    FILE *out = arg;
+
+    if (rec->type != REC_MESSAGE || rec->json.n < 2 || rec->json.p[rec->json.n - 1] != '}')
+        return;
+    fwrite(rec->json.p, 1, rec->json.n - 1, out);
+    fprintf(out, "%s\"time\":%" PRId64 "}\n", rec->json.n > 2 ? "," : "", rec->time_ms);
+}
+
+int
+store_export(const char *dir, FILE *out)
+{
+    struct scan c = {.io = &disk, .dir = dir, .go_on = true, .record = export_record, .arg = out};
+
+    scan_run(&c);
+    bool bad = c.result == SCAN_DAMAGED || c.result == SCAN_ERROR;
+    if (bad)
+        say_bad(&c, stderr);
+    free(c.first);
+    free(c.seg);
+    if (fflush(out) != 0 || ferror(out)) {
+        fprintf(stderr, "jim: cannot write: %s\n", strerror(errno));
+        return 2;
+    }
+    return bad ? 2 : 0;
 }
 
 /* --- the helper thread ------------------------------------------------------------------------ */
@@ -912,7 +993,7 @@ create_segment(struct store *s, struct batch *b, int *out)
         outcome = batch_fail(s, b, BATCH_FAILED, "syncing a segment's header");
     else if (!io_rename(s->io, tmp, path))
         outcome = batch_fail(s, b, BATCH_LOST, "renaming a segment");
-    else if (!io_sync_dir(s->io, s->dir))
+    else if (!io_path(s->io, s->io->sync_dir, s->dir))
         outcome = batch_fail(s, b, BATCH_FAILED, "syncing the directory");
     if (outcome == BATCH_KEPT) {
         *out = fd;
@@ -920,7 +1001,7 @@ create_segment(struct store *s, struct batch *b, int *out)
     }
     s->io->close(s->io->arg, fd);
     if (outcome == BATCH_LOST)
-        io_unlink(s->io, tmp);
+        io_path(s->io, s->io->unlink, tmp);
     return outcome;
 }
 
@@ -1101,7 +1182,7 @@ open_dir(struct store *s)
     while (n > 0 && parent[n - 1] != '/')
         n--;
     snprintf(parent + n, sizeof parent - n, ".");
-    return io_sync_dir(s->io, parent) || refuse(s, "cannot sync", parent);
+    return io_path(s->io, s->io->sync_dir, parent) || refuse(s, "cannot sync", parent);
 }
 
 /* Held until the descriptor is closed, also by the end of the process. */
@@ -1138,7 +1219,7 @@ mend(struct store *s, const struct scan *c, uint64_t first)
                   "store: %s:%" PRIu64 ": %s: cut a torn tail of %" PRIu64 " bytes", path,
                   c->bad_at, c->why, c->bad_end - c->bad_at);
     if (torn && c->bad_at == 0) {
-        ok = io_unlink(s->io, path);
+        ok = io_path(s->io, s->io->unlink, path);
     } else {
         int fd = io_open(s->io, path, O_WRONLY);
         ok = fd >= 0 && (!torn || io_truncate(s->io, fd, c->bad_at)) && io_sync(s->io, fd);
@@ -1147,7 +1228,7 @@ mend(struct store *s, const struct scan *c, uint64_t first)
             s->io->close(s->io->arg, fd);
         errno = err;
     }
-    return (ok && io_sync_dir(s->io, s->dir)) || refuse(s, "cannot mend", path);
+    return (ok && io_path(s->io, s->io->sync_dir, s->dir)) || refuse(s, "cannot mend", path);
 }
 
 /* Settle, from what the scan found, where the next batch goes. */
@@ -1293,7 +1374,7 @@ put_batch_head(struct store *s, uint64_t synced)
     struct store_rec rec = {.number = b->first, .time_ms = b->time_ms, .type = REC_BATCH,
                             .conv = STR("-"), .json = {json, (size_t)n}};
     b->buf.len = 0;
-    put_line(&b->buf, &s->crc, s->seg[b->segment].seed, &rec);
+    line_put(&b->buf, &s->crc, s->seg[b->segment].seed, &rec);
     if (len > 0)
         b->buf.len = len;
 }
@@ -1316,7 +1397,7 @@ begin_batch(struct store *s, int64_t now_ms)
         random_bytes(salt, sizeof salt);
         for (size_t i = 0; i < sizeof salt; i++)
             snprintf(h.salt + 2 * i, 3, "%02x", salt[i]);
-        b->header_len = put_header(b->header, &s->crc, &h);
+        b->header_len = header_put(b->header, &s->crc, &h);
         segment_push(&s->seg, &s->segs, &s->seg_cap,
                      (struct segment){h.first, crc32c_add(&s->crc, 0, h.salt, 16), 0});
         s->end = b->header_len;
@@ -1349,7 +1430,7 @@ store_append(struct store *s, char type, struct str conv, uint64_t seq, struct s
                             .conv = conv, .json = json, .segment = b->segment,
                             .offset = (uint32_t)s->end};
     size_t len = b->buf.len;
-    put_line(&b->buf, &s->crc, s->seg[b->segment].seed, &rec);
+    line_put(&b->buf, &s->crc, s->seg[b->segment].seed, &rec);
     s->end += b->buf.len - len;
     s->last = b->last = rec.number;
     if (index != NULL)
@@ -1493,7 +1574,7 @@ close_log(struct store *s)
     struct store_rec rec = {.number = s->next, .time_ms = time_wall_ms(), .type = REC_BATCH,
                             .conv = STR("-"), .json = {json, (size_t)n}};
     s->gather.buf.len = 0;
-    put_line(&s->gather.buf, &s->crc, s->seg[s->segs - 1].seed, &rec);
+    line_put(&s->gather.buf, &s->crc, s->seg[s->segs - 1].seed, &rec);
     s->dirty = true;
     if (!io_write(s->io, s->fd, s->gather.buf.p, s->gather.buf.len, s->end)) {
         /* No harm: the next start takes this for an unclean stop. */
@@ -1718,7 +1799,7 @@ store_read(struct store *s, const struct store_index *x, uint64_t seq, struct bu
         return -ENOENT;
     const char *why = read_line(s, segment, offset, to);
     if (why == NULL)
-        why = parse_line(&s->crc, s->seg[segment].seed,
+        why = line_parse(&s->crc, s->seg[segment].seed,
                          (struct str){to->p + start, to->len - start}, rec);
     if (why == NULL && (rec->type != REC_MESSAGE || rec->seq != seq))
         why = "another record stands there";
@@ -1731,94 +1812,4 @@ store_read(struct store *s, const struct store_index *x, uint64_t seq, struct bu
     log_write(s->o.log, LOG_LEVEL_ERROR, "store: %s/%020" PRIu64 ".log:%" PRIu32 ": %s", s->dir,
               s->seg[segment].first, offset, why);
     return -EIO;
-}
-
-/* --- subcommands ------------------------------------------------------------------------------ */
-
-/* Asked, not taken: a server that starts at this moment must not find the directory locked. */
-static bool
-in_use(const char *dir)
-{
-    struct flock lock = {.l_type = F_WRLCK, .l_whence = SEEK_SET};
-    char path[PATH_ROOM];
-
-    snprintf(path, sizeof path, "%s/lock", dir);
-    int fd = open(path, O_RDONLY | O_CLOEXEC), result = -1;
-    if (fd < 0)
-        return false;
-#ifdef F_OFD_GETLK
-    result = fcntl(fd, F_OFD_GETLK, &lock);
-#endif
-    if (result < 0)
-        result = fcntl(fd, F_GETLK, &lock);
-    close(fd);
-    return result == 0 && lock.l_type != F_UNLCK;
-}
-
-static void
-say_bad(const struct scan *c, FILE *out)
-{
-    char path[PATH_ROOM];
-
-    segment_path(path, c->dir, c->bad_first, "");
-    fprintf(out, "%s:%" PRIu64 ": %s%s%s\n", c->bad_first > 0 ? path : c->dir, c->bad_at, c->why,
-            c->err != 0 ? ": " : "", c->err != 0 ? strerror(c->err) : "");
-}
-
-int
-store_check(const char *dir, FILE *out)
-{
-    struct scan c = {.io = &disk, .dir = dir, .go_on = true};
-    bool live = in_use(dir);
-    int code = 0;
-
-    scan_run(&c);
-    fprintf(out, "%s: %" PRIu32 " segments, %" PRIu64 " records, %" PRIu64 " messages\n", dir,
-            c.segs, c.records, c.messages);
-    if (live)
-        fprintf(out, "in use by a running server: checked as far as it was written\n");
-    if (c.result == SCAN_CLEAN || (c.result == SCAN_TORN && live)) {
-        fprintf(out, "no damage\n");
-    } else if (c.result == SCAN_TORN) {
-        say_bad(&c, out);
-        fprintf(out, "torn tail of %" PRIu64 " bytes, never confirmed as synced: the next start "
-                "cuts it off\n", c.bad_end - c.bad_at);
-        code = 1;
-    } else {
-        say_bad(&c, out);
-        fprintf(out, "damaged\n");
-        code = 2;
-    }
-    free(c.first);
-    free(c.seg);
-    return code;
-}
-
-static void
-export_record(void *arg, const struct store_rec *rec)
-{
-    FILE *out = arg;
-
-    if (rec->type != REC_MESSAGE || rec->json.n < 2 || rec->json.p[rec->json.n - 1] != '}')
-        return;
-    fwrite(rec->json.p, 1, rec->json.n - 1, out);
-    fprintf(out, "%s\"time\":%" PRId64 "}\n", rec->json.n > 2 ? "," : "", rec->time_ms);
-}
-
-int
-store_export(const char *dir, FILE *out)
-{
-    struct scan c = {.io = &disk, .dir = dir, .go_on = true, .record = export_record, .arg = out};
-
-    scan_run(&c);
-    bool bad = c.result == SCAN_DAMAGED || c.result == SCAN_ERROR;
-    if (bad)
-        say_bad(&c, stderr);
-    free(c.first);
-    free(c.seg);
-    if (fflush(out) != 0 || ferror(out)) {
-        fprintf(stderr, "jim: cannot write: %s\n", strerror(errno));
-        return 2;
-    }
-    return bad ? 2 : 0;
 }
