@@ -550,6 +550,8 @@ static const struct vector ws_vectors[] = {
     V("0182 '\xe4\xb8' 8981 '\xff' 8081 '\xad'",
       "text part <\xe4\xb8> | ping <\xff> | text end <\xad>"),
     V("0181 '\xe4' 8081 'a'", "text part <\xe4> | error 1007"),
+    V("0181 '\xe4' 0081 'a'", "text part <\xe4> | error 1007"),
+    V("0181 '\xe4' 008a 'a'", "text part <\xe4> | error 1007"),
     V("0281 '\xe4' 8081 'a'", "binary part <\xe4> | binary end <a>"),
     /* bad UTF-8, at the end and before the frame is there */
     V("8182 '\xc0\xaf'", "error 1007"),
@@ -628,6 +630,8 @@ static const struct vector http_vectors[] = {
     V("OPTIONS * HTTP/1.1\r\nHost: a\r\n\r\n", "OPTIONS * 1.1 keep host=a"),
     V("GET * HTTP/1.1\r\nHost: a\r\n\r\n", "400"),
     V("OPTIONS ** HTTP/1.1\r\nHost: a\r\n\r\n", "400"),
+    V("OPTIONX * HTTP/1.1\r\nHost: a\r\n\r\n", "400"),
+    V("OPTIONSX * HTTP/1.1\r\nHost: a\r\n\r\n", "400"),
     V("\r\n\n\r\nGET / HTTP/1.0\r\n\r\n", "GET / 1.0 close"),
     V("\n\nGET / HTTP/1.0\n\n", "GET / 1.0 close"),
     V("GET / HTTP/1.1\nHost: a\n\r\n", "GET / 1.1 keep host=a"),
@@ -664,6 +668,11 @@ static const struct vector http_vectors[] = {
     V("GET / HTTP/11\r\nHost: a\r\n\r\n", "400"),
     V("GET / HTTP/1.\r\nHost: a\r\n\r\n", "400"),
     V("GET / HTTP/x.1\r\nHost: a\r\n\r\n", "400"),
+    V("GET / HTTP//.1\r\nHost: a\r\n\r\n", "400"),
+    V("GET / HTTP/:.1\r\nHost: a\r\n\r\n", "400"),
+    V("GET / HTTP/1./\r\nHost: a\r\n\r\n", "400"),
+    V("GET / HTTP/1.:\r\nHost: a\r\n\r\n", "400"),
+    V("GET / HTTP/1,1\r\nHost: a\r\n\r\n", "400"),
     V("GET / http/1.1\r\nHost: a\r\n\r\n", "400"),
     V("GET / HTTPS/1.1\r\nHost: a\r\n\r\n", "400"),
     V("GET / FTP/1.1\r\nHost: a\r\n\r\n", "400"),
@@ -678,6 +687,7 @@ static const struct vector http_vectors[] = {
     V("GET http:/b HTTP/1.1\r\nHost: a\r\n\r\n", "400"),
     V("GET http://u@b/ HTTP/1.1\r\nHost: a\r\n\r\n", "400"),
     V("GET ftp://b/ HTTP/1.1\r\nHost: a\r\n\r\n", "400"),
+    V("GET gopher://host/path HTTP/1.1\r\nHost: a\r\n\r\n", "400"),
     /* fields */
     V("GET / HTTP/1.1\r\nhOST:a\r\n\r\n", "GET / 1.1 keep host=a"),
     V("GET / HTTP/1.1\r\nHost: \t a:8888\t \r\n\r\n", "GET / 1.1 keep host=a:8888"),
@@ -719,6 +729,9 @@ static const struct vector http_vectors[] = {
     V(GET "Origin: a\r\nOrigin: b\r\n" END, "400"),
     V(GET "Authorization: a\r\nAuthorization: b\r\n" END, "400"),
     V(GET "Content-Type: a\r\nContent-Type: a\r\n" END, "400"),
+    V(GET "Sec-WebSocket-Version: 13\r\nSec-WebSocket-Version: 8\r\n" END, "400"),
+    V(GET "If-None-Match: a\r\nIf-None-Match: b\r\n" END, "GET / 1.1 keep host=a match=a"),
+    V(GET "azAZ09-_: a\r\n" END, "GET / 1.1 keep host=a"),
     /* keep-alive: RFC 9112 section 9.3 */
     V(GET "Connection: close\r\n" END, "GET / 1.1 close host=a connection=close"),
     V(GET "Connection: CLOSE , x\r\n" END, "GET / 1.1 close host=a connection=CLOSE , x"),
@@ -776,7 +789,8 @@ static const struct vector http_vectors[] = {
     /* upgrade: RFC 6455 section 4.1 */
     V("GET /chat HTTP/1.1\r\nHost: server.example.com\r\nUpgrade: websocket\r\n"
       "Connection: Upgrade\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n"
-      "Origin: http://example.com\r\nSec-WebSocket-Protocol: chat, superchat\r\nSec-WebSocket-Version: 13\r\n\r\n",
+      "Origin: http://example.com\r\nSec-WebSocket-Protocol: chat, superchat\r\n"
+      "Sec-WebSocket-Version: 13\r\n\r\n",
       "GET /chat 1.1 keep upgrade host=server.example.com connection=Upgrade upgrade=websocket "
       "key=dGhlIHNhbXBsZSBub25jZQ== version=13 origin=http://example.com"),
     V(GET "Connection: keep-alive, Upgrade\r\nUpgrade: WebSocket\r\n" END,
@@ -983,6 +997,49 @@ TEST(codec_vectors)
         for (size_t k = 0; k < decoders[i].count; k++, count++)
             check_vector(&decoders[i], k);
     test_note("%zu codec vectors, each whole, at every split and byte by byte", count);
+}
+
+/* No bytes are no bytes, wherever they would stand. */
+TEST(codec_nothing)
+{
+    struct ws ws = {0};
+    struct ws_frame frame;
+    struct pkt pkt;
+    struct http_req req;
+    struct http_chunked chunked = {0};
+    uint32_t state = 0;
+    size_t scan = 0, n = 0;
+
+    set_up();
+    for (int i = 0; i < 2; i++) {
+        char *p = i == 0 ? edge : NULL;
+        CHECK_INT(pkt_decode(p, 0, 10, &pkt), 0);
+        CHECK_INT(ws_decode(&ws, p, 0, 10, &frame), 0);
+        CHECK_INT(http_decode(p, 0, &scan, &req), 0);
+        CHECK_INT(http_unchunk(&chunked, p, &n, 10), 0);
+        CHECK(utf8_check(&state, p, 0) && state == 0);
+        CHECK_INT(crc32c_add(&crc_tables, 5, p, 0), 5);
+        CHECK_INT(base64_encode(edge - 1, p, 0), 0);
+        CHECK_INT(base64_decode(edge - 1, p, 0), 0);
+        CHECK_INT(url_decode(edge - 1, (struct str){p, 0}, false), 0);
+    }
+}
+
+/* A caller without a limit of its own still gets the format's. */
+TEST(codec_no_limit)
+{
+    char in[16];
+    struct ws ws = {0};
+    struct ws_frame frame;
+    struct pkt pkt;
+
+    CHECK_INT(pkt_decode(in, unhex("01000d7fffffff", 14, in), SIZE_MAX, &pkt), 0);
+    CHECK_INT(pkt_decode(in, unhex("01000d80000000", 14, in), SIZE_MAX, &pkt), PKT_BAD_LENGTH);
+    CHECK_INT(ws_decode(&ws, in, unhex("81ff7fffffffffffffff", 20, in), SIZE_MAX, &frame),
+              SIZE_MAX > UINT32_MAX ? 0 : -WS_TOO_BIG);
+    ws = (struct ws){.total = UINT32_MAX, .opcode = WS_BINARY};
+    CHECK_INT(ws_decode(&ws, in, unhex("80ff7fffffffffffffff", 20, in), INT64_MAX, &frame),
+              -WS_TOO_BIG);
 }
 
 /* --- UTF-8 ------------------------------------------------------------------------------------ */
@@ -1350,7 +1407,8 @@ TEST(codec_http_list)
         {"x,a", "a", true},        {"a,x", "a", true},         {" \ta\t , x", "a", true},
         {"x , a ", "a", true},     {"x a", "a", false},        {",,a,,", "a", true},
         {",", "a", false},         {"a;q=1", "a", false},      {"xa,ax", "a", false},
-        {"gzip, deflate", "deflate", true},
+        {"gzip, deflate", "deflate", true}, {"aZ", "Az", true}, {"[", "{", false},
+        {"@", "`", false},
     };
 
     for (size_t i = 0; i < COUNT(rows); i++) {
