@@ -1325,9 +1325,6 @@ store_open(const struct store_options *o)
         store_free(s);
         return NULL;
     }
-    if (o->policy != STORE_GROUP)
-        log_write(o->log, LOG_LEVEL_WARN,
-                  "store: messages are confirmed before their sync: a power cut may lose some");
     return s;
 }
 
