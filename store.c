@@ -1362,12 +1362,10 @@ static void
 put_batch_head(struct store *s, uint64_t synced)
 {
     struct batch *b = &s->gather;
-    char json[64], digits[20];
+    char json[64];
     size_t len = b->buf.len;
-    int width = (int)(put_number(digits, b->first) - digits), pad = width;
-
-    pad -= (int)(put_number(digits, synced) - digits);
-    int n = snprintf(json, sizeof json, "{\"synced\":%" PRIu64 "%*s}", synced, pad, "");
+    int width = snprintf(NULL, 0, "%" PRIu64, b->first);
+    int n = snprintf(json, sizeof json, "{\"synced\":%-*" PRIu64 "}", width, synced);
     struct store_rec rec = {.number = b->first, .time_ms = b->time_ms, .type = REC_BATCH,
                             .conv = STR("-"), .json = {json, (size_t)n}};
     b->buf.len = 0;
