@@ -1,36 +1,31 @@
 // SPDX-License-Identifier: MIT
 // jim.js - the chat page: one WebSocket, JSON both ways.
 //
-// In reading order: helpers, language, state, the connection, commands in, conversations, the outbox,
-// drawing, and what the user does. Three rules hold everywhere:
+// Three rules hold everywhere:
 // 1. What people wrote is text: it enters the page through textContent only, never as HTML.
-// 2. The server's `seq` (1, 2, 3, ... in each conversation) is the order of messages, and a hole in it
+// 2. The server's `seq` (1, 2, 3, ... in each conversation) is the order of messages; a hole in it
 //    means that something was missed and has to be asked for.
-// 3. A message keeps its `id` until it is acknowledged. The server takes a second copy for a retry,
-//    so sending again is always safe.
+// 3. A message keeps its `id` until it is acknowledged: the server takes a second copy for a retry.
 
 const PAGE = 50; // messages asked for at a time
 const WINDOW = 500; // messages of one conversation held, and drawn, at most
-const ROWS = 150; // people listed without searching
+const ROWS = 150; // people listed: searching finds the others
 const RECENT = 30; // conversations looked up at login
-const MAX_BYTES = 65536; // of one message: the server's limit unless configured
-const LATEST = Number.MAX_SAFE_INTEGER; // "before this seq": the newest page
+const MAX_BYTES = 65536; // of one message, as in the server
 
-// --- helpers -------------------------------------------------------------------------------------
+// --- helpers ---
 
 const $ = (id) => document.getElementById(id);
-const bytes = (s) => new TextEncoder().encode(s).length;
+const log = $('log'), field = $('text');
 
 function el(tag, cls, ...children) {
   const e = document.createElement(tag);
-  if (cls) e.className = cls;
+  e.className = cls;
   e.append(...children);
   return e;
 }
 
-function put(e, s) {
-  if (e.textContent !== s) e.textContent = s;
-}
+const put = (e, s) => { if (e.textContent !== s) e.textContent = s; };
 
 // Storage may be full or forbidden: then the page forgets, and works.
 function load(store, key, otherwise) {
@@ -40,7 +35,7 @@ function save(store, key, value) {
   try { store.setItem(key, JSON.stringify(value)); } catch { /* see above */ }
 }
 
-// --- language: the English text is the key, so the code reads like the page ----------------------
+// --- language: the English text is the key, so the code reads like the page ---
 
 const ZH = {
   'Pick a name and start talking.': '取个名字，开始聊天。', 'Your name': '你的名字',
@@ -48,16 +43,15 @@ const ZH = {
   'Search, or enter a new name': '搜索，或输入新的名称', 'Groups': '群组', 'People': '联系人',
   'Join the group “{id}”': '加入群组“{id}”', 'Write to “{id}”': '发消息给“{id}”', 'Close': '关闭',
   'Choose a conversation.': '请选择一个会话。', 'Back to the list': '返回列表', 'Members': '群成员',
-  'Messages': '消息', 'Message': '消息', 'Write a message': '输入消息', 'Send': '发送',
+  'Messages': '消息', 'Write a message': '输入消息', 'Send': '发送',
   'online': '在线', 'offline': '离线', 'connecting…': '正在连接…',
   'no connection, trying again…': '连接已断开，正在重试…', '{n} online': '{n} 人在线',
-  '{n} more: search to find them': '还有 {n} 人，可搜索查找', 'Nobody else is online.': '暂时没有其他人在线。',
+  'Nobody else is online.': '暂时没有其他人在线。',
   'New messages': '新消息', '{n} new': '{n} 条新消息', 'Latest messages': '最新消息',
   'No messages yet. Say hello!': '还没有消息，打个招呼吧！', 'sending': '发送中', 'sent': '已发送',
   '{name} is offline. Kept until they return.': '{name} 不在线，消息已保留，上线后送达。',
   'Not sent': '发送失败', 'Not allowed': '没有权限', 'Too long: a message holds 64 KiB.': '消息过长：上限为 64 KiB。',
-  'The server cannot store messages now': '服务器暂时无法保存消息', 'Try again': '重试',
-  'Discard': '删除', 'Cannot reach the server.': '无法连接服务器。', 'That name is too long.': '名称过长。',
+  'Try again': '重试', 'Discard': '删除', 'Cannot reach the server.': '无法连接服务器。',
   'Login refused. Check name and password.': '登录被拒绝，请检查名字和密码。',
   'You logged in somewhere else.': '你已在别处登录。',
   'image': '图片', 'voice': '语音', 'video': '视频', 'music': '音乐', 'news': '图文',
@@ -82,37 +76,35 @@ const format = (options) => new Intl.DateTimeFormat(lang, options).format;
 const clock = format({ hour: '2-digit', minute: '2-digit' });
 const shortDay = format({ day: 'numeric', month: 'short' });
 const longDay = format({ dateStyle: 'full' });
-const precisely = format({ dateStyle: 'medium', timeStyle: 'medium' });
 const relative = new Intl.RelativeTimeFormat(lang, { numeric: 'auto' });
 const dayOf = (ms) => new Date(ms).setHours(0, 0, 0, 0);
 
-function dayName(ms) {
-  const ago = Math.round((dayOf(Date.now()) - dayOf(ms)) / 864e5);
-  return ago === 0 || ago === 1 ? relative.format(-ago, 'day') : longDay(ms);
-}
+const isToday = (ms) => dayOf(ms) === dayOf(Date.now());
+const dayName = (ms) => (isToday(ms) ? relative.format(0, 'day') : longDay(ms));
 
-// --- state ---------------------------------------------------------------------------------------
+// --- state ---
 
 let me = null; // { id, nick, password } from the login form until logout
 let current = null; // the open conversation
 let atEnd = true; // the log is scrolled to its end, and is to stay there
-let marks = {}; // conversation key -> { read, time }: what localStorage remembers
+let marks = {}; // conversation key -> { read, time }, as in localStorage
 const users = new Map(); // userId -> { nick, status }
 const groups = new Map(); // groupId -> { name, online, ids }, as of the last refresh
 const convs = new Map(); // key -> conversation: 'g:100' is a group, 'p:bob' a person
 
 const nameOf = (id) => users.get(id)?.nick || id;
 const statusOf = (id) => (users.get(id)?.status === 'online' ? 'online' : 'offline');
+const isOnline = (c) => statusOf(c.id) === 'online';
 const titleOf = (c) => (c.group ? groups.get(c.id)?.name || c.id : nameOf(c.id));
 const aboutOf = (c) => (c.group ? t('{n} online', { n: groups.get(c.id)?.online ?? 0 }) : t(statusOf(c.id)));
 const unread = (c) => (c.read < 0 ? 0 : Math.max(0, c.newest - c.read));
 const tail = (c) => c.msgs.at(-1)?.seq ?? 0;
 const attached = (c) => tail(c) >= c.newest;
 // Does somebody look at this page?
-const attended = () => document.visibilityState === 'visible' && document.hasFocus();
+const attended = () => !document.hidden && document.hasFocus();
 
-// `msgs` is a window on the history: without holes, ascending by seq. It ends before `newest` only
-// while the user reads further up.
+// `msgs` is a window on the history: no holes, ascending. It ends before `newest` only while the user
+// reads further up.
 function conv(key) {
   if (!convs.has(key)) convs.set(key, {
     key, group: key[0] === 'g', id: key.slice(2), msgs: [], last: null, draft: '', busy: false,
@@ -125,14 +117,14 @@ function conv(key) {
   return convs.get(key);
 }
 
-// --- connection ----------------------------------------------------------------------------------
+// --- connection ---
 
 let socket = null;
 let online = false; // logged in on this socket
 let entered = false; // the chat is shown, not the login form
 let attempt = 0; // failed connections in a row
 let retryTimer = 0;
-let opened = 0, heard = 0, probed = 0; // ms: connecting since, last frame in, heartbeat unanswered since
+let heard = 0, probed = 0; // ms: last sign of life, heartbeat unanswered since
 let waiting = {}; // answer command -> callbacks, in the order of the requests
 
 function connect() {
@@ -140,24 +132,20 @@ function connect() {
   const url = new URL('./', location);
   url.protocol = url.protocol.replace('http', 'ws');
   const s = socket = new WebSocket(url);
-  opened = heard = Date.now();
+  heard = Date.now();
   probed = 0;
   // Login by command 5, not by ?username=&password=: addresses end up in the logs of every proxy.
-  s.onopen = () => {
-    const secret = /^eyJ[\w-]+\.[\w-]+\.[\w-]+$/.test(me.password) ? 'token' : 'password';
-    send({ cmd: 5, userId: me.id, [secret]: me.password });
-  };
+  const secret = /^eyJ[\w-]+\.[\w-]+\.[\w-]+$/.test(me.password) ? 'token' : 'password';
+  s.onopen = () => send({ cmd: 5, userId: me.id, [secret]: me.password });
   s.onmessage = (e) => { if (s === socket) receive(e.data); };
   s.onclose = (e) => { if (s === socket) lost(e.code); };
   draw();
 }
 
-function send(request) {
-  socket.send(JSON.stringify(request));
-}
+const send = (request) => socket.send(JSON.stringify(request));
 
-// Answers carry no request number but keep the order: a queue for each command pairs them. Resolves to
-// null when the connection is lost first.
+// Answers carry no number but keep the order: a queue per command pairs them with their requests. A
+// lost connection answers null.
 function call(answer, request) {
   if (!online) return Promise.resolve(null);
   return new Promise((done) => {
@@ -177,26 +165,25 @@ function lost(code) {
   flying = null;
   if (!me) return;
   if (!entered) return leave('Cannot reach the server.');
-  // Doubled up to 30 s and scattered: after a restart not everybody knocks at once.
+  // Doubled up to 30 s, and scattered: not everybody knocks at once after a restart.
   retryTimer = setTimeout(connect, Math.min(30000, 500 * 2 ** attempt++) * (0.5 + Math.random()));
   draw();
 }
 
-// A dead socket may take minutes to notice. Its events are no longer ours (see `s === socket`).
+// A dead socket may take minutes to notice. We do not wait; its events are not ours any more.
 function drop() {
   const s = socket;
   lost();
   s?.close();
 }
 
-// Every 5 s. No socket closes by itself when a laptop slept or a network went away.
+// Every 5 s: no socket closes by itself when a laptop slept or a network went away.
 function tick() {
-  const now = Date.now();
+  const since = (ms) => Date.now() - ms;
   if (!socket) return;
-  if (!online) {
-    if (now - opened > 45000) drop(); // not sooner: a server may hold a refusal back for 30 s
-  } else if ((probed && now - probed > 10000) || (flying && now - flying.sent > 20000)) drop();
-  else if (now - heard > 25000) probe();
+  if (online ? (probed && since(probed) > 10000) || (flying && since(flying.sent) > 20000)
+    : since(heard) > 45000) drop(); // not sooner: a server may hold a refusal back for 30 s
+  else if (online && since(heard) > 25000) probe();
 }
 
 function probe() {
@@ -213,15 +200,15 @@ function wake() {
   connect();
 }
 
-// --- commands in ---------------------------------------------------------------------------------
+// --- commands in ---
 
 const commands = {
-  6(a) { if (a.code === 10007) welcome(a.user ?? {}); else leave('Login refused. Check name and password.'); },
-  9(a) { presence(a.user, 'online'); },
-  10(a) { presence(a.data?.user, 'offline'); },
-  11(a) { if (a.data) arrived(a.data); },
+  6: (a) => (a.code === 10007 ? welcome(a.user) : leave('Login refused. Check name and password.')),
+  9: (a) => presence(a.user, 'online'),
+  10: (a) => presence(a.data.user, 'offline'),
+  11: (a) => arrived(a.data),
   12: acknowledged,
-  14(a) { if (a.code === 10026) leave('You logged in somewhere else.'); },
+  14: (a) => a.code === 10026 && leave('You logged in somewhere else.'),
 };
 
 function receive(text) {
@@ -235,37 +222,34 @@ function receive(text) {
 async function welcome(user) {
   online = true;
   attempt = 0;
-  me.id = user.userId || me.id;
-  me.nick = user.nick || me.id;
+  me.id = user?.userId || me.id;
+  me.nick = user?.nick || me.id;
   enter();
   flush();
   refresh();
-  // What was kept for us. The server moves its mark as it answers, and says whether there is more.
+  // What was kept for us: the server moves its mark as it answers.
   for (let more = true; more;) {
     const a = await call(20, { cmd: 19, type: 0, userId: me.id });
-    if (!a) return;
-    for (const map of [a.data?.friends, a.data?.groups])
-      for (const m of Object.values(map ?? {}).flat()) arrived(m);
-    more = a.data?.more;
+    if (!a?.data) break;
+    for (const map of [a.data.friends, a.data.groups]) Object.values(map).flat().forEach(arrived);
+    more = a.data.more;
   }
-  // And what was delivered but never came, for bytes can die with their connection: the newest message
-  // of each conversation tells. It is also the conversation's line in the list.
-  const known = [...convs.values()].filter((c) => c !== current && (c.newest || c.read >= 0 || groups.has(c.id)));
-  for (const c of known.sort((a, b) => timeOf(b) - timeOf(a)).slice(0, RECENT)) fetchPage(c, 'latest', 1);
+  // And what died with the connection on its way: the newest message of each conversation tells. It
+  // is also the line in the list.
+  const known = [...convs.values()].filter((c) => c.newest || c.read >= 0 || c.group).sort(byTime);
   if (current) fetchPage(current, 'latest');
+  for (const c of known.slice(0, RECENT)) fetchPage(c, 'latest', 1);
 }
 
 function presence(user, status) {
-  if (user) learn({ ...user, status });
+  learn({ ...user, status });
   refreshTimer ||= setTimeout(refresh, Math.max(1000, refreshed + 5000 - Date.now()));
   draw();
 }
 
-function learn(u) {
-  users.set(u.userId, { nick: u.nick || u.userId, status: u.status });
-}
+const learn = (u) => users.set(u.userId, { nick: u.nick, status: u.status });
 
-// Ask who is there. People come and go in crowds: presence() asks once for all, every 5 s at most.
+// Who is there? People come and go in crowds: presence() asks every 5 s at most.
 let refreshTimer = 0, refreshed = 0;
 async function refresh() {
   clearTimeout(refreshTimer);
@@ -274,13 +258,11 @@ async function refresh() {
   const a = await call(18, { cmd: 17, type: 2, userId: me.id });
   if (!a?.data) return;
   for (const u of users.values()) u.status = '';
-  for (const f of a.data.friends ?? []) f.users?.forEach(learn);
   groups.clear();
-  for (const g of a.data.groups ?? []) {
-    const list = g.users ?? [];
-    list.forEach(learn);
+  for (const g of [...a.data.friends, ...a.data.groups]) g.users.forEach(learn);
+  for (const g of a.data.groups) {
     conv('g:' + g.groupId);
-    groups.set(g.groupId, { name: g.name, online: g.online, ids: list.map((u) => u.userId) });
+    groups.set(g.groupId, { name: g.name, online: g.online, ids: g.users.map((u) => u.userId) });
   }
   // A wide screen has room for a conversation at once.
   if (!current && !narrow.matches && groups.size) go('g:' + groups.keys().next().value);
@@ -291,14 +273,14 @@ async function refresh() {
     call(18, { cmd: 17, userId: c.id }).then((b) => { if (b?.data) { learn(b.data); draw(); } });
 }
 
-// --- conversations -------------------------------------------------------------------------------
+// --- conversations ---
 
 function arrived(m) {
-  if (m.chatType === 0) return toast('{m}', { m: `${nameOf(m.from)}: ${m.content}` }); // to everybody, kept nowhere
+  if (m.chatType === 0) return toast(`${nameOf(m.from)}: ${m.content}`); // to everybody, kept nowhere
   place(conv(m.groupId ? 'g:' + m.groupId : 'p:' + (m.from === me.id ? m.to : m.from)), m);
 }
 
-// Put a new message where it belongs, or ask for what is missing before it.
+// Put a new message where it belongs, or ask for what is missing.
 function place(c, m) {
   const whole = attached(c);
   m.seq ??= c.newest + 1; // a server that stores nothing need not number
@@ -307,7 +289,7 @@ function place(c, m) {
   note(c, m);
   if (m.from === me.id) c.read = Math.max(c.read, m.seq);
   if (!c.msgs.length || (whole && m.seq === tail(c) + 1)) {
-    // A full window is not moved while its upper part is being read.
+    // A full window stays while its upper part is being read.
     if (c !== current || atEnd || c.msgs.length < WINDOW) merge(c, [m]);
   } else if (m.seq <= tail(c)) {
     if (m.seq > c.msgs[0].seq) merge(c, [m]);
@@ -324,10 +306,11 @@ function note(c, m) {
   if (m.seq < c.newest) return;
   c.newest = m.seq;
   c.last = m;
-  saveSoon();
 }
 
-// Unite a page with the window it overlaps or continues; a full window gives way at its other end.
+const isIn = (list, m) => list.some((x) => x.id === m.id && x.from === me.id);
+
+// Unite a page with the window it touches; a full window gives way at its other end.
 function merge(c, page, upwards) {
   const all = new Map([...page, ...c.msgs].map((m) => [m.seq, m]));
   c.msgs = [...all.values()].sort((a, b) => a.seq - b.seq);
@@ -337,8 +320,7 @@ function merge(c, page, upwards) {
     if (!upwards) c.top = false;
   }
   // Sent, but the acknowledgement was lost: found here, it is done.
-  const ids = new Set(page.map((m) => m.id));
-  outbox = outbox.filter((m) => m === flying || !ids.has(m.id));
+  outbox = outbox.filter((m) => m === flying || !isIn(page, m));
 }
 
 // Fetch a page: the 'latest', or what is 'older' or 'newer' than the window.
@@ -347,15 +329,15 @@ async function fetchPage(c, which, count = PAGE) {
   c.busy = true;
   const a = await call(20, {
     cmd: 19, type: 1, userId: me.id, count, [c.group ? 'groupId' : 'fromUserId']: c.id,
-    ...(which === 'newer' ? { afterSeq: tail(c) } : { beforeSeq: which === 'older' ? c.msgs[0].seq : LATEST }),
+    [which === 'newer' ? 'afterSeq' : 'beforeSeq']: { latest: Number.MAX_SAFE_INTEGER, older: c.msgs[0]?.seq, newer: tail(c) }[which],
   });
   c.busy = false;
   if (a?.code !== 10018) {
-    if (a?.code === 10024 && c === current) toast('Not allowed');
-    if (a && a.code !== 10023) c.top = true; // refused, and not for asking too often: ask no more
+    if (a?.code === 10024 && c === current) toast(t('Not allowed'));
+    c.top ||= a && a.code !== 10023; // refused, but not for asking too often: ask no more
     return;
   }
-  const page = a.data?.[c.group ? 'groups' : 'friends']?.[c.id] ?? [];
+  const page = a.data[c.group ? 'groups' : 'friends']?.[c.id] ?? [];
   const end = page.at(-1)?.seq ?? 0;
   if (which === 'latest') {
     const hole = c.msgs.length && page[0]?.seq > tail(c) + 1;
@@ -369,39 +351,24 @@ async function fetchPage(c, which, count = PAGE) {
   } else if (which === 'newer' && !end) c.newest = tail(c);
   if (end > c.newest) note(c, page.at(-1));
   merge(c, page, which === 'older');
-  if (which !== 'newer' && !a.data?.more && page.length < count) c.top = true;
-  if (c.msgs[0]?.seq === 1) c.top = true;
+  c.top ||= c.msgs[0]?.seq === 1 || (which !== 'newer' && !a.data.more && page.length < count);
   draw();
 }
 
 // What was read is kept in this browser, for the 200 newest conversations.
-let saveTimer = 0;
-function saveSoon() {
-  saveTimer ||= setTimeout(saveMarks, 300);
-}
 function saveMarks() {
-  clearTimeout(saveTimer);
-  saveTimer = 0;
   if (!me) return;
   for (const c of convs.values()) if (c.newest) marks[c.key] = { read: c.read, time: timeOf(c) };
   marks = Object.fromEntries(Object.entries(marks).sort((a, b) => b[1].time - a[1].time).slice(0, 200));
   save(localStorage, 'jim.read:' + me.id, marks);
 }
 
-// --- outbox --------------------------------------------------------------------------------------
+// --- outbox ---
 
-// Messages not acknowledged yet, oldest first. One flies at a time: so they keep their order, and a
-// refusal, which names no message, is clear. Kept in sessionStorage: a reload does not lose them.
+// Messages not acknowledged, oldest first. One flies at a time: that keeps their order, and a refusal,
+// which names no message, is clear. sessionStorage keeps them over a reload.
 let outbox = [];
 let flying = null;
-
-function post(c, content) {
-  const id = Array.from(crypto.getRandomValues(new Uint8Array(16)), (b) => b.toString(16).padStart(2, '0')).join('');
-  outbox.push({ id, key: c.key, content, createTime: Date.now(), state: 'sending' });
-  c.fresh = 0;
-  jump();
-  flush();
-}
 
 function flush() {
   if (me) save(sessionStorage, 'jim.out:' + me.id, outbox);
@@ -411,8 +378,8 @@ function flush() {
   if (!flying) return;
   flying.sent = Date.now();
   const { id, key, content, createTime } = flying;
-  const where = key[0] === 'g' ? { chatType: 1, groupId: key.slice(2) } : { chatType: 2, to: key.slice(2) };
-  send({ cmd: 11, ...where, msgType: 0, content, createTime, id });
+  const { group, id: to } = conv(key);
+  send({ cmd: 11, chatType: group ? 1 : 2, [group ? 'groupId' : 'to']: to, msgType: 0, content, createTime, id });
 }
 
 function acknowledged(a) {
@@ -430,17 +397,16 @@ function acknowledged(a) {
 
 function fail(m, code) {
   m.state = 'failed';
-  m.why = { 10024: 'Not allowed', 10025: 'Too long: a message holds 64 KiB.',
-    10027: 'The server cannot store messages now' }[code] ?? 'Not sent';
+  m.why = { 10024: 'Not allowed', 10025: 'Too long: a message holds 64 KiB.' }[code] ?? 'Not sent';
 }
 
-// --- drawing -------------------------------------------------------------------------------------
+// --- drawing ---
 
-// Changes come in bursts; what they do to the page is drawn once a frame.
+// Changes come in bursts and are drawn once a frame.
 let drawing = false;
 function draw() {
   const n = [...convs.values()].reduce((sum, c) => sum + unread(c), 0);
-  document.title = n ? `(${n}) jim` : 'jim'; // at once: hidden pages get no frames
+  document.title = n ? `(${n}) jim` : 'jim'; // now: hidden pages get no frames
   if (drawing || !entered) return;
   drawing = true;
   requestAnimationFrame(() => {
@@ -454,11 +420,9 @@ function draw() {
   });
 }
 
-// Make a list of children match items, by key. Nodes are reused, and moved only when out of order: it
-// costs little, and the keyboard focus stays.
-const drawn = new WeakMap();
+// Make parent's children match items, by key. Nodes are reused, and moved only when out of order.
 function reconcile(parent, items, make, update) {
-  const old = drawn.get(parent) ?? new Map();
+  const old = parent.drawn ?? new Map();
   const now = new Map(items.map((item) => [item.key, old.get(item.key)]));
   const focus = document.activeElement;
   for (const [key, node] of old) if (!now.has(key)) node.remove();
@@ -470,7 +434,7 @@ function reconcile(parent, items, make, update) {
     if (node === at) at = at.nextSibling;
     else parent.insertBefore(node, at);
   }
-  drawn.set(parent, now);
+  parent.drawn = now;
   if (focus !== document.activeElement && parent.contains(focus)) focus.focus();
 }
 
@@ -478,36 +442,34 @@ function reconcile(parent, items, make, update) {
 function avatar(e, id, name, status) {
   let h = 7;
   for (const ch of id) h = (h * 31 + ch.codePointAt(0)) % 9973;
-  e.style.setProperty('--hue', (h * 137) % 360);
+  e.parentNode.style.setProperty('--hue', (h * 137) % 360);
   put(e, [...name.trim()][0]?.toUpperCase() ?? '?');
+  e.dataset.status = status || '';
+  e.role = 'img';
+  e.ariaLabel = t(status || '');
   e.ariaHidden = !status;
-  if (status) {
-    e.dataset.status = status;
-    e.role = 'img';
-    e.ariaLabel = t(status);
-  }
 }
 
 function convAvatar(e, c) {
   e.classList.toggle('group', c.group);
-  if (c.group) delete e.dataset.status;
   avatar(e, c.id, titleOf(c), c.group ? '' : statusOf(c.id));
 }
 
 const timeOf = (c) => c.last?.createTime ?? marks[c.key]?.time ?? 0;
-const byName = (a, b) => statusOf(b.id).localeCompare(statusOf(a.id)) || titleOf(a).localeCompare(titleOf(b), lang);
+const byTime = (a, b) => timeOf(b) - timeOf(a);
+const collate = new Intl.Collator(lang).compare;
+const byName = (a, b) => isOnline(b) - isOnline(a) || collate(titleOf(a), titleOf(b));
 
 function drawLists() {
   const typed = $('filter').value.trim(), wanted = typed.toLowerCase();
   for (const id of users.keys()) if (id !== me.id) conv('p:' + id);
   const all = [...convs.values()]
     .filter((c) => (c.id + '\n' + titleOf(c)).toLowerCase().includes(wanted))
-    .sort((a, b) => timeOf(b) - timeOf(a) || byName(a, b));
-  const people = all.filter((c) => !c.group && (wanted || timeOf(c) || c === current || statusOf(c.id) === 'online'));
+    .sort((a, b) => byTime(a, b) || byName(a, b));
+  const people = all.filter((c) => !c.group && (wanted || timeOf(c) || c === current || isOnline(c)));
   reconcile($('groups'), all.filter((c) => c.group && (groups.has(c.id) || c.newest)), makeRow, updateRow);
   reconcile($('people'), people.slice(0, ROWS), makeRow, updateRow);
-  put($('people-note'), people.length > ROWS ? t('{n} more: search to find them', { n: people.length - ROWS })
-    : people.length || wanted ? '' : t('Nobody else is online.'));
+  put($('people-note'), people.length || wanted ? '' : t('Nobody else is online.'));
   // What is not there can be made.
   for (const [id, key, text] of [['join', 'g:', 'Join the group “{id}”'], ['write', 'p:', 'Write to “{id}”']]) {
     $(id).hidden = !typed || all.some((c) => c.key === key + typed && (!c.group || groups.has(c.id)));
@@ -520,9 +482,10 @@ function drawLists() {
 }
 
 function makeRow(c) {
+  const [name, when, preview, badge] = ['name', 'when', 'preview', 'badge'].map((cls) => el('span', cls));
   const row = el('button', 'row', el('span', 'avatar'), el('span', 'body',
-    el('span', 'line', el('span', 'name'), el('span', 'when')),
-    el('span', 'line', el('span', 'preview'), el('span', 'badge'))));
+    el('span', 'line', name, when), el('span', 'line', preview, badge)));
+  row.parts = [name, when, preview, badge];
   row.dataset.key = c.key;
   row.onclick = () => go(c.key);
   return el('li', '', row);
@@ -530,24 +493,24 @@ function makeRow(c) {
 
 function updateRow(li, c) {
   const row = li.firstChild, m = c.last, n = unread(c);
-  const set = (cls, s) => put(row.querySelector('.' + cls), s);
+  const [name, when, preview, badge] = row.parts;
   convAvatar(row.firstChild, c);
   row.ariaCurrent = c === current;
-  set('name', titleOf(c));
-  set('when', !m ? '' : (dayOf(m.createTime) === dayOf(Date.now()) ? clock : shortDay)(m.createTime));
-  set('preview', !m ? aboutOf(c) : (c.group && m.from !== me.id ? nameOf(m.from) + ': ' : '') + plain(m).slice(0, 200));
-  set('badge', n > 99 ? '99+' : String(n));
-  row.querySelector('.badge').hidden = !n;
+  put(name, titleOf(c));
+  put(when, !m ? '' : (isToday(m.createTime) ? clock : shortDay)(m.createTime));
+  put(preview, !m ? aboutOf(c) : (c.group && m.from !== me.id ? nameOf(m.from) + ': ' : '') + plain(m).slice(0, 200));
+  put(badge, n > 99 ? '99+' : String(n));
+  badge.hidden = !n;
 }
 
-// Pictures and the like are shown as what they are: a word, and usually an address.
+// Pictures and the like: a word, and usually an address.
 function plain(m) {
-  const kind = ['', 'image', 'voice', 'video', 'music', 'news'][m.msgType];
+  const kind = ['', 'image', 'voice', 'video', 'music', 'news'][m.msgType | 0];
   return (kind ? `[${t(kind)}] ` : '') + (m.content ?? '');
 }
 
 function drawConv() {
-  const c = current, log = $('log');
+  const c = current;
   if (!c) return;
   convAvatar($('conv-avatar'), c);
   put($('conv-name'), titleOf(c));
@@ -555,7 +518,7 @@ function drawConv() {
   $('show-members').hidden = !c.group;
   log.classList.toggle('private', !c.group);
 
-  // Keep the place: the end if we are there, else the first message in view.
+  // Keep the place: the end, or else the first message in view.
   const box = (e) => e.getBoundingClientRect();
   const edge = box(log).top;
   const anchor = !atEnd && [...log.querySelectorAll('.msg')].find((e) => box(e).bottom > edge);
@@ -573,18 +536,17 @@ function drawConv() {
 
 // What stands in the log, from top to bottom.
 function logItems(c) {
-  const items = [], ids = new Set(c.msgs.map((m) => m.id));
-  const out = attached(c) ? outbox.filter((m) => m.key === c.key && !ids.has(m.id)) : [];
+  const items = [], out = attached(c) ? outbox.filter((m) => m.key === c.key && !isIn(c.msgs, m)) : [];
   let before = null;
   for (const m of [...c.msgs, ...out]) {
-    const mine = !m.seq || m.from === me.id, key = m.id ?? m.seq;
+    const mine = !m.seq || m.from === me.id, key = m.seq ?? m.id; // not the id: other clients choose theirs
     const newDay = !before || dayOf(before.m.createTime) !== dayOf(m.createTime);
     const fresh = c.fresh && m.seq > c.fresh && !(before?.m.seq > c.fresh);
     if (newDay) items.push({ key: 'day' + key, cls: 'day', text: dayName(m.createTime) });
     if (fresh) items.push({ key: 'fresh', cls: 'fresh', text: t('New messages') });
     // What one person says in a row stands together under one name.
     const first = newDay || fresh || before.mine !== mine || (!mine && before.m.from !== m.from)
-      || m.createTime - before.m.createTime > 300000;
+      || m.createTime - before.m.createTime > 300000; 
     before = { key, m, mine, first, c };
     items.push(before);
   }
@@ -601,10 +563,10 @@ function makeItem({ m, cls }) {
     el('div', 'bubble', text, el('span', 'meta')), el('div', 'note')));
 }
 
-function updateItem(e, { m, cls, text, mine, first, last, c }) {
+function updateItem(e, { m, text, mine, first, last, c }) {
   if (!m) return put(e, text);
   const state = m.seq ? 'sent' : m.state, name = nameOf(m.from ?? me.id);
-  const kept = m.kept && last && statusOf(c.id) === 'offline';
+  const kept = m.kept && last && !isOnline(c);
   const look = [state, first, kept, m.seq, name].join();
   if (e.look === look) return; // up to 500 are looked at for every change: most end here
   e.look = look;
@@ -612,11 +574,10 @@ function updateItem(e, { m, cls, text, mine, first, last, c }) {
   if (m.seq) e.dataset.seq = m.seq;
   const [who, bubble, note] = e.lastChild.children, meta = bubble.lastChild;
   avatar(e.firstChild, m.from ?? me.id, name);
-  who.style.setProperty('--hue', e.firstChild.style.getPropertyValue('--hue'));
   put(who, name);
   who.title = m.from ?? '';
   put(meta, clock(m.createTime) + (!mine ? '' : state === 'sent' ? ' ✓' : state === 'sending' ? ' …' : ''));
-  meta.title = precisely(m.createTime) + (mine ? ' · ' + t(m.why ?? state) : '');
+  meta.title = mine ? t(m.why ?? state) : '';
   note.hidden = state !== 'failed' && !kept;
   if (state === 'failed') note.replaceChildren(t(m.why), button('Try again', () => { m.state = 'sending'; }),
     button('Discard', () => { outbox = outbox.filter((x) => x !== m); }));
@@ -629,26 +590,22 @@ function button(label, act) {
   return b;
 }
 
-// Web addresses become links. Still no HTML: pieces of text, and <a> elements made here.
+// Web addresses become links. Still no HTML: text, and <a> elements made here.
 function linked(s) {
   return s.split(/(https?:\/\/[^\s<>"]*[^\s<>".,;:!?)\]}'，。；：！？）])/).map((part, i) => {
     if (i % 2 === 0) return part;
-    const a = el('a', '', part);
-    a.href = part;
-    a.target = '_blank';
-    a.rel = 'noopener noreferrer';
-    return a;
+    return Object.assign(el('a', '', part), { href: part, target: '_blank', rel: 'noopener noreferrer' });
   });
 }
 
 let toastTimer = 0;
-function toast(s, values) {
-  put($('toast'), t(s, values));
+function toast(s) {
+  put($('toast'), s);
   clearTimeout(toastTimer);
   toastTimer = setTimeout(() => put($('toast'), ''), 10000);
 }
 
-// --- what the user does --------------------------------------------------------------------------
+// --- what the user does ---
 
 function login(name, password) {
   me = { id: name, nick: name, password };
@@ -660,7 +617,7 @@ function login(name, password) {
   connect();
 }
 
-// Show the chat. Without a password a reload comes back here; a password is stored nowhere.
+// Show the chat. A reload comes back here, unless there is a password: that is stored nowhere.
 function enter() {
   if (entered) return;
   entered = true;
@@ -670,7 +627,7 @@ function enter() {
   route();
 }
 
-// Back to the login form, with the reason if it was not the user's wish. A reload forgets the rest.
+// Back to the login form, and why. A reload forgets all the rest.
 function leave(why = '') {
   saveMarks();
   me = null;
@@ -682,7 +639,7 @@ function leave(why = '') {
   location.replace('./');
 }
 
-// The open conversation stands in the address: reload, bookmarks and a telephone's back button work.
+// The address names the open conversation: reload, bookmarks and a telephone's back button work.
 const narrow = matchMedia('(max-width: 720px)');
 let stacked = false; // the list is one step back in the browser's history
 
@@ -694,10 +651,7 @@ function go(key) {
   else location.replace(hash);
 }
 
-function back() {
-  if (stacked) history.back();
-  else location.replace('#');
-}
+const back = () => (stacked ? history.back() : location.replace('#'));
 
 function route() {
   if (!entered) return;
@@ -706,7 +660,7 @@ function route() {
   const was = current;
   current = /^[gp]:./.test(key) ? conv(key) : null;
   if (was && was !== current) {
-    was.draft = $('text').value;
+    was.draft = field.value;
     was.fresh = 0;
     // A closed conversation keeps its newest page only.
     if (was.msgs.length > PAGE) was.top = false;
@@ -715,16 +669,16 @@ function route() {
   $('app').dataset.pane = current ? 'talk' : 'list';
   $('conv').hidden = !current;
   $('empty').hidden = !!current;
-  drawn.delete($('log'));
-  $('log').replaceChildren();
+  log.drawn = null;
+  log.replaceChildren();
   atEnd = true;
   stacked &&= !!current;
   if (current) {
     const n = unread(current);
     current.fresh = n && current.read;
     current.place = n > 0;
-    $('text').value = current.draft;
-    if (matchMedia('(pointer: fine)').matches) $('text').focus();
+    field.value = current.draft;
+    if (matchMedia('(pointer: fine)').matches) field.focus();
     if (!current.top) fetchPage(current, 'latest', Math.min(n + PAGE, WINDOW));
   } else if (was) document.querySelector(`[data-key="${CSS.escape(was.key)}"]`)?.focus();
   draw();
@@ -734,10 +688,9 @@ function route() {
 // Open what the search field names: a group, after joining it, or a person.
 async function start(kind) {
   const id = $('filter').value.trim();
-  if (bytes(id) > 64) return toast('That name is too long.');
   if (kind === 'g:') {
     const a = await call(8, { cmd: 7, groupId: id });
-    if (a?.code !== 10011) return toast(a ? 'Not allowed' : 'Cannot reach the server.');
+    if (a?.code !== 10011) return toast(t(a ? 'Not allowed' : 'Cannot reach the server.'));
     conv('g:' + id).top = false; // it may have been closed to us before
     refresh();
   }
@@ -745,25 +698,31 @@ async function start(kind) {
   go(kind + id);
 }
 
-function submit() {
-  const content = $('text').value.trim();
+function submit(e) {
+  const content = field.value.trim();
+  e.preventDefault();
   if (!current || !content) return;
-  if (bytes(content) > MAX_BYTES) return toast('Too long: a message holds 64 KiB.');
-  $('text').value = '';
-  $('text').focus();
+  if (new TextEncoder().encode(content).length > MAX_BYTES) return toast(t('Too long: a message holds 64 KiB.'));
+  field.value = '';
+  field.focus();
   grow();
-  post(current, content);
+  const random = crypto.getRandomValues(new Uint8Array(16));
+  const id = Array.from(random, (b) => (b + 256).toString(16).slice(1)).join('');
+  outbox.push({ id, key: current.key, content, createTime: Date.now(), state: 'sending' });
+  current.fresh = 0;
+  jump();
+  flush();
 }
 
-// The field is as high as its text; the style sheet sets the limit.
+// As high as its text; the style sheet sets the limit.
 function grow() {
-  $('text').style.height = 'auto';
-  $('text').style.height = $('text').scrollHeight + 2 + 'px';
+  field.style.height = 'auto';
+  field.style.height = field.scrollHeight + 2 + 'px';
 }
 
-// After every scroll and every drawing: see where we are, and fetch what is about to come into view.
+// After every scroll and drawing: see where we are, and fetch what is about to come into view.
 function scrolled() {
-  const c = current, log = $('log');
+  const c = current;
   if (!c) return;
   const below = log.scrollHeight - log.scrollTop - log.clientHeight;
   atEnd = below < 40 && (atEnd || attached(c)); // stays so while what is missing comes in
@@ -771,13 +730,11 @@ function scrolled() {
   else if (!attached(c) && below < 400) fetchPage(c, atEnd ? 'latest' : 'newer');
   if (atEnd && attached(c) && !c.place && unread(c) && attended()) {
     c.read = c.newest;
-    saveSoon();
-    draw();
+      draw();
   }
-  const n = unread(c), label = n ? t('{n} new', { n }) : '';
+  const n = unread(c);
   $('jump').hidden = atEnd || (attached(c) && below < 200 && !n);
-  put($('jump'), '↓ ' + label);
-  $('jump').ariaLabel = t('Latest messages') + ' ' + label;
+  put($('jump'), '↓ ' + t(n ? '{n} new' : 'Latest messages', { n }));
 }
 
 function jump() {
@@ -787,14 +744,14 @@ function jump() {
 }
 
 function keys(e) {
-  const rows = [...document.querySelectorAll('#side .row')];
-  const i = rows.indexOf(document.activeElement), step = { ArrowDown: 1, ArrowUp: -1 }[e.key];
-  if (step && (i >= 0 || document.activeElement === $('filter'))) {
+  const rows = [...document.querySelectorAll('#side .row:not([hidden])')];
+  const i = rows.indexOf(e.target), step = { ArrowDown: 1, ArrowUp: -1 }[e.key];
+  if (step && (i >= 0 || e.target === $('filter'))) {
     e.preventDefault();
     (rows[i + step] ?? $('filter')).focus();
   } else if (e.key === 'Escape' && current && !$('members').open && !e.isComposing) {
     if (narrow.matches) back();
-    else document.querySelector('.row[aria-current=true]')?.focus();
+    else $('filter').focus();
   }
 }
 
@@ -802,8 +759,7 @@ translatePage();
 $('login-form').onsubmit = (e) => {
   const name = $('name').value.trim();
   e.preventDefault();
-  if (bytes(name) > 64) put($('login-error'), t('That name is too long.'));
-  else if (name && !me) login(name, $('password').value);
+  if (name && !me) login(name, $('password').value);
 };
 $('logout').onclick = () => leave();
 $('filter').oninput = draw;
@@ -812,34 +768,31 @@ $('write').onclick = () => start('p:');
 $('back').onclick = back;
 $('jump').onclick = jump;
 $('show-members').onclick = () => { $('members').showModal(); refresh(); draw(); };
-$('composer').onsubmit = (e) => { e.preventDefault(); submit(); };
-$('text').oninput = grow;
-$('text').onkeydown = (e) => {
-  // Enter that chooses a word in an input method is not meant for us; Safari tells by 229 only.
-  if (e.key !== 'Enter' || e.shiftKey || e.isComposing || e.keyCode === 229) return;
-  e.preventDefault();
-  submit();
+$('composer').onsubmit = submit;
+field.oninput = grow;
+field.onkeydown = (e) => {
+  // Enter that chooses a word in an input method is not for us; Safari tells by 229 only.
+  if (e.key === 'Enter' && !e.shiftKey && !e.isComposing && e.keyCode !== 229) submit(e);
 };
-$('log').onscroll = scrolled;
-// A keyboard that opens, or a growing field, does not push the last message out of view.
-new ResizeObserver(() => { if (atEnd) $('log').scrollTop = $('log').scrollHeight; }).observe($('log'));
+log.onscroll = scrolled;
+// A keyboard that opens must not push the last message out of view.
+new ResizeObserver(() => { if (atEnd) log.scrollTop = log.scrollHeight; }).observe(log);
 document.onkeydown = keys;
 onhashchange = route;
 ononline = wake;
 onfocus = draw;
 onpagehide = saveMarks;
 document.onvisibilitychange = () => {
-  if (document.visibilityState !== 'visible') return;
+  if (document.hidden) return saveMarks();
   wake();
   refresh();
 };
 setInterval(tick, 5000);
-setInterval(() => { if (entered && document.visibilityState === 'visible') refresh(); }, 30000);
+setInterval(() => { if (entered && !document.hidden) refresh(); }, 30000);
 
 $('name').value = load(localStorage, 'jim.name', '');
-const session = load(sessionStorage, 'jim.session', null);
-if (session) {
-  login(session, '');
+if (load(sessionStorage, 'jim.session')) {
+  login(load(sessionStorage, 'jim.session'), '');
   enter();
 } else {
   put($('login-error'), t(load(sessionStorage, 'jim.why', '')));
