@@ -4,15 +4,15 @@
  *
  *   str, buf   tables of cases, some against an unreadable page
  *   siphash    published vectors, and a second implementation written from the paper
- *   map        200,000 random operations against an array of flags; then what is hard for the table:
- *              equal hashes, and clusters that wrap round its end while it is being moved
+ *   map        200,000 random operations against an array of flags; then what is hard for the
+ *              table: equal hashes, and clusters that wrap round its end while it is being moved
  *   log        levels, and one line a call whatever a peer's name holds
  */
 #include "test.h"
 
 #include <unistd.h>
 
-/* --- strings ----------------------------------------------------------------------------------- */
+/* --- strings --------------------------------------------------------------------------------- */
 
 TEST(util_str_eq)
 {
@@ -109,7 +109,7 @@ TEST(util_strndup)
     free(xrealloc(xmalloc(1), 0));
 }
 
-/* --- buffers ----------------------------------------------------------------------------------- */
+/* --- buffers --------------------------------------------------------------------------------- */
 
 TEST(util_buf)
 {
@@ -166,7 +166,7 @@ TEST(util_buf_printf)
     buf_free(&want);
 }
 
-/* --- SipHash ----------------------------------------------------------------------------------- */
+/* --- SipHash --------------------------------------------------------------------------------- */
 
 static bool
 little_endian(void)
@@ -261,10 +261,11 @@ TEST(util_siphash_lengths)
     }
     char *edge = test_edge(text, 100);
     for (size_t i = 0; i <= 100; i++)
-        CHECK(siphash13(key, edge + i, 100 - i) == slow_siphash13(key[0], key[1], text + i, 100 - i));
+        CHECK(siphash13(key, edge + i, 100 - i) ==
+              slow_siphash13(key[0], key[1], text + i, 100 - i));
 }
 
-/* --- map --------------------------------------------------------------------------------------- */
+/* --- map ------------------------------------------------------------------------------------- */
 
 struct item {
     uint32_t hash;
@@ -401,7 +402,7 @@ TEST(util_map_equal_hashes)
     map_free(&m);
 }
 
-/* The hash decides where the search begins; the item's own key decides whether it has been found. */
+/* The hash says where the search begins; the item's own key whether it has been found. */
 TEST(util_map_key_decides)
 {
     struct item a = {.hash = 7, .key = 1}, b = {.hash = 7, .key = 2};
@@ -421,7 +422,7 @@ TEST(util_map_key_decides)
     map_free(&m);
 }
 
-/* A cluster at the end of a full table goes on at its beginning; then the table is moved step by step. */
+/* A cluster at the end of a full table goes on at its beginning; then the table is moved. */
 TEST(util_map_wrapped_cluster)
 {
     enum { N = 40 };
@@ -439,7 +440,7 @@ TEST(util_map_wrapped_cluster)
                 if (i == 12)
                     CHECK(m.old != NULL); /* twelve are a full table of sixteen */
                 if (i == 12 && removed >= 0)
-                    flip(&m, &items[removed]); /* out of the old table, before any of it has moved */
+                    flip(&m, &items[removed]); /* out of the old table, all still there */
                 check_all(&m, items, N);
             }
             map_free(&m);
@@ -512,7 +513,7 @@ TEST(util_map_keys_differ)
     CHECK(a.slot == NULL);
 }
 
-/* --- log --------------------------------------------------------------------------------------- */
+/* --- log ------------------------------------------------------------------------------------- */
 
 /* What one call writes, without the time in front; "" for nothing. */
 static const char *
@@ -586,7 +587,7 @@ TEST(util_log_long)
     }
 }
 
-/* --- time and random bytes --------------------------------------------------------------------- */
+/* --- time and random bytes ------------------------------------------------------------------- */
 
 TEST(util_time)
 {
