@@ -814,9 +814,10 @@ TEST(conf_check_sizes)
 
 TEST(conf_check_login_groups)
 {
-    static const char *const bad[] = {":name", "a:x,:y", "a\tb", "a\x01",
-                                      "0123456789012345678901234567890123456789"
-                                      "0123456789012345678901234:x"};
+    static const char *const bad[] = {
+        ":name", "a:x,:y", "a\tb", "a\x01",
+        "01234567890123456789012345678901234567890123456789012345678901234:x", /* 65 bytes */
+    };
     struct setup s;
 
     begin(&s);
