@@ -135,7 +135,7 @@ set_group_name(struct chat *c, struct conv *v, struct str name)
     if (name.n == 0 || v->name != NULL)
         return;
     v->name = xstrndup(name.p, name.n);
-    record_state(c, REC_GROUP, v, NULL);
+    record_group(c, v);
 }
 
 static void
@@ -146,10 +146,8 @@ join_login_groups(struct chat *c, struct user *u)
     for (size_t i = 0; conf_login_group(c->opt->login_groups, i, &id, &name); i++) {
         struct conv *v = group_get(&c->roster, id);
         set_group_name(c, v, name);
-        if (member_in_group(&c->roster, u, id) == NULL) {
-            member_add(&c->roster, u, v);
-            record_state(c, REC_JOIN, v, u);
-        }
+        if (member_in_group(&c->roster, u, id) == NULL)
+            record_member(c, member_add(&c->roster, u, v));
     }
 }
 
@@ -170,7 +168,7 @@ login(struct chat *c, struct conn *conn, uint32_t seq, struct str id)
     if (!u->known) {
         u->known = true;
         c->roster.nusers++;
-        record_state(c, REC_USER, NULL, u);
+        record_user(c, u);
     }
     join_login_groups(c, u);
     displace(c, u, conn);
@@ -271,10 +269,8 @@ on_join(struct chat *c, struct conn *from, uint32_t seq, const struct request *r
     struct conv *v = group_get(&c->roster, id);
     if (v->nmembers == 0 && request_id(r, F_NAME, name_text, &name))
         set_group_name(c, v, name);
-    if (!already) {
-        member_add(&c->roster, u, v);
-        record_state(c, REC_JOIN, v, u);
-    }
+    if (!already)
+        record_member(c, member_add(&c->roster, u, v));
     join_accepted(c, from, seq, id);
     announce_joined(c, v, u, from, !already);
     for (struct conn *o = u->conns; !already && o != NULL; o = o->next_of_user)

@@ -683,34 +683,43 @@ http_await(struct conn *c, const struct http_req *r, size_t head, size_t want)
     d->want = want;
 }
 
-/* A chunked body is decoded in place behind its head, in the connection's own buffer. */
+/*
+ * A chunked body is decoded in place behind its head, in the connection's own buffer: each byte once,
+ * however they come. The head is decoded again when the body is whole.
+ */
 static size_t
-http_chunks(struct conn *c, const struct http_req *r, size_t head, char *p, size_t n)
+http_chunks(struct conn *c)
 {
     struct pend *d = c->pend;
+    size_t head = d->head, rest = d->raw.len - head, scan = 0;
+    int done = http_unchunk(&d->chunked, d->raw.p + head, &rest, (size_t)c->jim->opt.frame_max);
+    struct http_req r;
 
-    if (d == NULL || d->raw.p != p) {
-        http_await(c, r, head, n);
-        c->resume = true; /* once the bytes have moved there */
-        conn_attend(c);
-        return 0;
-    }
-    http_await(c, r, head, n + 1);
-    size_t rest = n - head;
-    int done = http_unchunk(&d->chunked, p + head, &rest, (size_t)c->jim->opt.frame_max);
     d->raw.len = head + rest;
-    d->want = d->raw.len + 1;
-    if (done < 0) {
-        api_refuse(c, -done);
-        return d->raw.len;
-    }
     if (done == 0)
         return 0;
+    if (done < 0 || http_decode(d->raw.p, head, &scan, &r) <= 0) {
+        api_refuse(c, done < 0 ? -done : 400);
+        return d->raw.len;
+    }
     struct http_chunked body = d->chunked;
     d->chunked = (struct http_chunked){0};
-    d->head = d->want = d->scan = 0;
-    http_finish(c, r, (struct str){p + head, body.body});
+    d->in_chunks = false;
+    d->head = d->scan = 0;
+    http_finish(c, &r, (struct str){d->raw.p + head, body.body});
     return head + body.raw;
+}
+
+static size_t
+http_begin_chunks(struct conn *c, const struct http_req *r, size_t head, const char *p)
+{
+    http_await(c, r, head, 0);
+    c->pend->in_chunks = true;
+    if (c->pend->raw.p == p)
+        return http_chunks(c);
+    c->resume = true; /* once the bytes have moved there */
+    conn_attend(c);
+    return 0;
 }
 
 static size_t
@@ -720,6 +729,8 @@ input_http(struct conn *c, char *p, size_t n)
     size_t scan = d != NULL && d->head == 0 ? d->scan : 0;
     struct http_req r;
 
+    if (d != NULL && d->in_chunks)
+        return http_chunks(c);
     if (d != NULL && n < d->want)
         return 0;
     ptrdiff_t head = http_decode(p, n, &scan, &r);
@@ -733,14 +744,14 @@ input_http(struct conn *c, char *p, size_t n)
         pend_get(c)->scan = scan;
         return 0;
     }
+    if (d != NULL)
+        d->scan = 0;
     if (r.upgrade && !r.chunked && r.length == 0) {
-        if (d != NULL)
-            d->scan = 0;
         ws_open(c, &r);
         return (size_t)head;
     }
     if (r.chunked)
-        return http_chunks(c, &r, (size_t)head, p, n);
+        return http_begin_chunks(c, &r, (size_t)head, p);
     if (r.length > (uint64_t)c->jim->opt.frame_max) {
         api_refuse(c, 413);
         return n;
@@ -751,7 +762,7 @@ input_http(struct conn *c, char *p, size_t n)
         return 0;
     }
     if (d != NULL)
-        d->head = d->want = d->scan = 0;
+        d->head = d->want = 0;
     http_finish(c, &r, (struct str){p + head, (size_t)r.length});
     return whole;
 }

@@ -578,6 +578,7 @@ struct pend {
     struct http_chunked chunked;
     size_t head;           /* HTTP: bytes of a head whose body is awaited; 0: none is */
     size_t want;           /* HTTP: bytes of raw before decoding makes sense again */
+    bool in_chunks;        /* HTTP: the body behind that head is chunked */
     bool held;             /* a command waits for earlier answers: */
     int held_cmd;
     uint32_t held_seq;
@@ -885,9 +886,10 @@ bool query_messages(struct chat *c, struct conn *from, uint32_t seq, const struc
 /* --- record.c: what the chat keeps in the log beside messages --------------------------------- */
 
 struct pending *pending_push(struct chat *c); /* a zeroed entry at the end of the queue */
-/* Write what is so now of a user (v NULL), a group (u NULL) or a membership, and see that it gets
- * to the disk. */
-void record_state(struct chat *c, char type, struct conv *v, struct user *u);
+/* Write what is so now of a user, a group or a membership, and see that it gets to the disk. */
+void record_user(struct chat *c, struct user *u);
+void record_group(struct chat *c, struct conv *v);
+void record_member(struct chat *c, struct member *m);
 void record_redo(struct chat *c, const struct pending *p); /* its batch is lost */
 /* Write up to `max` moved cursors, and states that were lost. */
 void record_save(struct chat *c, size_t max);

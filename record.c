@@ -38,69 +38,91 @@ pending_push(struct chat *c)
 
 /* --- writing ---------------------------------------------------------------------------------- */
 
+/* Append a state whose JSON stands in c->line, and remember it until it is on disk. */
 static void
-put_user_record(struct buf *b, const struct user *u)
+record_append(struct chat *c, enum store_type type, struct conv *v, struct user *u, uint64_t seq)
 {
-    const struct profile *p = u->profile;
-
-    buf_add(b, "{", 1);
-    if (p != NULL) {
-        put_profile(b, "avatar", p->avatar);
-        put_profile(b, "extras", p->extras);
-        put_profile(b, "nick", p->nick);
-        put_profile(b, "sign", p->sign);
-    }
-    put_text(b, "userId", user_id(u));
-    buf_add(b, "}", 1);
-}
-
-/* Write what is so now of a user, a group or a membership, and see that it gets to the disk. */
-void
-record_state(struct chat *c, char type, struct conv *v, struct user *u)
-{
-    struct buf *b = &c->line;
-    uint64_t seq = 0;
-
-    b->len = 0;
-    if (type == REC_USER) {
-        put_user_record(b, u);
-    } else if (type == REC_GROUP) {
-        buf_add(b, "{", 1);
-        put_text(b, "groupId", str_of(v->id));
-        if (v->name != NULL)
-            put_text(b, "name", str_of(v->name));
-        buf_add(b, "}", 1);
-    } else {
-        struct member *m = member_of(&c->roster, u, v);
-        seq = m != NULL ? m->cursor : 0;
-        buf_add(b, "{", 1);
-        put_text(b, "userId", user_id(u));
-        buf_add(b, "}", 1);
-    }
     struct str key = v != NULL ? (struct str){v->key, v->keylen} : STR("-");
-    uint64_t number = store_append(c->store, type, key, seq, (struct str){b->p, b->len},
-                                   c->now_ms(), NULL);
+    struct str json = {c->line.p, c->line.len};
+    uint64_t number = store_append(c->store, (char)type, key, seq, json, c->now_ms(), NULL);
+
     if (number == 0 || number <= store_durable(c->store))
         return; /* failed for good: health says so; or there is nothing to wait for */
     struct pending *p = pending_push(c);
     p->number = number;
     p->kind = PENDING_STATE;
-    p->type = type;
+    p->type = (char)type;
     p->conv = v;
     p->from = u;
+}
+
+static struct buf *
+line_begin(struct chat *c)
+{
+    c->line.len = 0;
+    buf_add(&c->line, "{", 1);
+    return &c->line;
+}
+
+void
+record_user(struct chat *c, struct user *u)
+{
+    struct buf *b = line_begin(c);
+
+    if (u->profile != NULL) {
+        put_profile(b, "avatar", u->profile->avatar);
+        put_profile(b, "extras", u->profile->extras);
+        put_profile(b, "nick", u->profile->nick);
+        put_profile(b, "sign", u->profile->sign);
+    }
+    put_text(b, "userId", user_id(u));
+    buf_add(b, "}", 1);
+    record_append(c, REC_USER, NULL, u, 0);
+}
+
+void
+record_group(struct chat *c, struct conv *v)
+{
+    struct buf *b = line_begin(c);
+
+    put_text(b, "groupId", str_of(v->id));
+    if (v->name != NULL)
+        put_text(b, "name", str_of(v->name));
+    buf_add(b, "}", 1);
+    record_append(c, REC_GROUP, v, NULL, 0);
+}
+
+void
+record_member(struct chat *c, struct member *m)
+{
+    struct buf *b = line_begin(c);
+
+    put_text(b, "userId", user_id(m->user));
+    buf_add(b, "}", 1);
+    record_append(c, m->left ? REC_LEAVE : REC_JOIN, m->conv, m->user, m->cursor);
+}
+
+/* Once more what was lost: as it is now, which may be another state than then. */
+static void
+record_again(struct chat *c, const struct pending *p)
+{
+    if (p->type == REC_USER)
+        record_user(c, p->from);
+    else if (p->type == REC_GROUP)
+        record_group(c, p->conv);
+    else
+        record_member(c, member_of(&c->roster, p->from, p->conv));
 }
 
 static void
 record_cursor(struct chat *c, struct member *m)
 {
-    struct buf *b = &c->line;
+    struct buf *b = line_begin(c);
 
-    b->len = 0;
-    buf_add(b, "{", 1);
     if (m->live_hi != 0)
         buf_printf(b, "\"live\":[%llu,%llu],", (unsigned long long)m->live_lo,
                    (unsigned long long)m->live_hi);
-    json_put_raw(b, "\"userId\":", 9);
+    json_put_raw(b, "\"userId\":", 9); /* no comma: "live" has brought its own */
     json_put_string(b, m->user->id, m->user->idlen);
     buf_add(b, "}", 1);
     store_append(c->store, REC_CURSOR, (struct str){m->conv->key, m->conv->keylen}, m->cursor,
@@ -127,7 +149,7 @@ void
 record_save(struct chat *c, size_t max)
 {
     for (size_t i = 0; i < c->redo_n; i++)
-        record_state(c, c->redo[i].type, c->redo[i].conv, c->redo[i].from);
+        record_again(c, &c->redo[i]);
     c->redo_n = 0;
     while (c->roster.dirty != NULL && max-- > 0) {
         struct member *m = c->roster.dirty;

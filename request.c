@@ -64,8 +64,11 @@ request_parse(struct request *r, struct str json)
         return false;
     while ((more = json_next(&it, &key, &value)) > 0) {
         enum field f = field_of(&key);
-        if (f < FIELDS)
-            r->f[f] = value.type == JSON_NULL ? (struct json){0} : value;
+        if (f == FIELDS)
+            continue;
+        if (value.type == JSON_NULL)
+            value.type = JSON_NONE;
+        r->f[f] = value;
     }
     if (r->f[F_USER_ID].type == JSON_NONE)
         r->f[F_USER_ID] = r->f[F_LOGIN_NAME];
