@@ -353,7 +353,8 @@ enum store_policy { STORE_GROUP = -1, STORE_OFF = -2 }; /* else: milliseconds be
  * it. */
 enum store_type {
     REC_MESSAGE = 'M',  /* seq: its place in the conversation; json: the chat object */
-    REC_BATCH = 'b',    /* json: {"synced":N}: all up to N were on disk before this was written */
+    REC_BATCH = 'b',    /* json: {"synced":N}: all up to N were on disk before this was written;
+                           with "closed":true the mark of a clean stop. Not handed to replay() */
     REC_CURSOR = 'C',   /* seq: delivered up to; json: {"userId":…[,"live":[lo,hi]]} */
     REC_GROUP = 'G',    /* json: {"groupId":…,"name":…}: what is known of a group, latest wins */
     REC_JOIN = 'J',     /* seq: the last message before; json: {"userId":…} */
@@ -405,7 +406,8 @@ struct store_options {
     uint64_t segment;     /* bytes at which a new segment is begun */
     const struct log *log;
     const struct store_io *io;
-    /* Called from the helper thread when store_poll() has something to say. */
+    /* Called from the helper thread when store_poll() has something to say; until store_close() has
+     * returned. One call may stand for several pieces of news: poll every turn. */
     void (*ready)(void *arg);
     /* Each valid record at start, oldest first; views live until it returns. */
     void (*replay)(void *arg, const struct store_rec *rec);
@@ -422,8 +424,8 @@ int store_close(struct store *s);
 bool store_keeps(const struct store *s); /* false for store_open_none() */
 
 /* Copy a record into the pending batch. Returns its number (> 0), or 0 when the store refuses:
- * it has failed for good, or the line would pass MAX_RECORD. index: NULL, or where to note a
- * REC_MESSAGE. */
+ * it has failed for good, the line would pass MAX_RECORD, or 256 MiB wait for a disk that hangs.
+ * index: NULL, or where to note a REC_MESSAGE. */
 uint64_t store_append(struct store *s, char type, struct str conv, uint64_t seq, struct str json,
                       int64_t now_ms, struct store_index *index);
 /* End of a turn: hand the pending batch to the helper thread, if it is idle and there is one. */
