@@ -466,7 +466,7 @@ function drawLists() {
   const all = [...convs.values()]
     .filter((c) => (c.id + '\n' + titleOf(c)).toLowerCase().includes(wanted))
     .sort((a, b) => byTime(a, b) || byName(a, b));
-  const people = all.filter((c) => !c.group && (wanted || timeOf(c) || c === current || isOnline(c)));
+  const people = all.filter((c) => !c.group && (wanted || timeOf(c) || c === current || (isOnline(c) && c.id !== me.id)));
   reconcile($('groups'), all.filter((c) => c.group && (groups.has(c.id) || c.newest)), makeRow, updateRow);
   reconcile($('people'), people.slice(0, ROWS), makeRow, updateRow);
   put($('people-note'), people.length || wanted ? '' : t('Nobody else is online.'));

@@ -24,10 +24,12 @@ mkdirSync(out, { recursive: true });
 // --- the server ----------------------------------------------------------------------------------
 
 let server = null;
-let port = 0;
+let port = 0;                   // of the server the pages are opened from
 
-async function start() {
-    server = spawn(jim, ['-p', String(port), '-d', data], { stdio: ['ignore', 'pipe', process.env.VERBOSE ? 'inherit' : 'ignore'] });
+// Start a server on `port` (0: any), with further arguments; it becomes the current one.
+async function start(store, ...args) {
+    server = spawn(jim, ['-p', String(port), '-d', join(data, store), ...args],
+        { stdio: ['ignore', 'pipe', process.env.VERBOSE ? 'inherit' : 'ignore'] });
     for await (const line of createInterface({ input: server.stdout })) {
         const m = /^jim: listening on .*:(\d+)/.exec(line);
         if (m) {
@@ -43,7 +45,7 @@ async function stop() {
     const ended = once(server, 'exit');
     server.kill('SIGTERM');
     const [code] = await ended;
-    if (code !== 0) throw new Error(`server exit code ${code}`);
+    equal(code, 0, 'exit code');
 }
 
 async function api(path, body) {
@@ -123,7 +125,7 @@ async function say(page, text) {
 
 // --- the afternoon -------------------------------------------------------------------------------
 
-await start();
+await start('afternoon');
 const browser = await chromium.launch({
     executablePath: process.env.CHROMIUM || '/usr/bin/chromium',
     args: ['--headless', '--no-sandbox', '--disable-gpu', '--disable-quic', '--no-first-run',
@@ -296,7 +298,7 @@ await check('after a restart the page returns, and what was typed meanwhile goes
     await alice.press('#text', 'Enter');
     await alice.locator('#log .msg.sending .text', { hasText: 'typed while' }).waitFor();
     await shot(alice, '6-down');
-    await start();
+    await start('afternoon');
     await online(alice);
     await online(bob);
     await alice.locator('#log .msg.sent .text', { hasText: 'typed while' }).waitFor();
@@ -324,6 +326,44 @@ await check('a group is joined by its id; members are listed', async () => {
     await shot(bob, '7-members');
     await bob.keyboard.press('Escape');
     await bob.waitForSelector('#members', { state: 'hidden' });
+});
+
+await check('a refused message says so, and goes out when tried again', async () => {
+    await bob.evaluate(() => { location.hash = '#g:club'; });
+    await bob.waitForFunction(() => document.querySelector('#conv-name').textContent === 'club');
+    await bob.fill('#text', 'May I come in?');
+    await bob.press('#text', 'Enter');
+    await bob.locator('#log .msg.failed .note', { hasText: 'Not allowed' }).waitFor();
+    await shot(bob, '8-refused');
+    await bob.fill('#filter', 'club');
+    await bob.click('text=Join the group “club”');
+    await row(bob, 'g:club').waitFor();
+    await bob.click('text=Try again');
+    await bob.locator('#log .msg.sent .text', { hasText: 'May I come in?' }).waitFor();
+    equal(await texts(bob), ['May I come in?']);
+});
+
+await check('two windows of one person show the same', async () => {
+    const second = await alice.context().newPage();
+    await second.goto(`http://127.0.0.1:${port}/#p%3Abob`);
+    await login(second, 'alice');
+    await choose(alice, 'p:bob');
+    await say(alice, 'from the first window');
+    await shows(second, 'from the first window');
+    await say(second, 'from the second window');
+    await shows(alice, 'from the second window');
+    await second.close();
+    equal((await texts(alice)).slice(-2), ['from the first window', 'from the second window']);
+});
+
+await check('ids that other clients choose do no harm', async () => {
+    // The same id from two people, and ids that look like the page's own keys.
+    for (const from of ['eve', 'mallory'])
+        for (const id of ['fresh', 'none', '1', 'day1', '__proto__'])
+            await api('/api/message/send', { chatType: 1, from, groupId: 'club', content: `${from} ${id}`, id, msgType: 0 });
+    await choose(bob, 'g:club');
+    await shows(bob, 'mallory __proto__');
+    equal((await texts(bob)).length, 11);
 });
 
 await check('the keyboard is enough', async () => {
@@ -401,10 +441,82 @@ await check('a dark screen', async () => {
 await check('logging out ends the session', async () => {
     await alice.click('#logout');
     await alice.waitForSelector('#login:not([hidden])');
+    equal(await alice.evaluate(() => location.hash), '');
     await row(bob, 'p:alice').locator('.avatar[data-status=offline]').waitFor();
     await alice.reload();
     equal(await alice.locator('#app').isVisible(), false);
     equal(await alice.inputValue('#name'), 'alice');
+});
+
+restarting = true;
+await bob.context().close();
+delete open.bob;
+await stop();
+
+await check('a refused login says so; a later login displaces the earlier one', async () => {
+    port = 0;
+    await start('one', '-o', 'jim.login.policy=one');
+    const frank = await visit(browser, 'frank');
+    await frank.fill('#name', '长'.repeat(64));         // more bytes than an id may have
+    await frank.keyboard.press('Enter');
+    await frank.locator('#login-error', { hasText: 'refused' }).waitFor();
+    await login(frank, 'frank');
+    const later = await visit(browser, 'later');
+    await login(later, 'frank');
+    await frank.locator('#login-error', { hasText: 'somewhere else' }).waitFor();
+    equal(await frank.locator('#app').isVisible(), false);
+    await later.context().close();
+    await frank.context().close();
+    delete open.frank;
+    delete open.later;
+    await stop();
+});
+
+const help = spawn(jim, ['-h'], { stdio: ['ignore', 'pipe', 'pipe'] });
+let usage = '';
+help.stdout.on('data', (d) => { usage += d; });
+help.stderr.on('data', (d) => { usage += d; });
+await once(help, 'close');
+if (!/passwd/.test(usage)) console.log('skip   with passwords: this jim has no passwd command');
+else await check('with passwords: a wrong one is refused, the right one is kept nowhere', async () => {
+    const users = join(data, 'users');
+    const passwd = spawn(jim, ['passwd', users, 'frank'], { stdio: ['pipe', 'ignore', 'inherit'] });
+    passwd.stdin.end('open sesame\n');
+    equal((await once(passwd, 'exit'))[0], 0, 'jim passwd');
+    port = 0;
+    await start('passwords', '-o', 'jim.auth=file', '-o', `jim.users.file=${users}`);
+    const frank = await visit(browser, 'frank');
+    await frank.click('#login summary');
+    for (const word of ['', 'wrong']) {
+        await frank.fill('#name', 'frank');
+        await frank.fill('#password', word);
+        await frank.press('#password', 'Enter');
+        await frank.locator('#login-error', { hasText: 'refused' }).waitFor();
+        await frank.evaluate(() => { document.querySelector('#login-error').textContent = ''; });
+    }
+    await frank.fill('#password', 'open sesame');
+    await frank.press('#password', 'Enter');
+    await online(frank);
+    equal(await frank.evaluate(() => JSON.stringify([{ ...localStorage }, { ...sessionStorage }, location.href]).includes('sesame')), false, 'stored');
+    await frank.context().close();
+    delete open.frank;
+    await stop();
+});
+
+await check('without a store people can talk all the same', async () => {
+    port = 0;
+    await start('none', '-o', 'jim.store=off');
+    restarting = false;
+    const gina = await visit(browser, 'gina'), hugo = await visit(browser, 'hugo');
+    await login(gina, 'gina');
+    await login(hugo, 'hugo');
+    await choose(gina, 'g:100');
+    await choose(hugo, 'g:100');
+    await say(gina, 'one');
+    await say(hugo, 'two');
+    await say(gina, 'three');
+    await shows(hugo, 'three');
+    for (const page of [gina, hugo]) equal(await texts(page), ['one', 'two', 'three']);
 });
 
 await check('no errors on the console, no dialogs, no policy violations', async () => equal(troubles, []));
