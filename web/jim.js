@@ -3,7 +3,7 @@
 //
 // Three rules hold everywhere:
 // 1. What people wrote is text: it enters the page through textContent only, never as HTML.
-// 2. The server's `seq` (1, 2, 3, ... in each conversation) is the order of messages; a hole in it
+// 2. The server's `seq` (1, 2, 3, ... in a conversation) is the order of messages; a hole in it
 //    means that something was missed and has to be asked for.
 // 3. A message keeps its `id` until it is acknowledged: the server takes a second copy for a retry.
 
@@ -124,7 +124,7 @@ let online = false; // logged in on this socket
 let entered = false; // the chat is shown, not the login form
 let attempt = 0; // failed connections in a row
 let retryTimer = 0;
-let heard = 0, probed = 0; // ms: last sign of life, heartbeat unanswered since
+let heard = 0, probed = 0; // ms: last frame in, heartbeat unanswered since
 let waiting = {}; // answer command -> callbacks, in the order of the requests
 
 function connect() {
@@ -177,7 +177,7 @@ function drop() {
   s?.close();
 }
 
-// Every 5 s: no socket closes by itself when a laptop slept or a network went away.
+// Every 5 s: no socket closes by itself when a laptop slept or a network went.
 function tick() {
   const since = (ms) => Date.now() - ms;
   if (!socket) return;
@@ -255,7 +255,7 @@ async function refresh() {
   clearTimeout(refreshTimer);
   refreshTimer = 0;
   refreshed = Date.now();
-  const a = await call(18, { cmd: 17, type: 2, userId: me.id });
+  const a = await call(18, { cmd: 17, type: 2, userId: me?.id });
   if (!a?.data) return;
   for (const u of users.values()) u.status = '';
   groups.clear();
@@ -627,13 +627,15 @@ function enter() {
   route();
 }
 
-// Back to the login form, and why. A reload forgets all the rest.
+// Back to the login form. A reload forgets the rest.
 function leave(why = '') {
+  const reload = entered;
   saveMarks();
   me = null;
+  entered = false;
   drop();
   put($('login-error'), t(why));
-  if (!entered) return;
+  if (!reload) return;
   save(sessionStorage, 'jim.session', null);
   save(sessionStorage, 'jim.why', why);
   location.replace('./');
