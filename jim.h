@@ -452,6 +452,81 @@ uint64_t store_index_first(const struct store_index *x); /* lowest seq there is,
 void store_index_cut(struct store_index *x, uint64_t last); /* forget what is above `last` */
 void store_index_free(struct store_index *x);
 
+/* --- segment.c: how a log looks on disk ------------------------------------------------------- */
+
+#define HEADER_ROOM 128 /* a header line is shorter: two numbers of 18 digits, salt and words */
+#define LINE_HEAD 96    /* a record line's bytes beside conversation and JSON are fewer */
+#define MAX_NUMBER UINT64_C(999999999999999999) /* 18 digits: every sum of two fits 63 bits */
+#define PATH_ROOM 4096
+#define CLOSED ",\"closed\":true}" /* ends the last REC_BATCH of a clean stop */
+
+struct segment {    /* one file of the log; its number in this process is its place in the array */
+    uint64_t first; /* the number in its name */
+    uint32_t seed;  /* CRC of its salt: where every line's CRC starts */
+    uint32_t size;  /* bytes that may be read: up to the last durable batch */
+};
+
+struct seg_header {
+    uint64_t first, prev; /* prev: the last number of the segment before, 0 when there was none */
+    char salt[17];        /* hex digits: a line of another file, or an older one, fails its CRC */
+};
+
+struct reader {
+    const struct store_io *io;
+    int fd;
+    struct buf buf; /* a window of the file; owned */
+    uint64_t at;    /* its offset in the file */
+    size_t pos;     /* what stands before has been handed out */
+    bool eof;
+};
+
+enum scan_result { SCAN_CLEAN, SCAN_TORN, SCAN_DAMAGED, SCAN_ERROR };
+
+/* One pass over a whole log: set io, dir and what is wanted; scan_run(); free first and seg. */
+struct scan {
+    const struct store_io *io;
+    const char *dir;
+    struct crc32c crc;
+    bool tidy;  /* remove what a creation that did not finish left behind */
+    bool go_on; /* note damage and read what can be read */
+    void (*record)(void *arg, const struct store_rec *rec);
+    void *arg;
+    struct reader reader;
+    uint64_t *first; /* numbers in the names, ascending; owned */
+    uint32_t firsts;
+    struct segment *seg; /* those whose header is right; owned, until store_open() takes it */
+    uint32_t segs, cap;
+    uint64_t last; /* highest record number */
+    uint64_t records, messages;
+    bool closed; /* the last record says that the stop was clean */
+    /* The first thing found wrong: */
+    enum scan_result result;
+    uint64_t bad_first, bad_at, bad_end; /* segment, offset, end of the file when torn */
+    const char *why;
+    int err;
+};
+void scan_run(struct scan *c); /* what came of it is in c->result */
+
+extern const struct store_io store_disk; /* the real one */
+/* Was a call only interrupted? Calls through struct store_io are repeated while this says so. */
+bool io_again(ssize_t result);
+int io_open(const struct store_io *io, const char *path, int flags);
+bool io_write(const struct store_io *io, int fd, const char *p, size_t n, uint64_t at); /* all */
+ssize_t io_read(const struct store_io *io, int fd, void *p, size_t n, uint64_t at);
+bool io_truncate(const struct store_io *io, int fd, uint64_t size);
+bool io_sync(const struct store_io *io, int fd);
+bool io_rename(const struct store_io *io, const char *from, const char *to);
+bool io_path(const struct store_io *io, int (*call)(void *arg, const char *path), const char *path);
+
+/* DIR/NNNNNNNNNNNNNNNNNNNN.log and what follows. store_open() refuses a DIR this would cut. */
+void segment_path(char path[PATH_ROOM], const char *dir, uint64_t first, const char *suffix);
+void segment_push(struct segment **seg, uint32_t *segs, uint32_t *cap, struct segment add);
+/* The length of the header line, newline included. */
+size_t header_put(char dst[HEADER_ROOM], const struct crc32c *crc, const struct seg_header *h);
+void line_put(struct buf *b, const struct crc32c *crc, uint32_t seed, const struct store_rec *r);
+/* Read a line, without its newline, into views. NULL, or what is wrong with it. */
+const char *line_parse(const struct crc32c *crc, uint32_t seed, struct str line,
+                       struct store_rec *r);
 /* The subcommands. check: 0 clean, 1 torn tail, 2 damaged (all said on `out`); export: chat objects
  * with seq and time, one a line, 0 or 2. */
 int store_check(const char *dir, FILE *out);
