@@ -315,6 +315,8 @@ await check('after a restart the page returns, and what was typed meanwhile goes
 
 await check('a group is joined by its id; members are listed', async () => {
     await alice.fill('#filter', 'tea room');
+    await alice.waitForSelector('#join:not([hidden])');
+    await shot(alice, '7-search');
     await alice.click('text=Join the group “tea room”');
     await alice.waitForFunction(() => document.querySelector('#conv-name').textContent === 'tea room');
     await say(alice, 'Anybody for tea?');
