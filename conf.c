@@ -350,6 +350,14 @@ expected(const struct row *r)
     return "a text";
 }
 
+uint64_t
+conf_bit(const char *key)
+{
+    const struct row *r = row_find(key);
+
+    return r == NULL ? 0 : row_bit(r);
+}
+
 int
 conf_set(struct options *o, const char *key, const char *value, bool more, struct buf *notices,
          char *err, size_t errsize)
@@ -427,11 +435,14 @@ conf_check(const struct options *o, char *err, size_t errsize)
                  "set jim.auth (jim.auth=open if that is meant)", o->bind_ip);
         return -1;
     }
-    for (size_t i = 0; conf_login_group(o->login_groups, i, &id, &name); i++)
-        if (!id_ok(id)) {
-            snprintf(err, errsize, "jim.login.groups: '%.*s' is no group id", (int)id.n, id.p);
+    for (size_t i = 0; conf_login_group(o->login_groups, i, &id, &name); i++) {
+        uint32_t utf8 = 0;
+        if (!id_ok(id) || !utf8_check(&utf8, name.p, name.n) || utf8 != 0) {
+            snprintf(err, errsize, "jim.login.groups: '%.*s' is no group's id and name in UTF-8",
+                     (int)(name.p + name.n - id.p), id.p);
             return -1;
         }
+    }
     if (o->frame_max < o->message_max) {
         snprintf(err, errsize, "jim.frame.max is smaller than jim.message.max");
         return -1;
@@ -489,10 +500,50 @@ utf8_put(char *p, unsigned c)
         p[1] = (char)(0x80 | (c & 0x3f));
         return 2;
     }
-    p[0] = (char)(0xe0 | c >> 12);
-    p[1] = (char)(0x80 | (c >> 6 & 0x3f));
-    p[2] = (char)(0x80 | (c & 0x3f));
-    return 3;
+    if (c < 0x10000) {
+        p[0] = (char)(0xe0 | c >> 12);
+        p[1] = (char)(0x80 | (c >> 6 & 0x3f));
+        p[2] = (char)(0x80 | (c & 0x3f));
+        return 3;
+    }
+    p[0] = (char)(0xf0 | c >> 18);
+    p[1] = (char)(0x80 | (c >> 12 & 0x3f));
+    p[2] = (char)(0x80 | (c >> 6 & 0x3f));
+    p[3] = (char)(0x80 | (c & 0x3f));
+    return 4;
+}
+
+/* Four hex digits, -1 when they are none. */
+static int
+hex4(const char *p)
+{
+    int u = 0;
+
+    for (int i = 0; i < 4; i++) {
+        if (hex_value(p[i]) < 0)
+            return -1;
+        u = u << 4 | hex_value(p[i]);
+    }
+    return u;
+}
+
+/* The digits behind \u, with those of a second \u where the two are a surrogate pair. A surrogate
+ * without its half is U+FFFD: what comes out is always UTF-8. 0: no four digits. */
+static unsigned
+unescape_unicode(const char **p)
+{
+    int u = hex4(*p), low;
+
+    if (u <= 0)
+        return 0;
+    *p += 4;
+    if (u < 0xd800 || u > 0xdfff)
+        return (unsigned)u;
+    if (u > 0xdbff || (*p)[0] != '\\' || (*p)[1] != 'u' || (low = hex4(*p + 2)) < 0xdc00 ||
+        low > 0xdfff)
+        return 0xfffd;
+    *p += 6;
+    return 0x10000u + (((unsigned)u & 0x3ff) << 10 | ((unsigned)low & 0x3ff));
 }
 
 /* One backslash escape at *p (behind the backslash), decoded to `out`; *p moves behind it. */
@@ -500,8 +551,7 @@ static size_t
 unescape(const char **p, char *out)
 {
     char c = *(*p)++;
-    unsigned u = 0;
-    int i;
+    unsigned u;
 
     switch (c) {
     case 't':
@@ -517,11 +567,9 @@ unescape(const char **p, char *out)
         c = '\f';
         break;
     case 'u':
-        for (i = 0; i < 4 && hex_value((*p)[i]) >= 0; i++)
-            u = u << 4 | (unsigned)hex_value((*p)[i]);
-        if (i < 4 || u == 0)
+        u = unescape_unicode(p);
+        if (u == 0)
             break;
-        *p += 4;
         return utf8_put(out, u);
     default:
         break;
@@ -571,6 +619,17 @@ split_line(char *line, char **key, char **value)
     *out = '\0';
 }
 
+/* A comment ends with its line, whatever it ends with. */
+static bool
+is_comment(const struct buf *line)
+{
+    size_t at = 0;
+
+    while (at < line->len && (line->p[at] == ' ' || line->p[at] == '\t' || line->p[at] == '\f'))
+        at++;
+    return at < line->len && (line->p[at] == '#' || line->p[at] == '!');
+}
+
 /* The next logical line (a backslash at the end continues it) without leading blanks; NULL at
  * EOF. */
 static char *
@@ -586,7 +645,7 @@ read_line(FILE *f, struct buf *line, int *number)
             (*number)++;
             while (slashes < line->len && line->p[line->len - 1 - slashes] == '\\')
                 slashes++;
-            if (slashes % 2 == 0)
+            if (slashes % 2 == 0 || is_comment(line))
                 break;
             line->len--;
             while ((c = getc(f)) == ' ' || c == '\t')
@@ -603,7 +662,10 @@ read_line(FILE *f, struct buf *line, int *number)
         (*number)++;
     buf_reserve(line, 1);
     line->p[line->len] = '\0';
-    return line->p + strspn(line->p, " \t\f");
+    char *text = line->p;
+    if (*number == 1 && strncmp(text, "\xef\xbb\xbf", 3) == 0)
+        text += 3; /* the byte order mark that some editors begin a file with */
+    return text + strspn(text, " \t\f");
 }
 
 static int
@@ -623,8 +685,7 @@ load_lines(struct options *o, FILE *f, const char *file, uint64_t keep, struct b
         split_line(text, &key, &value);
         if (strncmp(key, "jim.", 4) != 0)
             continue; /* other programs' keys may share the file */
-        const struct row *r = row_find(key);
-        uint64_t bit = r == NULL ? 0 : row_bit(r);
+        uint64_t bit = conf_bit(key);
         if (conf_set(keep & bit ? &scratch : o, key, value, seen & bit, notices, why,
                      sizeof why) != 0) {
             snprintf(err, errsize, "%s:%d: %s", file, number, why);

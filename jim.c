@@ -138,16 +138,10 @@ jim_new(void)
 int
 jim_set(struct jim *j, const char *key, const char *value, char *err, size_t errsize)
 {
-    uint64_t before = j->by_hand;
-    uint64_t had = j->opt.set;
-
+    uint64_t bit = conf_bit(key);
     /* A list key given twice by hand grows; by hand after a file it starts anew. */
-    j->opt.set = 0;
-    int result = conf_set(&j->opt, key, value, false, NULL, err, errsize);
-    uint64_t bit = j->opt.set;
-    j->opt.set |= had;
-    if (result == 0 && before & bit)
-        result = conf_set(&j->opt, key, value, true, NULL, err, errsize);
+    int result = conf_set(&j->opt, key, value, j->by_hand & bit, NULL, err, errsize);
+
     j->by_hand |= bit;
     return result;
 }

@@ -571,6 +571,8 @@ struct options {           /* one member a key; times in ms, sizes in bytes; str
 
 void conf_init(struct options *o); /* every default */
 void conf_free(struct options *o);
+/* The bit of a key in options.set, 0 for an unknown one. */
+uint64_t conf_bit(const char *key);
 /* Set a key. `more`: a list key given before from the same source is added to, not replaced. 0,
  * or -1 with a sentence in err. Ignored J-IM keys are noted in `notices` (one sentence a line). */
 int conf_set(struct options *o, const char *key, const char *value, bool more, struct buf *notices,

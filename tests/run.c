@@ -36,8 +36,7 @@ static const struct {
 struct job {
     pid_t pid; /* 0: free */
     size_t test;
-    char dir[64];
-    char log[128];
+    char dir[64], log[128];
 };
 
 void
