@@ -103,7 +103,7 @@ check-kqueue:
 	$(MAKE) variant V=kqueue F="-O2 -DJIM_LOOP_KQUEUE -Itests/kqueue" SRC=tests/kqueue/kqueue.c
 # 32 bits and big-endian, emulated (gcc-powerpc-linux-gnu, qemu-user).
 check-ppc:
-	$(MAKE) variant V=ppc CC=powerpc-linux-gnu-gcc F="-O2 -static" EMULATOR=qemu-ppc \
+	$(MAKE) variant V=ppc CC=powerpc-linux-gnu-gcc F="-O2 -static" EMULATOR="env -u CC qemu-ppc" \
 	    ONLY="codec_ json_ util_ roster_ conf_ store_"
 werror: page.inc
 	for cc in gcc clang; do \

@@ -107,12 +107,14 @@ test_source(void)
 static void
 start(struct job *job, size_t test)
 {
-    snprintf(job->dir, sizeof job->dir, "/tmp/jim-test.XXXXXX");
-    if (mkdtemp(job->dir) == NULL) {
+    char dir[] = "/tmp/jim-test.XXXXXX";
+
+    if (mkdtemp(dir) == NULL) {
         perror("mkdtemp");
         exit(2);
     }
-    snprintf(job->log, sizeof job->log, "%s.out", job->dir);
+    snprintf(job->dir, sizeof job->dir, "%s", dir);
+    snprintf(job->log, sizeof job->log, "%s.out", dir);
     job->test = test;
     fflush(stdout);
     job->pid = fork();
