@@ -533,11 +533,15 @@ pend_tidy(struct conn *c)
         pend_free(c);
 }
 
-/* Must the rest of the input wait for answers that are still owed? */
+/*
+ * Must the rest of the input wait? For answers that are still owed; or until the peer has read more
+ * of what he was answered: who asks a lot at once is slowed down, not cut off.
+ */
 static bool
 conn_waits(const struct conn *c)
 {
-    return c->state != CONN_OPEN || c->busy || (c->pend != NULL && c->pend->held);
+    return c->state != CONN_OPEN || c->busy || (c->pend != NULL && c->pend->held) ||
+           (c->out != NULL && c->out->bytes > (size_t)c->jim->opt.queue_max / 2);
 }
 
 static void
@@ -1006,8 +1010,14 @@ conn_turn(struct conn *c)
 {
     if (c->resume)
         conn_resume(c);
-    if (c->out != NULL && c->state != CONN_DEAD)
+    if (c->out != NULL && c->state != CONN_DEAD) {
+        bool waited = conn_waits(c);
         conn_flush(c);
+        if (waited && c->pend != NULL && !conn_waits(c)) { /* there is room for answers again */
+            c->resume = true;
+            conn_attend(c);
+        }
+    }
     if (c->state == CONN_FINISH && c->deferred == 0 && !c->shut && !c->ended)
         conn_finish(c, WS_GOING_AWAY); /* the server stops and this one was owed an answer */
     if (c->state == CONN_FINISH && c->out == NULL && (c->deferred == 0 || c->shut))

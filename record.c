@@ -142,7 +142,8 @@ record_redo(struct chat *c, const struct pending *p)
 bool
 record_unsaved(const struct chat *c)
 {
-    return (c->roster.dirty != NULL || c->redo_n > 0) && !store_failed(c->store);
+    return (c->roster.dirty != NULL || c->redo_n > 0) && store_keeps(c->store) &&
+           !store_failed(c->store);
 }
 
 void
