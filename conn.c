@@ -1024,7 +1024,8 @@ conn_turn(struct conn *c)
         conn_linger(c);
     if (c->state != CONN_DEAD)
         conn_interest(c);
-    if (c->state == CONN_DEAD)
+    /* Closed by what this turn did, it is in the list again, and must not be freed from there. */
+    if (c->state == CONN_DEAD && !c->attend)
         conn_release(c);
 }
 
