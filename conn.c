@@ -1010,6 +1010,8 @@ conn_turn(struct conn *c)
 {
     if (c->resume)
         conn_resume(c);
+    if (c->shut) /* nothing reaches him here any more: not when the peer closes, but from now on */
+        chat_closed(&c->jim->chat, c);
     if (c->out != NULL && c->state != CONN_DEAD) {
         bool waited = conn_waits(c);
         conn_flush(c);

@@ -931,7 +931,8 @@ void chat_free(struct chat *c);
 bool chat_command(struct chat *c, struct conn *from, int cmd, uint32_t seq, struct str json);
 /* The login that a WebSocket address asks for (`?username=&token=`), still percent-encoded. */
 void chat_login_query(struct chat *c, struct conn *from, struct str user, struct str token);
-void chat_closed(struct chat *c, struct conn *conn); /* the connection is gone */
+/* Nothing reaches the user on this connection any more. May be said more than once. */
+void chat_closed(struct chat *c, struct conn *conn);
 /* Count a request against the connection's rate; false: too many. */
 bool chat_rate_ok(const struct chat *c, struct conn *from);
 /* Close a user's connections but `except`; each is told `code` first, unless that is 0. */
