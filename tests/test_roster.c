@@ -35,7 +35,8 @@ TEST(roster_ids)
         "\xf0\x9f\x98\x80", "\xef\xbf\xbf", "\xe2\x80\xa8", "-", "*?[", "../..", "<script>",
     };
     static const char *const bad[] = {
-        "", " ", "   ", "\x01", "a\nb", "\t", "a\x1f", "\x7f", "a\x7f", "\xc2\x80", "x\xc2\x85y", "\xc2\x9f",
+        "", " ", "   ", "\x01", "a\nb", "\t", "a\x1f", "\x7f", "a\x7f", "\xc2\x80", "x\xc2\x85y",
+        "\xc2\x9f",
         "\x80", "\xff", "a\xc2", "\xe6\x9c", "\xc0\xaf", "\xe0\x80\xaf", "\xed\xa0\x80",
         "\xf4\x90\x80\x80", "\xf0\x9f\x98", "\xfe",
     };

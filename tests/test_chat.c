@@ -1,0 +1,3318 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * test_chat.c - what clients say and hear, without sockets. A connection here is a struct conn with
+ * no descriptor: what the server queues for it is its transcript. Scripts read like a conversation:
+ *
+ *     says(alice, 11, "{'chatType':2,'to':'bob','content':'hi','id':'m1'}");
+ *     hears(bob, "{'command':11,'data':{'chatType':2,'content':'hi','createTime':@,...");
+ *
+ * In what is said and heard, ' stands for a double quote. In what is heard, @ is the clock's
+ * present time, ~ is `"msg":"the text of the code"`, and ^ is any 32 hex digits. The next piece of
+ * transcript has to match byte for byte, and counts as written to the peer once it is heard.
+ *
+ *   harness         a server without listeners, its connections, its disk
+ *   talking         says, hears, and shorter words for what is said and heard most
+ *   commands        every command, every answer
+ *   login, presence, groups, sending, retries, users
+ *   store           order, offline, history, restarts, a full disk, a dead disk
+ *   everything      a long random run: what was acknowledged is heard, once it is asked for
+ */
+#include "test.h"
+
+#include <dirent.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <pthread.h>
+#include <stdarg.h>
+#include <stdatomic.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#define NOW INT64_C(1700000000000)
+#define MINUTE 60000
+#define HOUR (60 * MINUTE)
+
+/* --- the disk -------------------------------------------------------------------------------- */
+
+static struct disk { /* the real one, until told otherwise; the store's thread looks at it too */
+    atomic_bool full, sync_fails;
+} disk;
+
+static int
+d_open(void *arg, const char *path, int flags, mode_t mode)
+{
+    (void)arg;
+    return open(path, flags, mode);
+}
+
+static int
+d_close(void *arg, int fd)
+{
+    (void)arg;
+    return close(fd);
+}
+
+static ssize_t
+d_pwrite(void *arg, int fd, const void *p, size_t n, off_t at)
+{
+    (void)arg;
+    if (!disk.full)
+        return pwrite(fd, p, n, at);
+    if (n > 1 && pwrite(fd, p, n / 2, at) < 0) /* half of it still finds room */
+        return -1;
+    errno = ENOSPC;
+    return -1;
+}
+
+static ssize_t
+d_pread(void *arg, int fd, void *p, size_t n, off_t at)
+{
+    (void)arg;
+    return pread(fd, p, n, at);
+}
+
+static int
+d_truncate(void *arg, int fd, off_t size)
+{
+    (void)arg;
+    return ftruncate(fd, size);
+}
+
+static int
+d_sync(void *arg, int fd)
+{
+    (void)arg;
+    (void)fd; /* no power cut happens here */
+    if (!disk.sync_fails)
+        return 0;
+    errno = EIO;
+    return -1;
+}
+
+static int
+d_sync_dir(void *arg, const char *path)
+{
+    (void)arg;
+    (void)path;
+    return 0;
+}
+
+static int
+d_rename(void *arg, const char *from, const char *to)
+{
+    (void)arg;
+    return rename(from, to);
+}
+
+static int
+d_unlink(void *arg, const char *path)
+{
+    (void)arg;
+    return unlink(path);
+}
+
+static int
+d_mkdir(void *arg, const char *path, mode_t mode)
+{
+    (void)arg;
+    return mkdir(path, mode);
+}
+
+static int
+d_list(void *arg, const char *path, struct buf *out)
+{
+    DIR *d = opendir(path);
+    const struct dirent *e;
+
+    (void)arg;
+    if (d == NULL)
+        return -1;
+    while ((e = readdir(d)) != NULL)
+        buf_add(out, e->d_name, strlen(e->d_name) + 1);
+    closedir(d);
+    return 0;
+}
+
+static int
+d_lock(void *arg, int fd)
+{
+    (void)arg;
+    (void)fd;
+    return 0;
+}
+
+static const struct store_io disk_io = {
+    NULL, d_open, d_close, d_pwrite, d_pread, d_truncate, d_sync, d_sync_dir, d_rename, d_unlink,
+    d_mkdir, d_list, d_lock};
+
+/* --- harness --------------------------------------------------------------------------------- */
+
+enum { MAX_CONNS = 600 };
+
+static int64_t now; /* the server's clock, ms */
+
+static struct world {
+    struct jim *j;
+    struct chat *c;
+    struct conn *conn[MAX_CONNS];
+    size_t conns;
+    const char *option[16]; /* "key=value", for the next start too */
+    size_t options;
+    pthread_mutex_t mutex;
+    pthread_cond_t cond;
+    int ready; /* times the store has called, not yet looked after */
+} w = {.mutex = PTHREAD_MUTEX_INITIALIZER, .cond = PTHREAD_COND_INITIALIZER};
+
+static int64_t
+clock_now(void)
+{
+    return now;
+}
+
+static void
+store_ready(void *arg)
+{
+    (void)arg;
+    pthread_mutex_lock(&w.mutex);
+    w.ready++;
+    pthread_cond_signal(&w.cond);
+    pthread_mutex_unlock(&w.mutex);
+}
+
+static void
+replay(void *arg, const struct store_rec *rec)
+{
+    record_replay(arg, rec);
+}
+
+static void
+set_option(const char *text)
+{
+    char key[64], err[200];
+    const char *at = strchr(text, '=');
+
+    CHECK(at != NULL && (size_t)(at - text) < sizeof key);
+    snprintf(key, sizeof key, "%.*s", (int)(at - text), text);
+    if (conf_set(&w.j->opt, key, at + 1, false, NULL, err, sizeof err) != 0)
+        test_fail(__FILE__, __LINE__, "%s", err);
+}
+
+static void
+start(void)
+{
+    struct jim *j = w.j = jim_new();
+
+    set_option("jim.login.groups=");
+    set_option("jim.rate.messages=0");
+    set_option("jim.store=off");
+    set_option("jim.store.dir=data");
+    for (size_t i = 0; i < w.options; i++)
+        set_option(w.option[i]);
+    j->log.level = LOG_LEVEL_DEBUG;
+    j->log.file = fopen("/dev/null", "w");
+    j->loop = loop_new();
+    CHECK(j->log.file != NULL && j->loop != NULL);
+    w.c = &j->chat;
+    chat_init(w.c, &j->opt, &j->log, &j->stats);
+    w.c->now_ms = clock_now;
+    struct store_options o = {.dir = j->opt.store_dir, .policy = j->opt.store_sync,
+                              .segment = (uint64_t)j->opt.store_segment, .log = &j->log,
+                              .io = &disk_io, .ready = store_ready, .replay = replay, .arg = w.c};
+    j->store = w.c->store = j->opt.store ? store_open(&o) : store_open_none();
+    CHECK(j->store != NULL);
+    w.ready = 0;
+}
+
+/* A server with options besides those of start(), up to a NULL. */
+static void
+begin(const char *option, ...)
+{
+    va_list ap;
+
+    now = NOW;
+    va_start(ap, option);
+    for (; option != NULL; option = va_arg(ap, const char *)) {
+        CHECK(w.options < sizeof w.option / sizeof w.option[0]);
+        w.option[w.options++] = option;
+    }
+    va_end(ap);
+    start();
+}
+
+static struct conn *
+comes(enum proto proto)
+{
+    struct conn *c = xcalloc(1, sizeof *c);
+
+    CHECK(w.conns < MAX_CONNS);
+    c->jim = w.j;
+    c->fd = -1;
+    c->id = ++w.j->next_id;
+    c->state = CONN_OPEN;
+    c->proto = (uint8_t)proto;
+    c->protos = PROTO_BIT(PROTO_TCP) | PROTO_BIT(PROTO_WS) | PROTO_BIT(PROTO_HTTP);
+    w.j->conns++;
+    return w.conn[w.conns++] = c;
+}
+
+static bool
+has_something(const struct conn *c)
+{
+    return c->out != NULL && c->out->n > 0;
+}
+
+/* Take the next message off the queue: as written, or as lost with the connection. */
+static void
+pop(struct conn *c, bool written)
+{
+    struct out *o = c->out;
+    struct msg *m = o->entry[o->head].msg;
+    struct member *member = o->entry[o->head].member;
+
+    if (written && (member != NULL || m->fetched != NULL))
+        send_written(w.c, m, member);
+    o->head = (o->head + 1) & (o->cap - 1);
+    o->n--;
+    o->bytes -= m->len + MAX_PKT_HEAD;
+    msg_unref(m);
+}
+
+static void
+forget_output(struct conn *c, bool written)
+{
+    while (has_something(c))
+        pop(c, written);
+}
+
+/* The connection breaks: what was queued never left. */
+static void
+breaks(struct conn *c)
+{
+    forget_output(c, false);
+    c->state = CONN_DEAD;
+    chat_closed(w.c, c);
+    w.j->conns--;
+}
+
+/* He has read everything, and goes. */
+static void
+goes(struct conn *c)
+{
+    forget_output(c, true);
+    breaks(c);
+}
+
+/* Everybody reads what there is, and nobody looks at it. */
+static void
+quiet(void)
+{
+    for (size_t i = 0; i < w.conns; i++)
+        if (w.conn[i]->state != CONN_DEAD)
+            forget_output(w.conn[i], true);
+}
+
+/* Until the store has nothing more to say about what was accepted. */
+static void
+commit(void)
+{
+    for (;;) {
+        store_commit(w.j->store);
+        send_committed(w.c);
+        if (w.c->pending_n == 0)
+            break;
+        pthread_mutex_lock(&w.mutex);
+        while (w.ready == 0)
+            pthread_cond_wait(&w.cond, &w.mutex);
+        w.ready = 0;
+        pthread_mutex_unlock(&w.mutex);
+    }
+}
+
+static void
+stop(void)
+{
+    for (size_t i = 0; i < w.conns; i++)
+        if (w.conn[i]->state != CONN_DEAD)
+            breaks(w.conn[i]);
+    w.j->attend = NULL; /* the end of the turn does not come for these */
+    w.j->attend_end = &w.j->attend;
+    for (size_t i = 0; i < w.conns; i++)
+        loop_timer_clear(w.j->loop, &w.conn[i]->timer);
+    jim_free(w.j);
+    for (size_t i = 0; i < w.conns; i++) {
+        if (w.conn[i]->out != NULL)
+            free(w.conn[i]->out->entry);
+        free(w.conn[i]->out);
+        free(w.conn[i]);
+    }
+    w.conns = 0;
+}
+
+static void
+end(void)
+{
+    stop();
+}
+
+/* Stop as the server does, and start again with the same options on the same disk. */
+static void
+restart(void)
+{
+    quiet();
+    for (size_t i = 0; i < w.conns; i++)
+        if (w.conn[i]->state != CONN_DEAD)
+            breaks(w.conn[i]);
+    commit();
+    record_save(w.c, SIZE_MAX);
+    stop();
+    start();
+}
+
+/* --- talking --------------------------------------------------------------------------------- */
+
+static char *
+quoted(const char *text)
+{
+    char *copy = xstrndup(text, strlen(text));
+
+    for (char *p = copy; *p != '\0'; p++)
+        if (*p == '\'')
+            *p = '"';
+    return copy;
+}
+
+/* One command; cmd -1: the JSON says which, as on WebSocket. False: it has to wait. */
+static bool
+tries(struct conn *c, int cmd, const char *json)
+{
+    char *text = quoted(json);
+    bool done = chat_command(w.c, c, cmd, 0, str_of(text));
+
+    free(text);
+    return done;
+}
+
+static void
+says(struct conn *c, int cmd, const char *json)
+{
+    if (!tries(c, cmd, json))
+        test_fail(__FILE__, __LINE__, "%d %s has to wait", cmd, json);
+}
+
+/* Does p[0, n) match what is expected? */
+static bool
+matches(const char *want, const char *p, size_t n)
+{
+    const char *end = p + n;
+    char piece[400];
+    int code = 0;
+
+    sscanf(want, "{'code':%d", &code);
+    for (; *want != '\0'; want++) {
+        piece[0] = *want == '\'' ? '"' : *want;
+        piece[1] = '\0';
+        if (*want == '@')
+            snprintf(piece, sizeof piece, "%lld", (long long)now);
+        else if (*want == '~')
+            snprintf(piece, sizeof piece, "\"msg\":\"%s\"", code_text(code));
+        if (*want == '^') {
+            for (int i = 0; i < 32; i++, p++)
+                if (p == end || strchr("0123456789abcdef", *p) == NULL)
+                    return false;
+            continue;
+        }
+        size_t len = strlen(piece);
+        if ((size_t)(end - p) < len || memcmp(p, piece, len) != 0)
+            return false;
+        p += len;
+    }
+    return p == end;
+}
+
+static const struct msg *
+next_message(struct conn *c, const char *want, int line)
+{
+    if (!has_something(c))
+        test_fail(__FILE__, line, "silence instead of\n  %s", want);
+    const struct msg *m = c->out->entry[c->out->head].msg;
+    CHECK_INT(m->opcode, WS_TEXT);
+    return m;
+}
+
+static void
+hears_at(int line, struct conn *c, const char *want)
+{
+    const struct msg *m = next_message(c, want, line);
+
+    if (!matches(want, m->data, m->len))
+        test_fail(__FILE__, line, "heard\n  %.*s\ninstead of\n  %s", (int)m->len, m->data, want);
+    const char *command = strstr(want, "'command':");
+    CHECK(command != NULL);
+    if (atoi(command + 10) != m->command) /* the cmd byte on TCP-IM says the same */
+        test_fail(__FILE__, line, "cmd byte %d with %s", m->command, want);
+    pop(c, true);
+}
+#define hears(c, want) hears_at(__LINE__, (c), (want))
+
+static void
+silent_at(int line, struct conn *c)
+{
+    if (!has_something(c))
+        return;
+    const struct msg *m = c->out->entry[c->out->head].msg;
+    test_fail(__FILE__, line, "heard\n  %.*s\ninstead of nothing", (int)m->len, m->data);
+}
+#define silent(c) silent_at(__LINE__, (c))
+
+/* The answer that is a code and its text. */
+static void
+hears_code_at(int line, struct conn *c, int command, int code)
+{
+    char want[80];
+
+    snprintf(want, sizeof want, "{'code':%d,'command':%d,~}", code, command);
+    hears_at(line, c, want);
+}
+#define hears_code(c, command, code) hears_code_at(__LINE__, (c), (command), (code))
+
+/* A chat message; `to` is a user, or #group. */
+static void
+hears_chat_at(int line, struct conn *c, const char *from, const char *to, const char *text,
+              const char *id, int seq)
+{
+    char want[1000];
+
+    if (to[0] == '#')
+        snprintf(want, sizeof want,
+                 "{'command':11,'data':{'chatType':1,'content':'%s','createTime':@,'from':'%s',"
+                 "'groupId':'%s','id':'%s','seq':%d}}", text, from, to + 1, id, seq);
+    else
+        snprintf(want, sizeof want,
+                 "{'command':11,'data':{'chatType':2,'content':'%s','createTime':@,'from':'%s',"
+                 "'id':'%s','seq':%d,'to':'%s'}}", text, from, id, seq, to);
+    hears_at(line, c, want);
+}
+#define hears_chat(c, from, to, text, id, seq) \
+    hears_chat_at(__LINE__, (c), (from), (to), (text), (id), (seq))
+
+static void
+hears_ack_at(int line, struct conn *c, int code, const char *id, int seq)
+{
+    char want[400];
+
+    snprintf(want, sizeof want,
+             "{'code':%d,'command':12,'data':{'createTime':@,'id':'%s','seq':%d},~}", code, id,
+             seq);
+    hears_at(line, c, want);
+}
+#define hears_ack(c, code, id, seq) hears_ack_at(__LINE__, (c), (code), (id), (seq))
+
+/* `who` joins what he is already in, or has just come to. */
+static void
+hears_join_at(int line, struct conn *c, const char *who, const char *group)
+{
+    char want[300];
+
+    snprintf(want, sizeof want,
+             "{'code':10011,'command':9,'group':'%s',~,'user':{'nick':'%s','status':'online',"
+             "'userId':'%s'}}", group, who, who);
+    hears_at(line, c, want);
+}
+#define hears_join(c, who, group) hears_join_at(__LINE__, (c), (who), (group))
+
+static void
+hears_exit_at(int line, struct conn *c, const char *who, const char *group)
+{
+    char want[300];
+
+    snprintf(want, sizeof want,
+             "{'command':10,'data':{'group':'%s','user':{'nick':'%s','status':'offline',"
+             "'userId':'%s'}}}", group, who, who);
+    hears_at(line, c, want);
+}
+#define hears_exit(c, who, group) hears_exit_at(__LINE__, (c), (who), (group))
+
+static void
+hears_joined(struct conn *c, const char *group)
+{
+    char want[300];
+
+    snprintf(want, sizeof want,
+             "{'code':10011,'command':8,'data':{'group':'%s','result':1},'group':'%s',~,"
+             "'result':1}", group, group);
+    hears(c, want);
+}
+
+static void
+hears_login(struct conn *c, const char *who)
+{
+    char want[300];
+
+    snprintf(want, sizeof want,
+             "{'code':10007,'command':6,~,'user':{'nick':'%s','status':'online','terminal':'%s',"
+             "'userId':'%s'}}", who, conn_terminal(c), who);
+    hears(c, want);
+}
+
+/* The CLOSE frame a WebSocket peer gets. */
+static void
+hears_close(struct conn *c, int code)
+{
+    CHECK(has_something(c));
+    const struct msg *m = c->out->entry[c->out->head].msg;
+    CHECK_INT(m->opcode, WS_CLOSE);
+    CHECK_INT(m->len, 2);
+    CHECK_INT((unsigned char)m->data[0] << 8 | (unsigned char)m->data[1], code);
+    pop(c, true);
+    silent(c);
+}
+
+static bool
+is_closing(const struct conn *c)
+{
+    return c->state == CONN_FINISH && c->shut;
+}
+
+/* Log in; what there is to hear is heard. */
+static struct conn *
+enters_by(enum proto proto, const char *who)
+{
+    struct conn *c = comes(proto);
+    char json[100];
+
+    snprintf(json, sizeof json, "{'userId':'%s'}", who);
+    says(c, 5, json);
+    CHECK(c->user != NULL);
+    forget_output(c, true);
+    return c;
+}
+
+static struct conn *
+enters(const char *who)
+{
+    return enters_by(PROTO_TCP, who);
+}
+
+static void
+joins(struct conn *c, const char *group)
+{
+    char json[100];
+
+    snprintf(json, sizeof json, "{'groupId':'%s'}", group);
+    says(c, 7, json);
+    quiet();
+}
+
+/* A message to a user, or to a #group. id NULL: none. */
+static void
+sends(struct conn *c, const char *to, const char *text, const char *id)
+{
+    char json[600], with_id[200] = "";
+
+    if (id != NULL)
+        snprintf(with_id, sizeof with_id, ",'id':'%s'", id);
+    snprintf(json, sizeof json, "{'chatType':%d,'%s':'%s','content':'%s'%s}", to[0] == '#' ? 1 : 2,
+             to[0] == '#' ? "groupId" : "to", to[0] == '#' ? to + 1 : to, text, with_id);
+    says(c, 11, json);
+}
+
+static int
+compare_text(const void *a, const void *b)
+{
+    return strcmp(a, b);
+}
+
+enum { MAX_PIECES = 64, PIECE = 4000 };
+
+/* "peer:1,2,3" for each member of friends or groups (then "#group:"). */
+static size_t
+conversations(const struct json *map, const char *mark, char (*piece)[PIECE], size_t n)
+{
+    struct json_iter it, chats, chat;
+    struct json key, list, one, name, value;
+
+    json_enter(&it, map);
+    while (json_next(&it, &key, &list) > 0) {
+        CHECK(n < MAX_PIECES && list.type == JSON_ARRAY);
+        size_t len = (size_t)snprintf(piece[n], PIECE, "%s%.*s:", mark, (int)key.n, key.p);
+        json_enter(&chats, &list);
+        for (bool first = true; json_next(&chats, NULL, &one) > 0; first = false) {
+            int64_t seq = 0;
+            json_enter(&chat, &one);
+            while (json_next(&chat, &name, &value) > 0)
+                if (name.n == 3 && memcmp(name.p, "seq", 3) == 0)
+                    json_int(&value, &seq);
+            CHECK(len < PIECE - 24);
+            len += (size_t)snprintf(piece[n] + len, PIECE - len, "%s%lld", first ? "" : ",",
+                                    (long long)seq);
+        }
+        n++;
+    }
+    return n;
+}
+
+/* An answer 20 in short: "10016 bob:1,2 #g:7 more". It stays queued. */
+static const char *
+fetched(struct conn *c)
+{
+    static char piece[MAX_PIECES][PIECE], all[20000];
+    const struct msg *m = next_message(c, "an answer 20", __LINE__);
+    struct json_iter it, data_it;
+    struct json key, value, in_data;
+    int64_t code = 0;
+    size_t n = 0;
+    bool more = false;
+
+    CHECK(json_open(&it, m->data, m->len) == 0);
+    while (json_next(&it, &key, &value) > 0) {
+        if (str_eq((struct str){key.p, key.n}, STR("code")))
+            json_int(&value, &code);
+        if (!str_eq((struct str){key.p, key.n}, STR("data")))
+            continue;
+        json_enter(&data_it, &value);
+        while (json_next(&data_it, &key, &in_data) > 0) {
+            struct str name = {key.p, key.n};
+            if (str_eq(name, STR("friends")) || str_eq(name, STR("groups")))
+                n = conversations(&in_data, name.p[0] == 'g' ? "#" : "", piece, n);
+            else if (str_eq(name, STR("more")))
+                more = in_data.type == JSON_TRUE;
+        }
+    }
+    CHECK(it.error == JSON_OK && m->command == 20);
+    qsort(piece, n, PIECE, compare_text);
+    size_t len = (size_t)snprintf(all, sizeof all, "%lld", (long long)code);
+    for (size_t i = 0; i < n; i++) {
+        CHECK(len + strlen(piece[i]) + 8 < sizeof all);
+        len += (size_t)snprintf(all + len, sizeof all - len, " %s", piece[i]);
+    }
+    snprintf(all + len, sizeof all - len, "%s", more ? " more" : "");
+    return all;
+}
+
+/* Command 19 and its answer in short; the answer stays queued. */
+static void
+asks_at(int line, struct conn *c, const char *json, const char *want)
+{
+    says(c, 19, json);
+    const char *got = fetched(c);
+    if (strcmp(got, want) != 0)
+        test_fail(__FILE__, line, "fetched '%s', not '%s', with %s", got, want, json);
+}
+
+/* The same, and it arrives. */
+static void
+fetches_at(int line, struct conn *c, const char *json, const char *want)
+{
+    asks_at(line, c, json, want);
+    pop(c, true);
+    silent_at(line, c);
+}
+#define asks(c, json, want) asks_at(__LINE__, (c), (json), (want))
+#define fetches(c, json, want) fetches_at(__LINE__, (c), (json), (want))
+
+/* --- commands -------------------------------------------------------------------------------- */
+
+TEST(chat_code_texts)
+{
+    static const struct {
+        int code;
+        const char *text;
+    } codes[] = {
+        {10000, "ok 发送成功"},
+        {10001, "offline 用户不在线"},
+        {10002, "send failed 消息发送失败,数据格式不正确,请参考:{'from':来源ID,'to':目标ID,"
+                "'cmd':'消息命令码','createTime':消息创建时间(Long型),'msgType':Integer消息类型,"
+                "'content':内容}"},
+        {10003, "ok 获取用户信息成功!"},
+        {10004, "get user failed ! 获取用户信息失败!"},
+        {10005, "ok 获取所有在线用户信息成功!"},
+        {10006, "ok 获取所有离线用户信息成功!"},
+        {10007, "ok 登录成功!"},
+        {10008, "login failed ! 登录失败!"},
+        {10009, "ok 鉴权成功!"},
+        {10010, "auth failed! 鉴权失败!"},
+        {10011, "join group ok! 加入群组成功!"},
+        {10012, "join group failed! 加入群组失败!"},
+        {10015, "get user message failed! 获取用户消息失败!"},
+        {10016, "get user message ok! 获取离线消息成功!"},
+        {10017, "cmd failed! 未知的cmd命令!"},
+        {10018, "get user message ok! 获取历史消息成功!"},
+        {10019, "online 用户在线"},
+        {10020, "Invalid verification! 不合法校验"},
+        {10021, "close ok! 关闭成功"},
+        {10022, "not logged in 未登录"},
+        {10023, "too many requests 请求过于频繁"},
+        {10024, "forbidden 没有权限"},
+        {10025, "message too large 消息过大"},
+        {10026, "logged in elsewhere 已在别处登录"},
+        {10027, "store unavailable 存储不可用"},
+        {10028, "server shutting down 服务器正在关闭"},
+        {10029, "ok 操作成功"},
+        {10030, "group not found 群组不存在"},
+    };
+
+    for (size_t i = 0; i < sizeof codes / sizeof codes[0]; i++) {
+        const char *text = code_text(codes[i].code);
+        CHECK_BYTES(text, strlen(text), codes[i].text);
+    }
+    for (int code = CODE_SENT; code < CODE_END; code++)
+        CHECK(code_text(code) != NULL);
+}
+
+/* What an answer looks like to the byte: the Chinese is raw UTF-8, the keys are in order. */
+TEST(chat_answer_bytes)
+{
+    static const char want[] = "{\"code\":10022,\"command\":18,\"msg\":\"not logged in "
+                               "\xe6\x9c\xaa\xe7\x99\xbb\xe5\xbd\x95\"}";
+    begin(NULL);
+    struct conn *c = comes(PROTO_TCP);
+    says(c, 17, "{}");
+    const struct msg *m = c->out->entry[c->out->head].msg;
+    CHECK_BYTES(m->data, m->len, want);
+    CHECK_INT(m->seq, 0);
+    pop(c, true);
+    CHECK(chat_command(w.c, c, 17, 77, STR("{}"))); /* a sequence number comes back */
+    CHECK_INT(c->out->entry[c->out->head].msg->seq, 77);
+    end();
+}
+
+TEST(chat_before_login)
+{
+    static const char *const bodies[] = {"", "{}", "{", "[]", "nonsense", "{'userId':'x'}",
+                                         "{'to':'x','chatType':2,'groupId':'g','type':1}"};
+    begin(NULL);
+    struct conn *c = comes(PROTO_TCP);
+    for (size_t i = 0; i < sizeof bodies / sizeof bodies[0]; i++) {
+        says(c, 7, bodies[i]);
+        hears_code(c, 8, 10022);
+        says(c, 11, bodies[i]);
+        hears_code(c, 12, 10022);
+        says(c, 17, bodies[i]);
+        hears_code(c, 18, 10022);
+        says(c, 19, bodies[i]);
+        hears_code(c, 20, 10022);
+    }
+    silent(c);
+    CHECK_INT(c->state, CONN_OPEN);
+    CHECK_INT(w.c->roster.users.count, 0);
+    end();
+}
+
+TEST(chat_handshake_heartbeat)
+{
+    static const char *const bodies[] = {"", "{}", "{", "\x80", "{'hbbyte':'-127','cmd':13}"};
+
+    begin(NULL);
+    struct conn *in = enters("alice"), *out = comes(PROTO_WS);
+    for (size_t i = 0; i < sizeof bodies / sizeof bodies[0]; i++)
+        for (int k = 0; k < 2; k++) {
+            struct conn *c = k == 0 ? in : out;
+            says(c, 1, bodies[i]);
+            hears(c, "{'command':2,'data':{'hbyte':-127}}");
+            says(c, 13, bodies[i]);
+            hears(c, "{'command':13,'data':{'hbbyte':-128}}");
+        }
+    says(out, -1, "{'cmd':1}");
+    hears(out, "{'command':2,'data':{'hbyte':-127}}");
+    says(out, -1, "{'cmd':13,'hbbyte':'-127'}");
+    hears(out, "{'command':13,'data':{'hbbyte':-128}}");
+    end();
+}
+
+TEST(chat_unknown_commands)
+{
+    static const int unknown[] = {0, 2, 4, 6, 8, 9, 10, 12, 15, 16, 18, 20, 21, 100, 127, 255};
+    static const char *const bodies[] = {"{}", "", "{", "[]", "{'cmd':null}", "{'cmd':'x'}",
+                                         "{'cmd':[11]}", "{'cmd':0}", "{'cmd':15}", "{'cmd':21}",
+                                         "{'cmd':-1}", "{'cmd':267}", "{'cmd':4294967307}",
+                                         "{'cmd':11", "{'cmd':99999999999999999999}"};
+    begin(NULL);
+    struct conn *in = enters("alice"), *out = comes(PROTO_WS);
+    for (int k = 0; k < 2; k++) {
+        struct conn *c = k == 0 ? in : out;
+        for (size_t i = 0; i < sizeof unknown / sizeof unknown[0]; i++) {
+            says(c, unknown[i], i % 2 ? "{" : "{'cmd':13}");
+            hears_code(c, 0, 10017);
+        }
+        for (size_t i = 0; i < sizeof bodies / sizeof bodies[0]; i++) {
+            says(c, -1, bodies[i]);
+            hears_code(c, 0, 10017);
+        }
+        CHECK_INT(c->state, CONN_OPEN);
+    }
+    end();
+}
+
+/* The frame's number counts on TCP-IM, the body's on WebSocket; both may be a string. */
+TEST(chat_command_number)
+{
+    begin(NULL);
+    struct conn *c = comes(PROTO_TCP);
+    says(c, 13, "{'cmd':1}");
+    hears(c, "{'command':13,'data':{'hbbyte':-128}}");
+    says(c, -1, "{'cmd':'13'}");
+    hears(c, "{'command':13,'data':{'hbbyte':-128}}");
+    says(c, -1, "{'CMD':13}");
+    hears(c, "{'command':13,'data':{'hbbyte':-128}}");
+    end();
+}
+
+TEST(chat_bad_requests)
+{
+    static const char *const bad[] = {"{", "[]", "nonsense", "[1]", "{'a':}", "{} x", "null", "1",
+                                      "{'userId':'alice','type':0,'chatType':2,'to':'bob',}",
+                                      "{'userId':'alice\xff','to':'bob'}", "'alice'"};
+    begin("jim.store=on", NULL);
+    struct conn *c = enters("alice");
+    commit();
+    for (size_t i = 0; i < sizeof bad / sizeof bad[0]; i++) {
+        says(c, 3, bad[i]);
+        hears_code(c, 4, 10010);
+        says(c, 7, bad[i]);
+        hears(c, "{'code':10012,'command':8,~,'result':0}");
+        says(c, 11, bad[i]);
+        hears_code(c, 12, 10002);
+        says(c, 14, bad[i]);
+        hears_code(c, 14, 10020);
+        says(c, 17, bad[i]);
+        hears_code(c, 18, 10004);
+        says(c, 19, bad[i]);
+        hears_code(c, 20, 10015);
+        CHECK_INT(c->state, CONN_OPEN);
+        struct conn *one = comes(PROTO_TCP);
+        says(one, 5, bad[i]);
+        hears_code(one, 6, 10008);
+        CHECK(is_closing(one) && one->user == NULL);
+    }
+    end();
+}
+
+TEST(chat_empty_requests)
+{
+    static const char *const empty[] = {"", "{}", "{'userId':null,'token':null,'to':null}"};
+
+    begin("jim.store=on", NULL);
+    struct conn *c = enters("alice");
+    commit();
+    for (size_t i = 0; i < sizeof empty / sizeof empty[0]; i++) {
+        says(c, 3, empty[i]);
+        hears_code(c, 4, 10010);
+        says(c, 7, empty[i]);
+        hears(c, "{'code':10012,'command':8,~,'result':0}");
+        says(c, 11, empty[i]);
+        hears_code(c, 12, 10002);
+        says(c, 17, empty[i]);
+        hears_code(c, 18, 10004);
+        says(c, 19, empty[i]);
+        hears_code(c, 20, 10015);
+        struct conn *one = comes(PROTO_TCP);
+        says(one, 5, empty[i]);
+        hears_code(one, 6, 10008);
+        CHECK(is_closing(one));
+    }
+    end();
+}
+
+TEST(chat_auth)
+{
+    begin(NULL);
+    struct conn *c = comes(PROTO_TCP);
+    says(c, 3, "{'token':'abc'}");
+    hears(c, "{'code':10009,'command':4,'data':{'token':'abc'},~}");
+    says(c, 3, "{'token':'t','id':'i','createTime':'12','extras':{'b':1,'a':null}}");
+    hears(c, "{'code':10009,'command':4,'data':{'createTime':12,'extras':{'b':1},'id':'i',"
+             "'token':'t'},~}");
+    says(c, 3, "{'token':''}");
+    hears_code(c, 4, 10010);
+    says(c, 3, "{'id':'x'}");
+    hears_code(c, 4, 10010);
+    says(c, 17, "{'userId':'x'}"); /* it never logs in */
+    hears_code(c, 18, 10022);
+    end();
+}
+
+/* --- login ----------------------------------------------------------------------------------- */
+
+TEST(chat_login)
+{
+    begin("jim.login.groups=100:J-IM朋友圈", NULL);
+    struct conn *c = comes(PROTO_WS);
+    says(c, -1, "{'cmd':5,'userId':'alice','password':'secret'}");
+    hears_login(c, "alice");
+    hears_join(c, "alice", "100");
+    silent(c);
+    CHECK_INT(w.c->roster.nusers, 1);
+    CHECK_INT(w.c->roster.nonline, 1);
+    end();
+}
+
+/* Answer 6 comes first, then one notify 9 a group. */
+TEST(chat_login_groups)
+{
+    begin("jim.login.groups=1:one,2:two,3", NULL);
+    struct conn *c = comes(PROTO_TCP);
+    says(c, 5, "{'userId':'alice'}");
+    hears_login(c, "alice");
+    bool seen[4] = {false};
+    for (int i = 0; i < 3; i++) {
+        const struct msg *m = next_message(c, "notify 9", __LINE__);
+        CHECK_INT(m->command, 9);
+        const char *at = strstr(m->data, "\"group\":\"");
+        CHECK(at != NULL && at[9] >= '1' && at[9] <= '3' && !seen[at[9] - '0']);
+        seen[at[9] - '0'] = true;
+        pop(c, true);
+    }
+    silent(c);
+    end();
+}
+
+TEST(chat_login_names)
+{
+    static const char *const good[][2] = {
+        {"{'userId':'u1'}", "u1"},
+        {"{'loginname':'u2'}", "u2"},
+        {"{'userId':3}", "3"},
+        {"{'user_id':'u4'}", "u4"},
+        {"{'USERID':'u5','token':'t'}", "u5"},
+        {"{'userId':'\\u4e2d\\u6587'}", "中文"},
+        {"{'userId':'a b'}", "a b"},
+        {"{'userId':'u6','loginname':'other'}", "u6"},
+        {"{'userId':'0123456789012345678901234567890123456789012345678901234567890123'}",
+         "0123456789012345678901234567890123456789012345678901234567890123"},
+    };
+    static const char *const bad[] = {
+        "{'userId':''}", "{'userId':' '}", "{'userId':'  \\t '}", "{'userId':'a\\nb'}",
+        "{'userId':['a']}", "{'userId':{}}", "{'password':'x'}", "{'token':'t'}",
+        "{'userId':'\\u0000'}", "{'userId':'a\\u0085'}",
+        "{'userId':'01234567890123456789012345678901234567890123456789012345678901234'}",
+    };
+
+    begin(NULL);
+    for (size_t i = 0; i < sizeof good / sizeof good[0]; i++) {
+        struct conn *c = comes(PROTO_TCP);
+        says(c, 5, good[i][0]);
+        hears_login(c, good[i][1]);
+        CHECK_STR(user_id(c->user), good[i][1]);
+    }
+    for (size_t i = 0; i < sizeof bad / sizeof bad[0]; i++) {
+        struct conn *c = comes(PROTO_WS);
+        says(c, 5, bad[i]);
+        hears_code(c, 6, 10008);
+        hears_close(c, WS_POLICY);
+        CHECK(is_closing(c) && c->user == NULL);
+    }
+    end();
+}
+
+TEST(chat_login_query)
+{
+    static const struct {
+        const char *user, *who; /* NULL: refused */
+    } cases[] = {
+        {"alice", "alice"}, {"%E4%B8%AD+%25", "中 %"}, {"a%20b", "a b"}, {"", NULL}, {"+", NULL},
+        {"%", NULL}, {"%4", NULL}, {"%zz", NULL}, {"%00", NULL}, {"%0a", NULL}, {"%ff", NULL},
+        {"01234567890123456789012345678901234567890123456789012345678901234", NULL},
+    };
+
+    begin("jim.login.groups=100", NULL);
+    for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
+        struct conn *c = comes(PROTO_WS);
+        chat_login_query(w.c, c, str_of(cases[i].user), (struct str){NULL, 0});
+        if (cases[i].who == NULL) {
+            hears_code(c, 6, 10008);
+            hears_close(c, WS_POLICY);
+            CHECK(is_closing(c));
+        } else {
+            hears_login(c, cases[i].who);
+            hears_join(c, cases[i].who, "100");
+            quiet();
+        }
+    }
+    struct conn *c = comes(PROTO_WS); /* a token alone names nobody in open mode */
+    chat_login_query(w.c, c, (struct str){NULL, 0}, STR("token"));
+    hears_code(c, 6, 10008);
+    end();
+}
+
+TEST(chat_login_as_another)
+{
+    begin("jim.login.groups=100", NULL);
+    struct conn *watcher = enters("watcher"), *c = enters("alice");
+    quiet();
+    says(c, 5, "{'userId':'bob'}");
+    hears_exit(watcher, "alice", "100");
+    hears_join(watcher, "bob", "100");
+    silent(watcher);
+    hears_login(c, "bob");
+    hears_join(c, "bob", "100");
+    silent(c);
+    sends(watcher, "alice", "there?", "1"); /* the old name is free of this connection */
+    hears_ack(watcher, 10001, "1", 1);
+    silent(c);
+    sends(watcher, "bob", "there?", "2");
+    hears_ack(watcher, 10000, "2", 1);
+    hears_chat(c, "watcher", "bob", "there?", "2", 1);
+    sends(c, "watcher", "yes", "3");
+    hears_chat(watcher, "bob", "watcher", "yes", "3", 2);
+    hears_ack(c, 10000, "3", 2);
+    CHECK_INT(w.c->roster.nonline, 2);
+    goes(c);
+    hears_exit(watcher, "bob", "100");
+    silent(watcher);
+    end();
+}
+
+/* Once more as the same: he is told again, nobody else is: it is not his first connection. */
+TEST(chat_login_again)
+{
+    begin("jim.login.groups=100", NULL);
+    struct conn *watcher = enters("watcher"), *c = enters("alice");
+    quiet();
+    says(c, 5, "{'userId':'alice'}");
+    hears_login(c, "alice");
+    hears_join(c, "alice", "100");
+    silent(c);
+    CHECK_INT(c->user->nconns, 1);
+    CHECK_INT(w.c->roster.nonline, 2);
+    silent(watcher);
+    end();
+}
+
+/* A failed login of somebody who is in: answered and closed; who he was is told to nobody else. */
+TEST(chat_login_fails_later)
+{
+    begin("jim.login.groups=100", NULL);
+    struct conn *watcher = enters("watcher"), *c = enters("alice");
+    quiet();
+    says(c, 5, "{}");
+    hears_code(c, 6, 10008);
+    CHECK(is_closing(c));
+    silent(watcher);
+    breaks(c);
+    hears_exit(watcher, "alice", "100");
+    end();
+}
+
+/* --- presence -------------------------------------------------------------------------------- */
+
+TEST(chat_presence_counts_connections)
+{
+    begin("jim.login.groups=100", NULL);
+    struct conn *bob = enters("bob");
+    struct conn *tcp = comes(PROTO_TCP), *ws = comes(PROTO_WS);
+
+    says(tcp, 5, "{'userId':'alice'}");
+    hears_login(tcp, "alice");
+    hears_join(tcp, "alice", "100");
+    hears_join(bob, "alice", "100");
+    says(ws, 5, "{'userId':'alice'}"); /* the second is nobody's business but its own */
+    hears_login(ws, "alice");
+    hears_join(ws, "alice", "100");
+    silent(bob);
+    silent(tcp);
+    goes(tcp);
+    silent(bob);
+    silent(ws);
+    sends(bob, "alice", "still there?", "1");
+    hears_chat(ws, "bob", "alice", "still there?", "1", 1);
+    hears_ack(bob, 10000, "1", 1);
+    goes(ws);
+    hears_exit(bob, "alice", "100");
+    silent(bob);
+    end();
+}
+
+TEST(chat_presence_is_for_the_group)
+{
+    begin(NULL);
+    struct conn *alice = enters("alice"), *bob = enters("bob"), *carol = enters("carol");
+    joins(alice, "a");
+    joins(bob, "a");
+    joins(bob, "b");
+    joins(carol, "b");
+    goes(bob);
+    hears_exit(alice, "bob", "a");
+    silent(alice);
+    hears_exit(carol, "bob", "b");
+    silent(carol);
+    bob = enters("bob");
+    hears_join(alice, "bob", "a");
+    silent(alice);
+    hears_join(carol, "bob", "b");
+    silent(carol);
+    end();
+}
+
+TEST(chat_notify_max)
+{
+    begin("jim.login.groups=100", "jim.group.notify.max=3", NULL);
+    struct conn *a = enters("a"), *b = enters("b");
+    quiet();
+    struct conn *c = comes(PROTO_TCP);
+    says(c, 5, "{'userId':'c'}"); /* three online: as many as may be told */
+    hears_login(c, "c");
+    hears_join(c, "c", "100");
+    hears_join(a, "c", "100");
+    hears_join(b, "c", "100");
+    struct conn *d = comes(PROTO_TCP), *e = comes(PROTO_TCP);
+    says(d, 5, "{'userId':'d'}");
+    hears_login(d, "d");
+    hears_join(d, "d", "100"); /* he himself is always told */
+    silent(a);
+    says(e, 5, "{'userId':'e'}");
+    hears_login(e, "e");
+    hears_join(e, "e", "100");
+    silent(b);
+    goes(e); /* four are left */
+    silent(a);
+    silent(d);
+    goes(d);
+    quiet();
+    goes(c);
+    hears_exit(a, "c", "100");
+    hears_exit(b, "c", "100");
+    end();
+}
+
+TEST(chat_policy_one)
+{
+    begin("jim.login.policy=one", "jim.login.groups=100", NULL);
+    struct conn *watcher = enters("watcher"), *tcp = enters("alice");
+    quiet();
+    struct conn *ws = comes(PROTO_WS);
+    says(ws, 5, "{'userId':'alice'}");
+    hears_code(tcp, 14, 10026);
+    CHECK(is_closing(tcp));
+    silent(tcp);
+    hears_login(ws, "alice");
+    hears_join(ws, "alice", "100");
+    silent(watcher);
+    sends(watcher, "alice", "x", "1"); /* nothing more for the one that goes */
+    hears_chat(ws, "watcher", "alice", "x", "1", 1);
+    silent(tcp);
+    goes(tcp);
+    hears_ack(watcher, 10000, "1", 1);
+    silent(watcher);
+    struct conn *third = enters_by(PROTO_WS, "alice");
+    hears_code(ws, 14, 10026);
+    hears_close(ws, WS_POLICY);
+    goes(ws);
+    says(third, 5, "{'userId':'alice'}"); /* one does not displace oneself */
+    CHECK_INT(third->state, CONN_OPEN);
+    end();
+}
+
+TEST(chat_policy_terminal)
+{
+    begin("jim.login.policy=terminal", NULL);
+    struct conn *tcp = enters_by(PROTO_TCP, "alice"), *ws = enters_by(PROTO_WS, "alice");
+    struct conn *other = enters_by(PROTO_TCP, "bob");
+    silent(tcp);
+    struct conn *tcp2 = enters_by(PROTO_TCP, "alice");
+    hears_code(tcp, 14, 10026);
+    CHECK(is_closing(tcp));
+    silent(ws);
+    silent(other);
+    CHECK(ws->state == CONN_OPEN && tcp2->state == CONN_OPEN && other->state == CONN_OPEN);
+    end();
+}
+
+TEST(chat_policy_many)
+{
+    begin(NULL);
+    struct conn *one[5];
+    for (int i = 0; i < 5; i++)
+        one[i] = enters_by(i % 2 ? PROTO_WS : PROTO_TCP, "alice");
+    struct conn *bob = enters("bob");
+    sends(bob, "alice", "all of you", "1");
+    for (int i = 0; i < 5; i++) {
+        hears_chat(one[i], "bob", "alice", "all of you", "1", 1);
+        silent(one[i]);
+    }
+    end();
+}
+
+/* --- groups ---------------------------------------------------------------------------------- */
+
+TEST(chat_join)
+{
+    begin(NULL);
+    struct conn *alice = enters("alice"), *bob = enters("bob"), *phone = enters("bob");
+
+    says(alice, 7, "{'groupId':'g'}");
+    hears_joined(alice, "g");
+    hears_join(alice, "alice", "g");
+    silent(alice);
+    silent(bob);
+    says(bob, 7, "{'group_id':'g'}"); /* as 2.x spells it */
+    hears_joined(bob, "g");
+    hears_join(bob, "bob", "g");
+    silent(bob);
+    hears_join(alice, "bob", "g");
+    silent(alice);
+    hears_join(phone, "bob", "g"); /* his other connection is in it too */
+    silent(phone);
+    says(phone, 7, "{'groupId':'g'}"); /* already in */
+    hears_joined(phone, "g");
+    hears_join(phone, "bob", "g");
+    silent(phone);
+    silent(bob);
+    silent(alice);
+    end();
+}
+
+TEST(chat_join_refused)
+{
+    static const char *const bad[] = {
+        "{}", "{'groupId':''}", "{'groupId':'  '}", "{'groupId':'a\\tb'}", "{'groupId':['g']}",
+        "{'groupId':'01234567890123456789012345678901234567890123456789012345678901234'}",
+    };
+
+    begin(NULL);
+    struct conn *alice = enters("alice");
+    for (size_t i = 0; i < sizeof bad / sizeof bad[0]; i++) {
+        says(alice, 7, bad[i]);
+        hears(alice, "{'code':10012,'command':8,~,'result':0}");
+    }
+    CHECK_INT(alice->state, CONN_OPEN); /* J-IM closed it */
+    CHECK_INT(w.c->roster.convs.count, 0);
+    end();
+}
+
+TEST(chat_join_by_api_only)
+{
+    begin("jim.group.join=api", "jim.login.groups=100", NULL);
+    struct conn *alice = enters("alice");
+    says(alice, 7, "{'groupId':'g'}");
+    hears(alice, "{'code':10024,'command':8,~,'result':0}");
+    CHECK(group_find(&w.c->roster, STR("g")) == NULL);
+    says(alice, 7, "{'groupId':'100'}"); /* where he is, he may say so */
+    hears_joined(alice, "100");
+    end();
+}
+
+TEST(chat_group_names)
+{
+    begin("jim.login.groups=100:everybody", NULL);
+    struct conn *alice = enters("alice"), *bob = enters("bob");
+    quiet();
+    says(alice, 7, "{'groupId':'g','name':'friends'}");
+    says(bob, 7, "{'groupId':'g','name':'his name for it'}"); /* the founder's name stays */
+    says(bob, 7, "{'groupId':'100','name':'mine'}");
+    quiet();
+    goes(bob);
+    quiet();
+    says(alice, 17, "{'userId':'alice','type':0}");
+    hears(alice, "{'code':10005,'command':18,'data':{'friends':[],'groups':["
+                 "{'groupId':'g','name':'friends','online':1,'users':["
+                 "{'nick':'alice','status':'online','terminal':'tcp','userId':'alice'}]},"
+                 "{'groupId':'100','name':'everybody','online':1,'users':["
+                 "{'nick':'alice','status':'online','terminal':'tcp','userId':'alice'}]}],"
+                 "'nick':'alice','status':'online','terminal':'tcp','userId':'alice'},~}");
+    end();
+}
+
+/* --- sending --------------------------------------------------------------------------------- */
+
+TEST(chat_private)
+{
+    begin(NULL);
+    struct conn *alice = enters("alice"), *bob = enters("bob"), *carol = enters("carol");
+
+    sends(alice, "bob", "hi", "m1");
+    hears_chat(bob, "alice", "bob", "hi", "m1", 1);
+    hears_ack(alice, 10000, "m1", 1);
+    now += 1000;
+    sends(bob, "alice", "hello", "m2"); /* the same conversation */
+    hears_chat(alice, "bob", "alice", "hello", "m2", 2);
+    hears_ack(bob, 10000, "m2", 2);
+    sends(carol, "bob", "hey", "m3"); /* another one */
+    hears_chat(bob, "carol", "bob", "hey", "m3", 1);
+    hears_ack(carol, 10000, "m3", 1);
+    sends(alice, "nobody", "hm", "m4");
+    hears_ack(alice, 10001, "m4", 1);
+    goes(bob);
+    sends(alice, "bob", "gone?", "m5");
+    hears_ack(alice, 10001, "m5", 3);
+    silent(alice);
+    silent(carol);
+    CHECK_INT(w.j->stats.messages, 5);
+    end();
+}
+
+TEST(chat_private_other_connections)
+{
+    begin(NULL);
+    struct conn *desk = enters("alice"), *phone = enters_by(PROTO_WS, "alice");
+    struct conn *bob = enters("bob");
+    sends(desk, "bob", "hi", "m1");
+    hears_chat(phone, "alice", "bob", "hi", "m1", 1);
+    hears_chat(bob, "alice", "bob", "hi", "m1", 1);
+    hears_ack(desk, 10000, "m1", 1);
+    silent(desk);
+    silent(phone);
+    end();
+}
+
+TEST(chat_private_to_oneself)
+{
+    begin(NULL);
+    struct conn *desk = enters("alice"), *phone = enters("alice");
+    sends(desk, "alice", "note", "m1");
+    hears_chat(desk, "alice", "alice", "note", "m1", 1);
+    hears_ack(desk, 10000, "m1", 1);
+    hears_chat(phone, "alice", "alice", "note", "m1", 1);
+    silent(desk);
+    silent(phone);
+    end();
+}
+
+TEST(chat_group)
+{
+    begin(NULL);
+    struct conn *alice = enters("alice"), *bob = enters("bob"), *phone = enters_by(PROTO_WS, "bob");
+    struct conn *carol = enters("carol");
+    joins(alice, "g");
+    joins(bob, "g");
+
+    sends(alice, "#g", "hi all", "m1");
+    hears_chat(alice, "alice", "#g", "hi all", "m1", 1); /* one's own copy before the ack */
+    hears_ack(alice, 10000, "m1", 1);
+    hears_chat(bob, "alice", "#g", "hi all", "m1", 1);
+    hears_chat(phone, "alice", "#g", "hi all", "m1", 1);
+    silent(bob);
+    silent(phone);
+    silent(carol);
+    sends(carol, "#g", "me too", "m2");
+    hears_code(carol, 12, 10024);
+    sends(carol, "#nosuch", "me too", "m3");
+    hears_code(carol, 12, 10024);
+    goes(bob);
+    goes(phone);
+    quiet();
+    sends(alice, "#g", "anyone?", "m4"); /* nobody but himself: still sent, and numbered on */
+    hears_chat(alice, "alice", "#g", "anyone?", "m4", 2);
+    hears_ack(alice, 10000, "m4", 2);
+    CHECK(group_find(&w.c->roster, STR("nosuch")) == NULL);
+    end();
+}
+
+TEST(chat_group_open)
+{
+    begin("jim.group.open=on", NULL);
+    struct conn *alice = enters("alice"), *bob = enters("bob");
+    joins(bob, "g");
+    sends(alice, "#g", "from outside", "m1");
+    hears_chat(bob, "alice", "#g", "from outside", "m1", 1);
+    hears_ack(alice, 10000, "m1", 1);
+    silent(alice); /* no member, no copy */
+    sends(alice, "#new", "hello?", "m2");
+    hears_ack(alice, 10000, "m2", 1);
+    end();
+}
+
+/* However many receive it, there is one struct msg, so that each wire format is encoded once. */
+TEST(chat_group_shares_the_message)
+{
+    begin(NULL);
+    struct conn *c[6];
+    for (int i = 0; i < 6; i++) {
+        char who[2] = {(char)('a' + i), '\0'};
+        c[i] = enters_by(i % 2 ? PROTO_WS : PROTO_TCP, who);
+        joins(c[i], "g");
+    }
+    sends(c[0], "#g", "x", "m1");
+    const struct msg *m = c[0]->out->entry[c[0]->out->head].msg;
+    for (int i = 0; i < 6; i++)
+        CHECK(c[i]->out->entry[c[i]->out->head].msg == m);
+    CHECK_INT(m->refs, 6);
+    end();
+}
+
+TEST(chat_from_is_the_session)
+{
+    begin(NULL);
+    struct conn *alice = enters("alice"), *bob = enters("bob");
+    says(alice, 11, "{'chatType':2,'to':'bob','from':'carol','content':'x','id':'1','seq':99}");
+    hears_chat(bob, "alice", "bob", "x", "1", 1);
+    hears_ack(alice, 10000, "1", 1);
+    end();
+}
+
+/* What is passed on: known members, completed and in order; the rest is dropped. */
+TEST(chat_fields)
+{
+    begin(NULL);
+    struct conn *alice = enters("alice"), *bob = enters("bob");
+    says(alice, 11, "{'to':'bob','chatType':'2','msgType':'77','cmd':'11','id':'1','content':'x',"
+                    "'unknown':1,'extras':{'z':[1,{'y':null}],'a':'b'},'from':null,"
+                    "'@type':'evil'}");
+    hears(bob, "{'command':11,'data':{'chatType':2,'cmd':11,'content':'x','createTime':@,"
+               "'extras':{'z':[1,{}],'a':'b'},'from':'alice','id':'1','msgType':77,'seq':1,"
+               "'to':'bob'}}");
+    quiet();
+    says(alice, 11, "{'to':'bob','chatType':2.0,'msgType':-3,'id':7}");
+    hears(bob, "{'command':11,'data':{'chatType':2,'createTime':@,'from':'alice','id':'7',"
+               "'msgType':-3,'seq':2,'to':'bob'}}");
+    hears_ack(alice, 10000, "7", 2);
+    says(alice, 11, "{'to':'bob','chatType':2,'content':12.50,'id':'8'}");
+    hears(bob, "{'command':11,'data':{'chatType':2,'content':'12.50','createTime':@,"
+               "'from':'alice','id':'8','seq':3,'to':'bob'}}");
+    quiet();
+    says(alice, 11, "{'to':'bob','chatType':2,'content':'','id':'9'}");
+    hears_chat(bob, "alice", "bob", "", "9", 4);
+    quiet();
+    says(alice, 11, "{'to':'bob','chatType':2,'content':'a\\u0022\\n\\\\\\u0001\\u4e2d\\/\\u2028',"
+                    "'id':'10'}");
+    hears_chat(bob, "alice", "bob", "a\\'\\n\\\\\\u0001中/\\u2028", "10", 5);
+    end();
+}
+
+TEST(chat_refused)
+{
+    static const struct {
+        const char *json;
+        int code;
+    } cases[] = {
+        {"{'to':'bob','content':'x'}", 10002},
+        {"{'chatType':0,'to':'bob','content':'x'}", 10002},
+        {"{'chatType':3,'to':'bob','content':'x'}", 10002},
+        {"{'chatType':-1,'to':'bob'}", 10002},
+        {"{'chatType':'x','to':'bob'}", 10002},
+        {"{'chatType':[2],'to':'bob'}", 10002},
+        {"{'chatType':'','to':'bob'}", 10002},
+        {"{'chatType':4294967298,'to':'bob'}", 10002},
+        {"{'chatType':2,'content':'x'}", 10002},
+        {"{'chatType':2,'to':''}", 10002},
+        {"{'chatType':2,'to':'  '}", 10002},
+        {"{'chatType':2,'to':'a\\nb'}", 10002},
+        {"{'chatType':2,'to':['bob','carol']}", 10002},
+        {"{'chatType':2,'groupId':'g'}", 10002},
+        {"{'chatType':2,'to':'01234567890123456789012345678901234567890123456789012345678901234'}",
+         10002},
+        {"{'chatType':1,'to':'bob'}", 10002},
+        {"{'chatType':1,'groupId':''}", 10002},
+        {"{'chatType':1,'groupId':['g']}", 10002},
+        {"{'chatType':1,'groupId':'not his'}", 10024},
+        {"{'chatType':2,'to':'bob','msgType':'x'}", 10002},
+        {"{'chatType':2,'to':'bob','msgType':{}}", 10002},
+        {"{'chatType':2,'to':'bob','extras':'x'}", 10002},
+        {"{'chatType':2,'to':'bob','extras':[1]}", 10002},
+    };
+
+    begin(NULL);
+    struct conn *alice = enters("alice"), *bob = enters("bob");
+    joins(alice, "g");
+    for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
+        says(alice, 11, cases[i].json);
+        hears_code(alice, 12, cases[i].code);
+        silent(alice);
+        silent(bob);
+    }
+    sends(alice, "bob", "the first", "1"); /* no number was used up */
+    hears_chat(bob, "alice", "bob", "the first", "1", 1);
+    hears_ack(alice, 10000, "1", 1);
+    sends(alice, "#g", "the first", "1");
+    hears_chat(alice, "alice", "#g", "the first", "1", 1);
+    CHECK_INT(w.c->roster.users.count, 2);
+    end();
+}
+
+/* {"chatType":2,"to":"bob","content":unit repeated}, and what is answered. */
+static void
+sends_long(struct conn *c, const char *unit, size_t count, int code)
+{
+    struct buf b = {0};
+
+    buf_printf(&b, "{\"chatType\":2,\"to\":\"bob\",\"content\":\"");
+    for (size_t i = 0; i < count; i++)
+        buf_add(&b, unit, strlen(unit));
+    buf_printf(&b, "\"}");
+    CHECK(chat_command(w.c, c, 11, 0, (struct str){b.p, b.len}));
+    buf_free(&b);
+    if (code != 10000) {
+        hears_code(c, 12, code);
+        return;
+    }
+    const struct msg *m = next_message(c, "an ack", __LINE__);
+    CHECK(m->len > 60 && memcmp(m->data, "{\"code\":10000,\"command\":12", 26) == 0);
+    pop(c, true);
+}
+
+/* The limit is in bytes of the text itself, however it was escaped. */
+TEST(chat_message_max)
+{
+    begin("jim.message.max=600", NULL);
+    struct conn *alice = enters("alice"), *bob = enters("bob");
+
+    sends_long(alice, "x", 600, 10000);
+    sends_long(alice, "x", 601, 10025);
+    sends_long(alice, "中", 200, 10000);
+    sends_long(alice, "中", 201, 10025);
+    sends_long(alice, "\\u4e2d", 200, 10000);
+    sends_long(alice, "\\u4e2d", 201, 10025);
+    sends_long(alice, "\\n", 600, 10000);
+    sends_long(alice, "\\n", 601, 10025);
+    sends_long(alice, "\\u0041", 600, 10000);
+    sends_long(alice, "\\ud83d\\ude00", 150, 10000);
+    sends_long(alice, "\\ud83d\\ude00", 151, 10025);
+    quiet();
+    sends(alice, "bob", "x", "1");
+    hears_chat(bob, "alice", "bob", "x", "1", 7);
+    end();
+}
+
+TEST(chat_message_ids)
+{
+    char id[200], want[600];
+
+    begin(NULL);
+    struct conn *alice = enters("alice"), *bob = enters("bob");
+    sends(alice, "bob", "x", NULL);
+    hears_chat(bob, "alice", "bob", "x", "^", 1);
+    hears_ack(alice, 10000, "^", 1);
+    says(alice, 11, "{'chatType':2,'to':'bob','content':'x','id':''}");
+    hears_chat(bob, "alice", "bob", "x", "^", 2);
+    hears_ack(alice, 10000, "^", 2);
+    says(alice, 11, "{'chatType':2,'to':'bob','content':'x','id':'a\\u0022\\\\\\nb'}");
+    hears_chat(bob, "alice", "bob", "x", "a\\'\\\\\\nb", 3);
+    hears_ack(alice, 10000, "a\\'\\\\\\nb", 3);
+    memset(id, 'i', sizeof id);
+    id[MAX_MESSAGE_ID] = '\0';
+    sends(alice, "bob", "x", id);
+    snprintf(want, sizeof want, "{'code':10000,'command':12,'data':{'createTime':@,'id':'%s',"
+                                "'seq':4},~}", id);
+    hears(alice, want);
+    id[MAX_MESSAGE_ID] = 'i';
+    id[MAX_MESSAGE_ID + 1] = '\0';
+    sends(alice, "bob", "x", id);
+    hears_code(alice, 12, 10002);
+    end();
+}
+
+TEST(chat_message_ids_differ)
+{
+    enum { N = 500 };
+    static char seen[N][33];
+
+    begin(NULL);
+    struct conn *alice = enters("alice");
+    for (int i = 0; i < N; i++) {
+        sends(alice, "bob", "x", NULL);
+        const struct msg *m = next_message(alice, "an ack", __LINE__);
+        const char *at = strstr(m->data, "\"id\":\"");
+        CHECK(at != NULL);
+        memcpy(seen[i], at + 6, 32);
+        pop(alice, true);
+    }
+    qsort(seen, N, sizeof seen[0], compare_text);
+    for (int i = 1; i < N; i++)
+        CHECK(strcmp(seen[i - 1], seen[i]) != 0);
+    end();
+}
+
+/* The client's time counts up to five minutes off, then the server's. */
+TEST(chat_create_time)
+{
+    static const struct {
+        int64_t off;
+        bool kept;
+    } cases[] = {{0, true}, {-1, true}, {1, true}, {-300000, true}, {300000, true},
+                 {-300001, false}, {300001, false}, {-NOW, false}, {-NOW + 1, false},
+                 {NOW, false}, {-2 * NOW, false}, {INT64_MAX - NOW, false}};
+    static const char *const others[] = {"'createTime':'x'", "'createTime':[1]", "'createTime':''",
+                                         "'createTime':null", "'createTime':1e30", "'x':1"};
+    char json[200], want[300];
+
+    begin(NULL);
+    struct conn *alice = enters("alice"), *bob = enters("bob");
+    for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++)
+        for (int form = 0; form < 2; form++) {
+            const char *quote = form ? "'" : "";
+            long long stated = (long long)(now + cases[i].off);
+            long long counts = cases[i].kept ? stated : (long long)now;
+            snprintf(json, sizeof json,
+                     "{'chatType':2,'to':'bob','id':'%zu%d','createTime':%s%lld%s}", i, form, quote,
+                     stated, quote);
+            says(alice, 11, json);
+            snprintf(want, sizeof want, "{'code':10000,'command':12,'data':{'createTime':%lld,"
+                                        "'id':'%zu%d','seq':%zu},~}", counts, i, form,
+                     2 * i + (size_t)form + 1);
+            hears(alice, want);
+            snprintf(want, sizeof want, "{'command':11,'data':{'chatType':2,'createTime':%lld,"
+                                        "'from':'alice','id':'%zu%d','seq':%zu,'to':'bob'}}",
+                     counts, i, form, 2 * i + (size_t)form + 1);
+            hears(bob, want);
+        }
+    for (size_t i = 0; i < sizeof others / sizeof others[0]; i++) {
+        snprintf(json, sizeof json, "{'chatType':2,'to':'bob','id':'o%zu',%s}", i, others[i]);
+        says(alice, 11, json);
+        char id[8];
+        snprintf(id, sizeof id, "o%d", (int)i);
+        hears_ack(alice, 10000, id, (int)(2 * sizeof cases / sizeof cases[0] + i + 1));
+    }
+    end();
+}
+
+TEST(chat_stopping)
+{
+    begin(NULL);
+    struct conn *alice = enters("alice"), *bob = enters("bob");
+    sends(alice, "bob", "x", "1");
+    quiet();
+    w.c->stopping = true;
+    sends(alice, "bob", "y", "2");
+    hears_code(alice, 12, 10028);
+    sends(alice, "bob", "x", "1"); /* what was accepted before stays accepted */
+    hears_ack(alice, 10000, "1", 1);
+    silent(bob);
+    end();
+}
+
+/* --- retries --------------------------------------------------------------------------------- */
+
+TEST(chat_retry)
+{
+    begin(NULL);
+    struct conn *alice = enters("alice"), *bob = enters("bob");
+    sends(alice, "bob", "hi", "m1");
+    hears_chat(bob, "alice", "bob", "hi", "m1", 1);
+    hears_ack(alice, 10000, "m1", 1);
+    int64_t sent = now;
+    now += HOUR;
+    sends(alice, "bob", "hi", "m1");
+    now = sent; /* the time of the first */
+    hears_ack(alice, 10000, "m1", 1);
+    now += HOUR;
+    sends(alice, "bob", "other content", "m1");
+    now = sent;
+    hears_ack(alice, 10000, "m1", 1);
+    silent(bob);
+    goes(bob); /* the code says how it is today */
+    sends(alice, "bob", "hi", "m1");
+    hears_ack(alice, 10001, "m1", 1);
+    bob = enters("bob");
+    sends(alice, "bob", "hi", "m1");
+    hears_ack(alice, 10000, "m1", 1);
+    silent(bob);
+    sends(alice, "bob", "next", "m2"); /* and no number was used up */
+    hears_chat(bob, "alice", "bob", "next", "m2", 2);
+    CHECK_INT(w.j->stats.retries, 4);
+    CHECK_INT(w.j->stats.messages, 2);
+    end();
+}
+
+TEST(chat_retry_is_of_one_user_and_conversation)
+{
+    begin(NULL);
+    struct conn *alice = enters("alice"), *bob = enters("bob"), *carol = enters("carol");
+    joins(alice, "g");
+    joins(carol, "g");
+    sends(alice, "bob", "1", "m");
+    hears_chat(bob, "alice", "bob", "1", "m", 1);
+    hears_ack(alice, 10000, "m", 1);
+    sends(alice, "carol", "2", "m"); /* another conversation */
+    hears_chat(carol, "alice", "carol", "2", "m", 1);
+    hears_ack(alice, 10000, "m", 1);
+    sends(bob, "alice", "3", "m"); /* another user, the same conversation */
+    hears_chat(alice, "bob", "alice", "3", "m", 2);
+    hears_ack(bob, 10000, "m", 2);
+    sends(alice, "#g", "4", "m");
+    hears_chat(alice, "alice", "#g", "4", "m", 1);
+    hears_ack(alice, 10000, "m", 1);
+    hears_chat(carol, "alice", "#g", "4", "m", 1);
+    sends(carol, "#g", "5", "m");
+    hears_chat(carol, "carol", "#g", "5", "m", 2);
+    hears_ack(carol, 10000, "m", 2);
+    quiet();
+    struct conn *phone = enters("alice"); /* the same user from elsewhere */
+    sends(phone, "bob", "1", "m");
+    hears_ack(phone, 10000, "m", 1);
+    silent(bob);
+    sends(phone, "#g", "4", "m");
+    hears_ack(phone, 10000, "m", 1);
+    silent(phone);
+    silent(carol);
+    sends(alice, "bob", "6", "M"); /* ids have a case */
+    hears_chat(bob, "alice", "bob", "6", "M", 3);
+    end();
+}
+
+/* An id is forgotten after 24 hours, whether or not something was said meanwhile. */
+TEST(chat_retry_within_a_day)
+{
+    begin(NULL);
+    struct conn *alice = enters("alice"), *bob = enters("bob");
+    sends(alice, "bob", "hi", "m1");
+    quiet();
+    now += 24 * (int64_t)HOUR - 2000;
+    sends(alice, "bob", "hi", "m1");
+    silent(bob);
+    CHECK_INT(w.j->stats.retries, 1);
+    end();
+}
+
+TEST(chat_retry_after_a_day)
+{
+    begin(NULL);
+    struct conn *alice = enters("alice"), *bob = enters("bob");
+    sends(alice, "bob", "hi", "m1");
+    quiet();
+    now += 24 * (int64_t)HOUR + 2000;
+    sends(alice, "bob", "hi", "m1");
+    hears_chat(bob, "alice", "bob", "hi", "m1", 2);
+    hears_ack(alice, 10000, "m1", 2);
+    end();
+}
+
+TEST(chat_retry_after_a_day_of_talk)
+{
+    begin(NULL);
+    struct conn *alice = enters("alice"), *bob = enters("bob");
+    sends(alice, "bob", "hi", "m1");
+    now += 24 * (int64_t)HOUR + 2000;
+    sends(alice, "bob", "something", "m2");
+    quiet();
+    sends(alice, "bob", "hi", "m1");
+    hears_chat(bob, "alice", "bob", "hi", "m1", 3);
+    hears_ack(alice, 10000, "m1", 3);
+    sends(alice, "bob", "hi", "m1"); /* and is remembered anew */
+    hears_ack(alice, 10000, "m1", 3);
+    silent(bob);
+    end();
+}
+
+/* The table is bounded: the oldest is forgotten first. */
+TEST(chat_retry_table)
+{
+    char id[20];
+
+    begin(NULL);
+    struct conn *alice = enters("alice");
+    for (int i = 0; i < MAX_RETRY + 10; i++) {
+        snprintf(id, sizeof id, "m%d", i);
+        sends(alice, "bob", "x", id);
+        forget_output(alice, true);
+    }
+    CHECK_INT(w.c->retries.count, MAX_RETRY);
+    sends(alice, "bob", "x", "m10");
+    hears_ack(alice, 10001, "m10", 11);
+    sends(alice, "bob", "x", "m9");
+    hears_ack(alice, 10001, "m9", MAX_RETRY + 11);
+    end();
+}
+
+/* --- rate ------------------------------------------------------------------------------------ */
+
+TEST(chat_rate)
+{
+    begin("jim.rate.messages=2", "jim.rate.burst=3", NULL);
+    struct conn *c = comes(PROTO_TCP), *other = comes(PROTO_TCP);
+    c->read_ms = other->read_ms = 1000000;
+    says(c, 5, "{'userId':'alice'}");
+    says(c, 13, "");
+    sends(c, "bob", "x", "1");
+    quiet();
+    says(c, 13, "");
+    hears_code(c, 13, 10023);
+    sends(c, "bob", "x", "2");
+    hears_code(c, 12, 10023);
+    says(c, 17, "{'userId':'alice'}");
+    hears_code(c, 18, 10023);
+    says(c, 99, "");
+    hears_code(c, 0, 10023);
+    says(other, 13, ""); /* each connection has its own */
+    hears(other, "{'command':13,'data':{'hbbyte':-128}}");
+    c->read_ms += 499;
+    says(c, 13, "");
+    hears_code(c, 13, 10023);
+    c->read_ms += 1;
+    says(c, 13, "");
+    hears(c, "{'command':13,'data':{'hbbyte':-128}}");
+    says(c, 13, "");
+    hears_code(c, 13, 10023);
+    c->read_ms += 3600000; /* never more than the burst */
+    for (int i = 0; i < 3; i++) {
+        says(c, 13, "");
+        hears(c, "{'command':13,'data':{'hbbyte':-128}}");
+    }
+    says(c, 13, "");
+    hears_code(c, 13, 10023);
+    end();
+}
+
+TEST(chat_rate_off)
+{
+    begin("jim.rate.messages=0", "jim.rate.burst=1", NULL);
+    struct conn *c = comes(PROTO_TCP);
+    for (int i = 0; i < 1000; i++) {
+        says(c, 13, "");
+        hears(c, "{'command':13,'data':{'hbbyte':-128}}");
+    }
+    end();
+}
+
+/* --- close ----------------------------------------------------------------------------------- */
+
+TEST(chat_close)
+{
+    static const char *const bodies[] = {"", "{}", "{'userId':null}", "{'userId':'alice'}"};
+
+    begin(NULL);
+    for (size_t i = 0; i < sizeof bodies / sizeof bodies[0]; i++) {
+        struct conn *c = enters_by(PROTO_WS, "alice");
+        says(c, 14, bodies[i]);
+        hears_code(c, 14, 10021);
+        hears_close(c, WS_NORMAL);
+        CHECK(is_closing(c));
+        goes(c);
+    }
+    struct conn *stranger = comes(PROTO_TCP); /* works without a login */
+    says(stranger, 14, "{'userId':'alice'}");
+    hears_code(stranger, 14, 10024);
+    CHECK_INT(stranger->state, CONN_OPEN);
+    says(stranger, 14, "");
+    hears_code(stranger, 14, 10021);
+    CHECK(is_closing(stranger));
+    end();
+}
+
+TEST(chat_close_all_of_oneself)
+{
+    begin(NULL);
+    struct conn *alice = enters("alice"), *desk = enters("bob"), *phone = enters("bob");
+    says(alice, 14, "{'userId':'bob'}");
+    hears_code(alice, 14, 10024);
+    says(alice, 14, "{'userId':'nobody'}");
+    hears_code(alice, 14, 10024);
+    CHECK(desk->state == CONN_OPEN && phone->state == CONN_OPEN && alice->state == CONN_OPEN);
+    says(desk, 14, "{'userId':'bob'}");
+    hears_code(desk, 14, 10021);
+    CHECK(is_closing(desk) && is_closing(phone));
+    CHECK_INT(alice->state, CONN_OPEN);
+    struct conn *third = enters("bob"), *fourth = enters("bob");
+    says(third, 14, ""); /* without a name: this one only */
+    CHECK(is_closing(third) && fourth->state == CONN_OPEN);
+    end();
+}
+
+/* --- users ----------------------------------------------------------------------------------- */
+
+TEST(chat_user)
+{
+    begin("jim.login.groups=100:all", NULL);
+    struct conn *bob = enters_by(PROTO_WS, "bob"), *alice = enters("alice");
+    goes(bob);
+    quiet();
+    says(alice, 17, "{'userId':'alice','type':'0'}");
+    hears(alice, "{'code':10005,'command':18,'data':{'friends':[],'groups':[{'groupId':'100',"
+                 "'name':'all','online':1,'users':[{'nick':'alice','status':'online',"
+                 "'terminal':'tcp','userId':'alice'}]}],'nick':'alice','status':'online',"
+                 "'terminal':'tcp','userId':'alice'},~}");
+    says(alice, 17, "{'userId':'alice','type':1}");
+    hears(alice, "{'code':10006,'command':18,'data':{'friends':[],'groups':[{'groupId':'100',"
+                 "'name':'all','online':1,'users':[{'nick':'bob','status':'offline',"
+                 "'userId':'bob'}]}],'nick':'alice','status':'online','terminal':'tcp',"
+                 "'userId':'alice'},~}");
+    for (int missing = 0; missing < 2; missing++) { /* type missing is 2 */
+        says(alice, 17, missing ? "{'userId':'alice'}" : "{'userid':'alice','type':2}");
+        hears(alice, "{'code':10003,'command':18,'data':{'friends':[],'groups':[{'groupId':'100',"
+                     "'name':'all','online':1,'users':[{'nick':'alice','status':'online',"
+                     "'terminal':'tcp','userId':'alice'},{'nick':'bob','status':'offline',"
+                     "'userId':'bob'}]}],'nick':'alice','status':'online','terminal':'tcp',"
+                     "'userId':'alice'},~}");
+    }
+    silent(alice);
+    end();
+}
+
+TEST(chat_user_alone)
+{
+    begin(NULL);
+    struct conn *alice = enters("alice");
+    for (int type = 0; type < 3; type++) { /* arrays even when there is nothing in them */
+        static const int code[] = {10005, 10006, 10003};
+        char json[80], want[200];
+        snprintf(json, sizeof json, "{'userId':'alice','type':%d}", type);
+        snprintf(want, sizeof want, "{'code':%d,'command':18,'data':{'friends':[],'groups':[],"
+                                    "'nick':'alice','status':'online','terminal':'tcp',"
+                                    "'userId':'alice'},~}", code[type]);
+        says(alice, 17, json);
+        hears(alice, want);
+    }
+    joins(alice, "g");
+    says(alice, 17, "{'userId':'alice','type':1}");
+    hears(alice, "{'code':10006,'command':18,'data':{'friends':[],'groups':[{'groupId':'g',"
+                 "'name':'g','online':1,'users':[]}],'nick':'alice','status':'online',"
+                 "'terminal':'tcp','userId':'alice'},~}");
+    end();
+}
+
+TEST(chat_user_other)
+{
+    begin("jim.login.groups=100", NULL);
+    struct conn *alice = enters("alice"), *bob = enters_by(PROTO_WS, "bob");
+    quiet();
+    says(alice, 17, "{'userId':'bob','type':2}");
+    hears(alice, "{'code':10003,'command':18,'data':{'nick':'bob','status':'online',"
+                 "'terminal':'ws','userId':'bob'},~}");
+    goes(bob);
+    quiet();
+    says(alice, 17, "{'userId':'bob'}");
+    hears(alice, "{'code':10003,'command':18,'data':{'nick':'bob','status':'offline',"
+                 "'userId':'bob'},~}");
+    says(alice, 17, "{'userId':'nobody','type':2}");
+    hears_code(alice, 18, 10004);
+    sends(alice, "ghost", "written to, but never seen", "1");
+    quiet();
+    says(alice, 17, "{'userId':'ghost'}");
+    hears_code(alice, 18, 10004);
+    end();
+}
+
+TEST(chat_user_refused)
+{
+    static const char *const bad[] = {
+        "{'type':2}", "{'userId':''}", "{'userId':'alice','type':3}",
+        "{'userId':'alice','type':-1}", "{'userId':'alice','type':'x'}",
+        "{'userId':'alice','type':[0]}", "{'userId':['alice']}", "{'userId':'Alice'}",
+    };
+
+    begin(NULL);
+    struct conn *alice = enters("alice");
+    for (size_t i = 0; i < sizeof bad / sizeof bad[0]; i++) {
+        says(alice, 17, bad[i]);
+        hears_code(alice, 18, 10004);
+    }
+    end();
+}
+
+/* How many users the answer lists, and what `online` says. */
+static void
+count_users(struct conn *c, const char *json, size_t users, const char *online)
+{
+    size_t n = 0;
+
+    says(c, 17, json);
+    const struct msg *m = next_message(c, "an answer 18", __LINE__);
+    char *text = xstrndup(m->data, m->len);
+    for (const char *p = text; (p = strstr(p, "\"nick\"")) != NULL; p++)
+        n++;
+    CHECK_INT(n, users + 1);
+    CHECK(strstr(text, online) != NULL);
+    free(text);
+    pop(c, true);
+}
+
+TEST(chat_user_list_max)
+{
+    struct conn *c[12];
+    char who[8];
+
+    begin("jim.login.groups=100", "jim.group.list.max=4", NULL);
+    for (int i = 0; i < 12; i++) {
+        snprintf(who, sizeof who, "u%d", i);
+        c[i] = enters(who);
+    }
+    for (int i = 6; i < 12; i++)
+        goes(c[i]);
+    quiet();
+    count_users(c[0], "{'userId':'u0','type':0}", 4, "\"online\":6,");
+    count_users(c[0], "{'userId':'u0','type':1}", 4, "\"online\":6,");
+    count_users(c[0], "{'userId':'u0','type':2}", 4, "\"online\":6,");
+    w.j->opt.list_max = 500;
+    count_users(c[0], "{'userId':'u0','type':0}", 6, "\"online\":6,");
+    count_users(c[0], "{'userId':'u0','type':1}", 6, "\"online\":6,");
+    count_users(c[0], "{'userId':'u0','type':2}", 12, "\"online\":6,");
+    w.j->opt.list_max = 0;
+    count_users(c[0], "{'userId':'u0','type':2}", 0, "\"online\":6,");
+    end();
+}
+
+/* --- without a login ------------------------------------------------------------------------- */
+
+TEST(chat_anonymous)
+{
+    char name[2][17];
+
+    begin("jim.login.required=off", NULL);
+    struct conn *bob = enters("bob"), *any[2] = {comes(PROTO_TCP), comes(PROTO_TCP)};
+    for (int i = 0; i < 2; i++)
+        for (int again = 0; again < 2; again++) {
+            says(any[i], 11, "{'chatType':2,'to':'bob','from':'alice','content':'boo'}");
+            const struct msg *m = next_message(bob, "a chat", __LINE__);
+            const char *from = strstr(m->data, "\"from\":\"");
+            CHECK(from != NULL && strspn(from + 8, "0123456789abcdef") == 16);
+            if (again)
+                CHECK(memcmp(name[i], from + 8, 16) == 0); /* his name as long as he is here */
+            snprintf(name[i], sizeof name[i], "%.16s", from + 8);
+            pop(bob, true);
+            hears_ack(any[i], 10000, "^", again + 1);
+        }
+    CHECK(strcmp(name[0], name[1]) != 0);
+    says(any[0], 11, "{'chatType':1,'groupId':'g','content':'boo'}");
+    hears_code(any[0], 12, 10024);
+    says(any[0], 17, "{'userId':'bob'}");
+    hears(any[0], "{'code':10003,'command':18,'data':{'nick':'bob','status':'online',"
+                  "'terminal':'tcp','userId':'bob'},~}");
+    says(any[0], 7, "{'groupId':'g'}"); /* nobody can be a member without a name */
+    hears(any[0], "{'code':10012,'command':8,~,'result':0}");
+    end();
+}
+
+/* --- the API's way in ------------------------------------------------------------------------ */
+
+static int
+api(struct conn *c, const char *json)
+{
+    struct request r;
+    char *text = quoted(json);
+
+    CHECK(request_parse(&r, str_of(text)));
+    int code = send_api(w.c, c, &r);
+    free(text);
+    return code;
+}
+
+TEST(chat_api)
+{
+    begin(NULL);
+    struct conn *alice = enters("alice"), *http = comes(PROTO_HTTP);
+    joins(alice, "g");
+    CHECK_INT(api(http, "{'chatType':1,'groupId':'g','content':'news','id':'1'}"), 0);
+    hears_chat(alice, "system", "#g", "news", "1", 1);
+    CHECK_INT(api(http, "{'chatType':2,'to':'alice','from':'bob','content':'x','id':'2'}"), 0);
+    hears_chat(alice, "bob", "alice", "x", "2", 1);
+    silent(alice);
+    CHECK_INT(http->deferred, 0);
+    CHECK(has_something(http));
+    CHECK_INT(api(http, "{'chatType':1,'groupId':'nosuch','content':'x'}"), 10030);
+    CHECK_INT(api(http, "{'chatType':2,'content':'x'}"), 10002);
+    CHECK_INT(api(http, "{'chatType':2,'to':'alice','from':'a\\nb'}"), 10002);
+    CHECK_INT(api(http, "{'chatType':0,'to':'alice'}"), 10002);
+    end();
+}
+
+/* --- store: order ---------------------------------------------------------------------------- */
+
+TEST(chat_store_nothing_before_the_commit)
+{
+    begin("jim.store=on", NULL);
+    struct conn *alice = enters("alice"), *bob = enters("bob");
+    commit();
+    sends(alice, "bob", "hi", "m1");
+    silent(alice);
+    silent(bob);
+    CHECK_INT(alice->deferred, 1);
+    store_commit(w.j->store); /* on its way is not there */
+    silent(bob);
+    commit();
+    hears_chat(bob, "alice", "bob", "hi", "m1", 1);
+    hears_ack(alice, 10000, "m1", 1);
+    CHECK_INT(alice->deferred, 0);
+    CHECK(alice->resume); /* its waiting input is looked at again */
+    end();
+}
+
+/* Answers keep the order of the requests: what comes behind a message waits for its ack. */
+TEST(chat_store_order)
+{
+    begin("jim.store=on", NULL);
+    struct conn *alice = enters("alice"), *bob = enters("bob");
+    commit();
+    sends(alice, "bob", "1", "m1");
+    sends(alice, "bob", "2", "m2"); /* messages may follow one another */
+    static const int commands[] = {1, 3, 5, 7, 13, 14, 17, 19, 0, 99};
+    for (size_t i = 0; i < sizeof commands / sizeof commands[0]; i++)
+        CHECK(!tries(alice, commands[i], "{'userId':'alice','type':0,'groupId':'g'}"));
+    CHECK(!tries(alice, -1, "nonsense"));
+    CHECK(!tries(alice, 11, "nonsense")); /* a refusal is an answer too */
+    CHECK(!tries(alice, 11, "{'chatType':1,'groupId':'not his'}"));
+    CHECK(!tries(alice, 11, "{'chatType':9}"));
+    silent(alice);
+    says(bob, 13, ""); /* others need not wait */
+    hears(bob, "{'command':13,'data':{'hbbyte':-128}}");
+    commit();
+    hears_ack(alice, 10000, "m1", 1);
+    hears_ack(alice, 10000, "m2", 2);
+    silent(alice);
+    says(alice, 13, "");
+    hears(alice, "{'command':13,'data':{'hbbyte':-128}}");
+    says(alice, 11, "{'chatType':9}");
+    hears_code(alice, 12, 10002);
+    end();
+}
+
+/* A command that had to wait counts once against the rate. */
+TEST(chat_store_order_and_rate)
+{
+    begin("jim.store=on", "jim.rate.messages=1", "jim.rate.burst=4", NULL);
+    struct conn *alice = enters("alice");
+    commit();
+    quiet();
+    sends(alice, "bob", "1", "m1");
+    CHECK(!tries(alice, 11, "{'chatType':9}"));
+    commit();
+    hears_ack(alice, 10001, "m1", 1);
+    says(alice, 11, "{'chatType':9}");
+    hears_code(alice, 12, 10002);
+    says(alice, 13, ""); /* login, message, refusal, and this: four */
+    hears(alice, "{'command':13,'data':{'hbbyte':-128}}");
+    says(alice, 13, "");
+    hears_code(alice, 13, 10023);
+    end();
+}
+
+/* The sender is gone before the commit: his message is not. */
+TEST(chat_store_sender_gone)
+{
+    begin("jim.store=on", NULL);
+    struct conn *alice = enters("alice"), *bob = enters("bob");
+    commit();
+    sends(alice, "bob", "last words", "m1");
+    breaks(alice);
+    commit();
+    hears_chat(bob, "alice", "bob", "last words", "m1", 1);
+    silent(bob);
+    CHECK_INT(alice->deferred, 0);
+    end();
+}
+
+/* The end comes with answers owed and a batch on its way: nothing is leaked or touched after. */
+TEST(chat_store_stopped_in_the_middle)
+{
+    begin("jim.store=on", NULL);
+    struct conn *alice = enters("alice");
+    commit();
+    sends(alice, "bob", "1", "m1");
+    sends(alice, "bob", "1", "m1");
+    store_commit(w.j->store);
+    sends(alice, "bob", "2", "m2");
+    CHECK_INT(alice->deferred, 3);
+    end();
+}
+
+TEST(chat_store_retry_pending)
+{
+    begin("jim.store=on", NULL);
+    struct conn *alice = enters("alice"), *bob = enters("bob");
+    commit();
+    sends(alice, "bob", "hi", "m1");
+    sends(alice, "bob", "hi", "m1");
+    silent(alice); /* it may not be safer than the first */
+    store_commit(w.j->store);
+    sends(alice, "bob", "hi", "m1"); /* the batch is on its way, or just done */
+    commit();
+    hears_chat(bob, "alice", "bob", "hi", "m1", 1);
+    silent(bob);
+    hears_ack(alice, 10000, "m1", 1);
+    hears_ack(alice, 10000, "m1", 1);
+    hears_ack(alice, 10000, "m1", 1);
+    silent(alice);
+    sends(alice, "bob", "hi", "m1"); /* long done: answered at once */
+    hears_ack(alice, 10000, "m1", 1);
+    end();
+}
+
+/* --- store: offline messages ----------------------------------------------------------------- */
+
+TEST(chat_store_offline)
+{
+    begin("jim.store=on", NULL);
+    struct conn *bob = enters("bob");
+    joins(bob, "g");
+    commit();
+    goes(bob);
+    struct conn *alice = enters("alice");
+    joins(alice, "g");
+    sends(alice, "bob", "hi", "m1");
+    sends(alice, "#g", "hi all", "m2");
+    commit();
+    hears_ack(alice, 10001, "m1", 1);
+    hears_chat(alice, "alice", "#g", "hi all", "m2", 1);
+    hears_ack(alice, 10000, "m2", 1);
+
+    bob = enters("bob");
+    commit();
+    says(bob, 19, "{'userId':'bob','type':'0'}");
+    hears(bob, "{'code':10016,'command':20,'data':{'friends':{'alice':[{'chatType':2,"
+               "'content':'hi','createTime':@,'from':'alice','id':'m1','seq':1,'to':'bob'}]},"
+               "'groups':{'g':[{'chatType':1,'content':'hi all','createTime':@,'from':'alice',"
+               "'groupId':'g','id':'m2','seq':1}]},'userId':'bob'},~}");
+    says(bob, 19, "{'userId':'bob','type':0}"); /* both maps, empty too */
+    hears(bob, "{'code':10016,'command':20,'data':{'friends':{},'groups':{},'userId':'bob'},~}");
+    silent(bob);
+    quiet();
+    fetches(alice, "{'userId':'alice','type':0}", "10016"); /* nothing of his own */
+    end();
+}
+
+TEST(chat_store_offline_one)
+{
+    begin("jim.store=on", NULL);
+    struct conn *bob = enters("bob");
+    joins(bob, "g");
+    joins(bob, "h");
+    commit();
+    goes(bob);
+    struct conn *alice = enters("alice"), *carol = enters("carol");
+    joins(alice, "g");
+    joins(alice, "h");
+    sends(alice, "bob", "x", NULL);
+    sends(carol, "bob", "x", NULL);
+    sends(alice, "#g", "x", NULL);
+    sends(alice, "#h", "x", NULL);
+    sends(alice, "#h", "x", NULL);
+    commit();
+    quiet();
+    bob = enters("bob");
+    fetches(bob, "{'userId':'bob','type':0,'fromUserId':'carol'}", "10016 carol:1");
+    fetches(bob, "{'userId':'bob','type':0,'fromUserId':'carol'}", "10016");
+    fetches(bob, "{'userId':'bob','type':0,'fromUserId':'dave'}", "10016");
+    fetches(bob, "{'userId':'bob','type':0,'groupId':'h','fromUserId':'alice'}", "10016 #h:1,2");
+    fetches(bob, "{'userId':'bob','type':0}", "10016 #g:1 alice:1");
+    fetches(bob, "{'userId':'bob','type':0}", "10016");
+    end();
+}
+
+TEST(chat_store_own_messages_are_not_offline)
+{
+    begin("jim.store=on", NULL);
+    struct conn *alice = enters("alice"), *bob = enters("bob");
+    commit();
+    goes(bob);
+    sends(alice, "bob", "1", NULL);
+    commit();
+    goes(alice);
+    bob = enters("bob");
+    sends(bob, "alice", "2", NULL); /* before he has fetched the first */
+    sends(bob, "alice", "3", NULL);
+    commit();
+    quiet();
+    fetches(bob, "{'userId':'bob','type':0}", "10016 alice:1");
+    fetches(bob, "{'userId':'bob','type':0}", "10016");
+    goes(bob);
+    alice = enters("alice");
+    fetches(alice, "{'userId':'alice','type':0}", "10016 bob:2,3");
+    end();
+}
+
+TEST(chat_store_cursor_moves_when_written)
+{
+    begin("jim.store=on", NULL);
+    struct conn *alice = enters("alice");
+    sends(alice, "bob", "1", NULL);
+    sends(alice, "bob", "2", NULL);
+    commit();
+    struct conn *bob = enters("bob");
+    asks(bob, "{'userId':'bob','type':0}", "10016 alice:1,2");
+    breaks(bob); /* before it left */
+    bob = enters("bob");
+    asks(bob, "{'userId':'bob','type':0}", "10016 alice:1,2");
+    struct conn *phone = enters("bob"); /* not written yet: as new for another connection */
+    asks(phone, "{'userId':'bob','type':0}", "10016 alice:1,2");
+    pop(bob, true);
+    fetches(bob, "{'userId':'bob','type':0}", "10016");
+    end();
+}
+
+/* Two answers under way, the first one lost with its connection. */
+TEST(chat_store_cursor_two_connections)
+{
+    begin("jim.store=on", NULL);
+    struct conn *alice = enters("alice");
+    for (int i = 0; i < 3; i++)
+        sends(alice, "bob", "x", NULL);
+    commit();
+    struct conn *desk = enters("bob"), *phone = enters("bob");
+    asks(desk, "{'userId':'bob','type':0}", "10016 alice:1,2,3");
+    asks(phone, "{'userId':'bob','type':0}", "10016 alice:1,2,3");
+    breaks(desk);
+    pop(phone, true);
+    fetches(phone, "{'userId':'bob','type':0}", "10016");
+    end();
+}
+
+TEST(chat_store_live_moves_the_cursor)
+{
+    begin("jim.store=on", NULL);
+    struct conn *alice = enters("alice"), *bob = enters("bob");
+    joins(bob, "g");
+    joins(alice, "g");
+    commit();
+    sends(alice, "bob", "1", "m1");
+    sends(alice, "#g", "1", "m2");
+    commit();
+    hears_chat(bob, "alice", "bob", "1", "m1", 1);
+    hears_chat(bob, "alice", "#g", "1", "m2", 1);
+    fetches(bob, "{'userId':'bob','type':0}", "10016");
+    sends(alice, "bob", "2", "m3");
+    sends(alice, "#g", "2", "m4");
+    commit();
+    breaks(bob); /* queued, but never left */
+    bob = enters("bob");
+    fetches(bob, "{'userId':'bob','type':0}", "10016 #g:2 alice:2");
+    end();
+}
+
+/* New messages come live while older ones still wait: those are not lost with them. */
+TEST(chat_store_live_before_offline)
+{
+    begin("jim.store=on", NULL);
+    struct conn *alice = enters("alice");
+    sends(alice, "bob", "1", NULL);
+    sends(alice, "bob", "2", NULL);
+    commit();
+    struct conn *bob = enters("bob");
+    sends(alice, "bob", "3", NULL);
+    commit();
+    hears_chat(bob, "alice", "bob", "3", "^", 3);
+    fetches(bob, "{'userId':'bob','type':0}", "10016 alice:1,2");
+    fetches(bob, "{'userId':'bob','type':0}", "10016");
+    end();
+}
+
+TEST(chat_store_group_since_joining)
+{
+    begin("jim.store=on", NULL);
+    struct conn *alice = enters("alice"), *bob = enters("bob");
+    joins(alice, "g");
+    sends(alice, "#g", "before", NULL);
+    commit();
+    joins(bob, "g");
+    commit();
+    quiet();
+    fetches(bob, "{'userId':'bob','type':0}", "10016");
+    goes(bob);
+    sends(alice, "#g", "after", NULL);
+    commit();
+    bob = enters("bob");
+    fetches(bob, "{'userId':'bob','type':0}", "10016 #g:2");
+    fetches(bob, "{'userId':'bob','type':1,'groupId':'g'}", "10018 #g:1,2");
+    end();
+}
+
+/* What is not yet on disk when one joins was said before: it is neither heard nor missed. */
+TEST(chat_store_joins_while_pending)
+{
+    begin("jim.store=on", NULL);
+    struct conn *alice = enters("alice"), *bob = enters("bob");
+    joins(alice, "g");
+    commit();
+    sends(alice, "#g", "1", NULL);
+    says(bob, 7, "{'groupId':'g'}");
+    commit();
+    goes(bob);
+    sends(alice, "#g", "2", NULL);
+    commit();
+    bob = enters("bob");
+    fetches(bob, "{'userId':'bob','type':0}", "10016 #g:2");
+    end();
+}
+
+TEST(chat_store_offline_limit)
+{
+    begin("jim.store=on", "jim.fetch.max=3", NULL);
+    struct conn *alice = enters("alice"), *carol = enters("carol");
+    for (int i = 0; i < 5; i++)
+        sends(alice, "bob", "x", NULL);
+    for (int i = 0; i < 2; i++)
+        sends(carol, "bob", "x", NULL);
+    commit();
+    struct conn *bob = enters("bob");
+    fetches(bob, "{'userId':'bob','type':0,'fromUserId':'alice'}", "10016 alice:1,2,3 more");
+    fetches(bob, "{'userId':'bob','type':0,'fromUserId':'alice'}", "10016 alice:4,5");
+    fetches(bob, "{'userId':'bob','type':0}", "10016 carol:1,2");
+    sends(alice, "bob", "x", NULL);
+    commit();
+    breaks(bob);
+    for (int i = 0; i < 2; i++)
+        sends(carol, "bob", "x", NULL);
+    commit();
+    bob = enters("bob");
+    fetches(bob, "{'userId':'bob','type':0}", "10016 alice:6 carol:3,4"); /* exactly full */
+    fetches(bob, "{'userId':'bob','type':0}", "10016");
+    end();
+}
+
+/* Whatever the order of conversations, repeating until `more` is gone gives everything once. */
+TEST(chat_store_offline_all_in_pages)
+{
+    begin("jim.store=on", "jim.fetch.max=4", NULL);
+    struct conn *bob = enters("bob");
+    joins(bob, "g");
+    commit();
+    goes(bob);
+    struct conn *a[3] = {enters("a"), enters("b"), enters("c")};
+    joins(a[0], "g");
+    for (int i = 0; i < 21; i++)
+        sends(a[i % 3], i % 3 == 0 && i % 2 == 0 ? "#g" : "bob", "x", NULL);
+    commit();
+    quiet();
+    bob = enters("bob");
+    int pages = 0, messages = 0;
+    for (bool more = true; more; pages++) {
+        CHECK(pages < 10);
+        says(bob, 19, "{'userId':'bob','type':0}");
+        const char *got = fetched(bob);
+        more = strstr(got, " more") != NULL;
+        for (const char *p = got + 5; *p != '\0'; p++)
+            messages += *p == ':' || *p == ',';
+        pop(bob, true);
+    }
+    CHECK_INT(messages, 21);
+    CHECK_INT(pages, 6);
+    fetches(bob, "{'userId':'bob','type':0}", "10016");
+    end();
+}
+
+static void
+sends_bytes(struct conn *c, const char *to, size_t n)
+{
+    struct buf b = {0};
+
+    buf_printf(&b, "{\"chatType\":2,\"to\":\"%s\",\"content\":\"", to);
+    for (size_t i = 0; i < n; i++)
+        buf_add(&b, "x", 1);
+    buf_printf(&b, "\"}");
+    CHECK(chat_command(w.c, c, 11, 0, (struct str){b.p, b.len}));
+    buf_free(&b);
+}
+
+/* At most half of jim.queue.max bytes, but always at least one message. */
+TEST(chat_store_answer_bytes)
+{
+    begin("jim.store=on", "jim.queue.max=65536", NULL);
+    struct conn *alice = enters("alice");
+    static const size_t sizes[] = {15000, 15000, 15000, 60000, 100, 65536, 100};
+    for (size_t i = 0; i < sizeof sizes / sizeof sizes[0]; i++)
+        sends_bytes(alice, "bob", sizes[i]);
+    commit();
+    quiet();
+    struct conn *bob = enters("bob");
+    static const char *const pages[] = {"10016 alice:1,2 more", "10016 alice:3 more",
+                                        "10016 alice:4 more", "10016 alice:5 more",
+                                        "10016 alice:6 more", "10016 alice:7"};
+    for (size_t i = 0; i < sizeof pages / sizeof pages[0]; i++)
+        fetches(bob, "{'userId':'bob','type':0}", pages[i]);
+    static const char history[] = "{'userId':'bob','type':1,'fromUserId':'alice','afterSeq':%d}";
+    static const int after[] = {0, 2, 3, 4, 5, 6};
+    for (size_t i = 0; i < sizeof pages / sizeof pages[0]; i++) {
+        char json[100], want[60];
+        snprintf(json, sizeof json, history, after[i]);
+        snprintf(want, sizeof want, "10018%s", pages[i] + 5);
+        fetches(bob, json, want);
+    }
+    fetches(bob, "{'userId':'bob','type':1,'fromUserId':'alice','beforeSeq':3}", "10018 alice:1,2");
+    fetches(bob, "{'userId':'bob','type':1,'fromUserId':'alice','beforeSeq':4}",
+            "10018 alice:2,3 more");
+    fetches(bob, "{'userId':'bob','type':1,'fromUserId':'alice','beforeSeq':7}",
+            "10018 alice:6 more");
+    end();
+}
+
+/* Too much for his queue, but nothing is lost. */
+TEST(chat_store_slow_reader)
+{
+    begin("jim.store=on", "jim.queue.max=65536", NULL);
+    struct conn *alice = enters("alice"), *bob = enters("bob");
+    commit();
+    for (int i = 0; i < 10; i++) {
+        sends_bytes(alice, "bob", 20000);
+        commit();
+        forget_output(alice, true);
+        CHECK(bob->out == NULL || bob->out->bytes <= 65536);
+    }
+    if (bob->state == CONN_DEAD) { /* the end of the turn would let go of it */
+        forget_output(bob, false);
+        chat_closed(w.c, bob);
+    } else {
+        breaks(bob);
+    }
+    bob = enters("bob");
+    int heard = 0;
+    for (bool more = true; more;) {
+        says(bob, 19, "{'userId':'bob','type':0}");
+        const char *got = fetched(bob);
+        more = strstr(got, " more") != NULL;
+        for (const char *p = got + 5; *p != '\0'; p++)
+            heard += *p == ':' || *p == ',';
+        pop(bob, true);
+    }
+    CHECK_INT(heard, 10);
+    end();
+}
+
+TEST(chat_store_messages_refused)
+{
+    static const struct {
+        const char *json;
+        int code;
+    } cases[] = {
+        {"{'userId':'bob'}", 10015},
+        {"{'type':0}", 10015},
+        {"{'userId':'','type':0}", 10015},
+        {"{'userId':'bob','type':2}", 10015},
+        {"{'userId':'bob','type':-1}", 10015},
+        {"{'userId':'bob','type':'x'}", 10015},
+        {"{'userId':'bob','type':1}", 10015},
+        {"{'userId':'alice','type':0}", 10024},
+        {"{'userId':'alice','type':1,'fromUserId':'bob'}", 10024},
+        {"{'userId':'bob','type':1,'groupId':'g'}", 10024},
+        {"{'userId':'bob','type':0,'groupId':'g'}", 10024},
+        {"{'userId':'bob','type':1,'groupId':'nosuch'}", 10024},
+        {"{'userId':'bob','type':1,'fromUserId':'alice','offset':'x'}", 10015},
+        {"{'userId':'bob','type':1,'fromUserId':'alice','count':[1]}", 10015},
+        {"{'userId':'bob','type':1,'fromUserId':'alice','beginTime':'x'}", 10015},
+        {"{'userId':'bob','type':1,'fromUserId':'alice','endTime':{}}", 10015},
+        {"{'userId':'bob','type':1,'fromUserId':'alice','beforeSeq':'x'}", 10015},
+        {"{'userId':'bob','type':1,'fromUserId':'alice','afterSeq':'x'}", 10015},
+    };
+
+    begin("jim.store=on", NULL);
+    struct conn *alice = enters("alice"), *bob = enters("bob");
+    joins(alice, "g");
+    sends(alice, "bob", "x", NULL);
+    commit();
+    quiet();
+    for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
+        says(bob, 19, cases[i].json);
+        hears_code(bob, 20, cases[i].code);
+    }
+    end();
+}
+
+TEST(chat_messages_without_store)
+{
+    begin(NULL);
+    struct conn *alice = enters("alice");
+    says(alice, 19, "{'userId':'alice','type':0}");
+    hears_code(alice, 20, 10015);
+    says(alice, 19, "{'userId':'alice','type':1,'fromUserId':'bob'}");
+    hears_code(alice, 20, 10015);
+    end();
+}
+
+/* --- store: history -------------------------------------------------------------------------- */
+
+TEST(chat_store_history)
+{
+    begin("jim.store=on", NULL);
+    struct conn *alice = enters("alice"), *bob = enters("bob"), *carol = enters("carol");
+    commit();
+    sends(alice, "bob", "hi", "m1");
+    sends(bob, "alice", "hello", "m2");
+    sends(carol, "bob", "hey", "m3");
+    commit();
+    quiet();
+    says(alice, 19, "{'userId':'alice','type':'1','fromUserId':'bob'}"); /* both directions */
+    hears(alice, "{'code':10018,'command':20,'data':{'friends':{'bob':[{'chatType':2,"
+                 "'content':'hi','createTime':@,'from':'alice','id':'m1','seq':1,'to':'bob'},"
+                 "{'chatType':2,'content':'hello','createTime':@,'from':'bob','id':'m2','seq':2,"
+                 "'to':'alice'}]},'groups':{},'userId':'alice'},~}");
+    fetches(bob, "{'userId':'bob','type':1,'fromUserId':'alice'}", "10018 alice:1,2");
+    fetches(alice, "{'userId':'alice','type':1,'fromUserId':'carol'}", "10018");
+    says(alice, 19, "{'userId':'alice','type':1,'fromUserId':'nobody'}");
+    hears(alice, "{'code':10018,'command':20,'data':{'friends':{},'groups':{},'userId':'alice'},"
+                 "~}");
+    goes(bob); /* history moves no cursor */
+    sends(alice, "bob", "3", NULL);
+    commit();
+    bob = enters("bob");
+    fetches(bob, "{'userId':'bob','type':1,'fromUserId':'alice'}", "10018 alice:1,2,3");
+    fetches(bob, "{'userId':'bob','type':0}", "10016 alice:3");
+    end();
+}
+
+TEST(chat_store_history_pages)
+{
+    static const struct {
+        const char *bounds, *want;
+    } cases[] = {
+        {"'count':3", "1,2,3"},
+        {"'offset':0,'count':3", "1,2,3"},
+        {"'offset':3,'count':3", "4,5,6"},
+        {"'offset':18,'count':3", "19,20"},
+        {"'offset':20,'count':3", ""},
+        {"'offset':1000000,'count':3", ""},
+        {"'offset':9223372036854775807,'count':9223372036854775807", ""},
+        {"'offset':'2','count':'2'", "3,4"},
+        {"'offset':15", "16,17,18,19,20"},
+        {"'offset':15,'count':-1", "16,17,18,19,20"},
+        {"'offset':-1,'count':5", ""},
+        {"'count':0", ""},
+        {"'count':5.9", "1,2,3,4,5"},
+        {"'count':8", "1,2,3,4,5,6,7,8"},
+        {"'count':9", "1,2,3,4,5,6,7,8 more"},
+        {"'x':1", "1,2,3,4,5,6,7,8 more"},
+        {"'offset':12", "13,14,15,16,17,18,19,20"},
+        {"'offset':11", "12,13,14,15,16,17,18,19 more"},
+        {"'afterSeq':17", "18,19,20"},
+        {"'afterSeq':0,'count':2", "1,2"},
+        {"'afterSeq':20", ""},
+        {"'afterSeq':9223372036854775807", ""},
+        {"'afterSeq':-5,'count':1", "1"},
+        {"'beforeSeq':4", "1,2,3"},
+        {"'beforeSeq':1", ""},
+        {"'beforeSeq':0", ""},
+        {"'beforeSeq':-9", ""},
+        {"'beforeSeq':21,'count':3", "18,19,20"},
+        {"'beforeSeq':9223372036854775807,'count':3", "18,19,20"},
+        {"'beforeSeq':18,'count':3", "15,16,17"},
+        {"'beforeSeq':3,'count':3", "1,2"},
+        {"'beforeSeq':18,'count':3,'offset':2", "13,14,15"},
+        {"'beforeSeq':18,'offset':17", ""},
+        {"'beforeSeq':20", "12,13,14,15,16,17,18,19 more"},
+        {"'beforeSeq':9", "1,2,3,4,5,6,7,8"},
+        {"'beforeSeq':10,'afterSeq':6", "7,8,9"},
+        {"'beforeSeq':6,'afterSeq':6", ""},
+        {"'beforeSeq':7,'afterSeq':6", ""},
+        {"'beforeSeq':null,'count':1", "1"},
+    };
+    char json[200], want[100];
+
+    begin("jim.store=on", "jim.fetch.max=8", NULL);
+    struct conn *alice = enters("alice");
+    joins(alice, "g");
+    for (int i = 0; i < 20; i++) {
+        sends(alice, "bob", "x", NULL);
+        sends(alice, "#g", "x", NULL);
+        if (i % 3 == 0)
+            commit();
+    }
+    commit();
+    quiet();
+    for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
+        const char *seqs = cases[i].want;
+        snprintf(json, sizeof json, "{'userId':'alice','type':1,'fromUserId':'bob',%s}",
+                 cases[i].bounds);
+        snprintf(want, sizeof want, "10018%s%s", seqs[0] != '\0' ? " bob:" : "", seqs);
+        fetches(alice, json, want);
+        snprintf(json, sizeof json, "{'userId':'alice','type':1,'groupId':'g',%s}",
+                 cases[i].bounds);
+        snprintf(want, sizeof want, "10018%s%s", seqs[0] != '\0' ? " #g:" : "", seqs);
+        fetches(alice, json, want);
+    }
+    end();
+}
+
+/* Ten messages a minute apart, from minute 0 on; some say they were written earlier or later. */
+static void
+ten_minutes(struct conn *c)
+{
+    static const int off[10] = {0, 0, -5 * MINUTE, 0, 5 * MINUTE, 0, -5 * MINUTE, 0, 0, 5 * MINUTE};
+    char json[200];
+
+    for (int i = 0; i < 10; i++) {
+        now = NOW + i * MINUTE;
+        snprintf(json, sizeof json, "{'chatType':2,'to':'bob','createTime':%lld}",
+                 (long long)now + off[i]);
+        says(c, 11, json);
+        commit();
+        forget_output(c, true);
+    }
+}
+
+TEST(chat_store_history_times)
+{
+    /* createTimes in minutes: 0 1 -3 3 9 5 1 7 8 14 */
+    static const struct {
+        int64_t begin, end; /* ms after NOW; INT64_MIN: not given */
+        const char *want;
+    } cases[] = {
+        {INT64_MIN, 0, "1,3"},
+        {INT64_MIN, -1, "3"},
+        {INT64_MIN, -3 * MINUTE, "3"},
+        {INT64_MIN, -3 * MINUTE - 1, ""},
+        {0, 0, "1"},
+        {1, MINUTE - 1, ""},
+        {MINUTE, MINUTE, "2,7"},
+        {MINUTE, 3 * MINUTE, "2,4,7"},
+        {3 * MINUTE + 1, INT64_MIN, "5,6,8,9,10"},
+        {9 * MINUTE, INT64_MIN, "5,10"},
+        {9 * MINUTE, 14 * MINUTE - 1, "5"},
+        {14 * MINUTE, INT64_MIN, "10"},
+        {14 * MINUTE + 1, INT64_MIN, ""},
+        {5 * MINUTE, 8 * MINUTE, "6,8,9"},
+        {8 * MINUTE, 5 * MINUTE, ""},
+        {-NOW, 100 * (int64_t)HOUR, "1,2,3,4,5,6,7,8,9,10"},
+    };
+    char json[300], want[100];
+
+    begin("jim.store=on", NULL);
+    struct conn *alice = enters("alice");
+    ten_minutes(alice);
+    for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
+        size_t n = (size_t)snprintf(json, sizeof json,
+                                    "{'userId':'alice','type':1,'fromUserId':'bob'");
+        if (cases[i].begin != INT64_MIN)
+            n += (size_t)snprintf(json + n, sizeof json - n, ",'beginTime':%lld",
+                                  (long long)(NOW + cases[i].begin));
+        if (cases[i].end != INT64_MIN)
+            n += (size_t)snprintf(json + n, sizeof json - n, ",'endTime':'%lld'",
+                                  (long long)(NOW + cases[i].end));
+        snprintf(json + n, sizeof json - n, "}");
+        snprintf(want, sizeof want, "10018%s%s", cases[i].want[0] != '\0' ? " bob:" : "",
+                 cases[i].want);
+        fetches(alice, json, want);
+    }
+    end();
+}
+
+/* Times with the other bounds: offset and count are places among what the times leave. */
+TEST(chat_store_history_times_and_pages)
+{
+    static const struct {
+        const char *bounds, *want;
+    } cases[] = {
+        {"'count':2", "2,4"},
+        {"'offset':1", "4,7"},
+        {"'offset':1,'count':1", "4"},
+        {"'offset':3", ""},
+        {"'afterSeq':2", "4,7"},
+        {"'beforeSeq':7", "2,4"},
+        {"'beforeSeq':7,'count':1", "4"},
+        {"'beforeSeq':11,'count':2", "4,7"},
+        {"'beforeSeq':11,'count':1,'offset':1", "4"},
+        {"'count':0", ""},
+    };
+    char json[300], want[100];
+
+    begin("jim.store=on", NULL);
+    struct conn *alice = enters("alice");
+    ten_minutes(alice);
+    for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
+        snprintf(json, sizeof json, "{'userId':'alice','type':1,'fromUserId':'bob',"
+                                    "'beginTime':%lld,'endTime':%lld.9,%s}",
+                 (long long)NOW + MINUTE, (long long)NOW + 3 * MINUTE, cases[i].bounds);
+        snprintf(want, sizeof want, "10018%s%s", cases[i].want[0] != '\0' ? " bob:" : "",
+                 cases[i].want);
+        fetches(alice, json, want);
+    }
+    static const char *const edges[] = {
+        "'beginTime':-9223372036854775808,'endTime':9223372036854775807",
+        "'beginTime':0", "'endTime':9.2e18", "'beginTime':1.7e12,'endTime':1800000000000",
+    };
+    for (size_t i = 0; i < sizeof edges / sizeof edges[0]; i++) {
+        snprintf(json, sizeof json, "{'userId':'alice','type':1,'fromUserId':'bob',%s}", edges[i]);
+        fetches(alice, json, i == 3 ? "10018 bob:1,2,4,5,6,7,8,9,10"
+                                    : "10018 bob:1,2,3,4,5,6,7,8,9,10");
+    }
+    end();
+}
+
+/* --- store: a restart ------------------------------------------------------------------------ */
+
+/* An answer's text, with its parts in an order of their own: members have none. */
+static char *
+answer_to(struct conn *c, int cmd, const char *json)
+{
+    enum { MAX_PARTS = 200 };
+    char *part[MAX_PARTS];
+    size_t n = 0;
+    struct buf b = {0};
+
+    says(c, cmd, json);
+    const struct msg *m = next_message(c, "an answer", __LINE__);
+    struct str rest = {m->data, m->len}, one;
+    while (str_split(&rest, '{', &one)) {
+        CHECK(n < MAX_PARTS);
+        while (one.n > 0 && strchr(",]}", one.p[one.n - 1]) != NULL)
+            one.n--;
+        part[n++] = xstrndup(one.p, one.n);
+    }
+    for (size_t i = 0; i < n; i++) /* few enough */
+        for (size_t k = i + 1; k < n; k++)
+            if (strcmp(part[k], part[i]) < 0) {
+                char *swap = part[i];
+                part[i] = part[k];
+                part[k] = swap;
+            }
+    for (size_t i = 0; i < n; i++) {
+        buf_printf(&b, "%s\n", part[i]);
+        free(part[i]);
+    }
+    buf_add(&b, "", 1);
+    pop(c, true);
+    return b.p;
+}
+
+/* All that alice can find out, and what waits for dave. The caller frees it. */
+static char *
+everything(void)
+{
+    static const char *const asked[] = {
+        "{'userId':'alice','type':2}", "{'userId':'alice','type':0}", "{'userId':'alice','type':1}",
+        "{'userId':'bob'}", "{'userId':'carol'}", "{'userId':'dave'}", "{'userId':'ghost'}",
+        "{'userId':'alice','type':1,'fromUserId':'bob'}",
+        "{'userId':'alice','type':1,'fromUserId':'alice'}",
+        "{'userId':'alice','type':1,'fromUserId':'ghost'}",
+        "{'userId':'alice','type':1,'fromUserId':'a:b c%d'}",
+        "{'userId':'alice','type':1,'groupId':'g'}", "{'userId':'alice','type':1,'groupId':'100'}",
+        "{'userId':'alice','type':1,'groupId':'空 :%'}", "{'userId':'alice','type':0}",
+    };
+    struct buf b = {0};
+
+    struct conn *alice = enters("alice");
+    for (size_t i = 0; i < sizeof asked / sizeof asked[0]; i++) {
+        char *text = answer_to(alice, i < 7 ? 17 : 19, asked[i]);
+        buf_printf(&b, "%s\n%s\n", asked[i], text);
+        free(text);
+    }
+    goes(alice);
+    struct conn *dave = enters("dave");
+    says(dave, 19, "{'userId':'dave','type':0}");
+    buf_printf(&b, "%s\n", fetched(dave));
+    breaks(dave); /* he does not get it */
+    buf_add(&b, "", 1);
+    return b.p;
+}
+
+/* Users, groups with names, memberships, messages, cursors: all that a day leaves behind. */
+static void
+a_day(void)
+{
+    struct conn *alice = enters("alice"), *bob = enters("bob"), *carol = enters("carol");
+    struct conn *dave = enters("dave");
+
+    says(alice, 7, "{'groupId':'g','name':'names \\u0022 and 名字'}");
+    says(alice, 7, "{'groupId':'空 :%'}");
+    joins(bob, "g");
+    joins(dave, "g");
+    commit();
+    sends(alice, "dave", "while he is here", NULL);
+    commit();
+    quiet();
+    goes(dave);
+    now += 1000;
+    sends(alice, "bob", "hi \\u0022bob\\u0022 \\\\ \\u4e2d", "m1");
+    sends(bob, "alice", "hello", "m2");
+    sends(alice, "alice", "note", NULL);
+    sends(alice, "ghost", "anyone?", NULL);
+    sends(alice, "a:b c%d", "what a name", NULL);
+    sends(alice, "#g", "hi all", NULL);
+    sends(carol, "#100", "hi everybody", NULL);
+    sends(bob, "dave", "1", NULL);
+    sends(alice, "#空 :%", "to myself", NULL);
+    commit();
+    quiet();
+    now += 1000;
+    goes(bob);
+    sends(alice, "bob", "gone?", NULL);
+    sends(alice, "#g", "gone?", NULL);
+    commit();
+    quiet();
+    goes(alice);
+    goes(carol);
+}
+
+TEST(chat_store_restart)
+{
+    begin("jim.store=on", "jim.login.groups=100:everybody,200", NULL);
+    a_day();
+    char *before = everything();
+    for (int i = 0; i < 3; i++) {
+        restart();
+        char *after = everything();
+        if (strcmp(before, after) != 0)
+            test_fail(__FILE__, __LINE__, "start %d: before\n%s\nafter\n%s", i, before, after);
+        free(after);
+    }
+    CHECK(strstr(before, "10016 #100:1 #g:1,2 bob:1") != NULL);
+    free(before);
+    struct conn *bob = enters("bob");
+    fetches(bob, "{'userId':'bob','type':0}", "10016 #g:2 alice:3");
+    restart();
+    bob = enters("bob");
+    fetches(bob, "{'userId':'bob','type':0}", "10016"); /* cursors stay where they were */
+    struct conn *alice = enters("alice");
+    quiet();
+    sends(alice, "bob", "and on", "n"); /* and numbers go on */
+    commit();
+    hears_chat(bob, "alice", "bob", "and on", "n", 4);
+    end();
+}
+
+/* What came live while older messages waited is remembered too. */
+TEST(chat_store_restart_live_range)
+{
+    begin("jim.store=on", NULL);
+    struct conn *alice = enters("alice");
+    sends(alice, "bob", "1", NULL);
+    sends(alice, "bob", "2", NULL);
+    commit();
+    struct conn *bob = enters("bob");
+    sends(alice, "bob", "3", NULL);
+    sends(alice, "bob", "4", NULL);
+    commit();
+    quiet();
+    restart();
+    bob = enters("bob");
+    fetches(bob, "{'userId':'bob','type':0}", "10016 alice:1,2");
+    restart();
+    bob = enters("bob");
+    fetches(bob, "{'userId':'bob','type':0}", "10016");
+    end();
+}
+
+TEST(chat_store_restart_membership)
+{
+    begin("jim.store=on", NULL);
+    struct conn *alice = enters("alice"), *bob = enters("bob");
+    joins(alice, "g");
+    joins(bob, "g");
+    commit();
+    struct member *m = member_in_group(&w.c->roster, bob->user, STR("g"));
+    member_leave(m); /* as the API does it */
+    record_member(w.c, m);
+    sends(alice, "#g", "x", NULL);
+    commit();
+    quiet();
+    restart();
+    alice = enters("alice");
+    bob = enters("bob");
+    sends(bob, "#g", "x", NULL);
+    hears_code(bob, 12, 10024);
+    fetches(bob, "{'userId':'bob','type':0}", "10016");
+    fetches(alice, "{'userId':'alice','type':0}", "10016");
+    joins(bob, "g"); /* again: from here on */
+    commit();
+    restart();
+    bob = enters("bob");
+    fetches(bob, "{'userId':'bob','type':0}", "10016");
+    fetches(bob, "{'userId':'bob','type':1,'groupId':'g'}", "10018 #g:1");
+    end();
+}
+
+TEST(chat_store_restart_retry)
+{
+    begin("jim.store=on", NULL);
+    struct conn *alice = enters("alice");
+    int64_t sent = now;
+    joins(alice, "g");
+    says(alice, 11, "{'chatType':2,'to':'bob','content':'x','id':'a\\u0022中',"
+                    "'createTime':1700000000001}");
+    sends(alice, "#g", "x", "m2");
+    commit();
+    quiet();
+    now += HOUR;
+    restart();
+    alice = enters("alice");
+    struct conn *bob = enters("bob");
+    commit();
+    sends(alice, "bob", "x", "a\\u0022中");
+    now = sent + 1;
+    hears_ack(alice, 10000, "a\\'中", 1); /* its own time, its own number */
+    now = sent;
+    sends(alice, "#g", "x", "m2");
+    hears_ack(alice, 10000, "m2", 1);
+    silent(alice);
+    silent(bob);
+    sends(bob, "alice", "x", "m2"); /* another sender */
+    commit();
+    hears_ack(bob, 10000, "m2", 2);
+    now += 25 * (int64_t)HOUR;
+    restart(); /* what is older than a day is not taken up again */
+    alice = enters("alice");
+    sends(alice, "#g", "x", "m2");
+    commit();
+    hears_chat(alice, "alice", "#g", "x", "m2", 2);
+    end();
+}
+
+/* --- store: a full disk, a dead disk --------------------------------------------------------- */
+
+TEST(chat_store_disk_full)
+{
+    begin("jim.store=on", NULL);
+    struct conn *alice = enters("alice"), *bob = enters("bob");
+    joins(alice, "g");
+    joins(bob, "g");
+    sends(alice, "bob", "1", "m1");
+    sends(alice, "#g", "1", "g1");
+    commit();
+    quiet();
+
+    disk.full = true;
+    sends(alice, "bob", "2", "m2");
+    sends(alice, "bob", "3", "m3");
+    sends(alice, "bob", "2", "m2"); /* a retry of what is about to be lost */
+    sends(alice, "#g", "2", "g2");
+    sends(bob, "alice", "4", "m4");
+    commit();
+    for (int i = 0; i < 4; i++)
+        hears_code(alice, 12, 10027);
+    silent(alice);
+    hears_code(bob, 12, 10027);
+    silent(bob); /* nothing of it has been shown */
+    fetches(bob, "{'userId':'bob','type':1,'fromUserId':'alice'}", "10018 alice:1");
+    fetches(bob, "{'userId':'bob','type':0}", "10016");
+    sends(alice, "bob", "2", "m2"); /* still full */
+    commit();
+    hears_code(alice, 12, 10027);
+    CHECK(!store_failed(w.j->store));
+
+    disk.full = false;
+    sends(alice, "bob", "two", "m2"); /* refused, so this is no retry; and there is no gap */
+    commit();
+    hears_chat(bob, "alice", "bob", "two", "m2", 2);
+    hears_ack(alice, 10000, "m2", 2);
+    sends(alice, "#g", "two", "g2");
+    commit();
+    hears_chat(bob, "alice", "#g", "two", "g2", 2);
+    quiet();
+    for (int i = 0; i < 2; i++) {
+        says(bob, 19, "{'userId':'bob','type':1,'fromUserId':'alice','afterSeq':1}");
+        hears(bob, "{'code':10018,'command':20,'data':{'friends':{'alice':[{'chatType':2,"
+                   "'content':'two','createTime':@,'from':'alice','id':'m2','seq':2,'to':'bob'}]},"
+                   "'groups':{},'userId':'bob'},~}");
+        fetches(bob, "{'userId':'bob','type':1,'groupId':'g'}", "10018 #g:1,2");
+        restart();
+        bob = enters("bob");
+        fetches(bob, "{'userId':'bob','type':0}", "10016");
+    }
+    end();
+}
+
+/* A batch is on its way and another one gathers behind it: both are lost, in order. */
+TEST(chat_store_disk_full_behind)
+{
+    begin("jim.store=on", NULL);
+    struct conn *alice = enters("alice"), *bob = enters("bob");
+    sends(alice, "bob", "1", "m1");
+    commit();
+    quiet();
+    disk.full = true;
+    sends(alice, "bob", "2", "m2");
+    store_commit(w.j->store);
+    sends(alice, "bob", "3", "m3");
+    sends(alice, "carol", "1", "c1");
+    commit();
+    for (int i = 0; i < 3; i++)
+        hears_code(alice, 12, 10027);
+    silent(alice);
+    disk.full = false;
+    sends(alice, "bob", "2", "m2");
+    sends(alice, "carol", "1", "c1");
+    commit();
+    hears_ack(alice, 10000, "m2", 2);
+    hears_ack(alice, 10001, "c1", 1);
+    hears_chat(bob, "alice", "bob", "2", "m2", 2);
+    silent(bob);
+    restart();
+    bob = enters("bob");
+    fetches(bob, "{'userId':'bob','type':1,'fromUserId':'alice'}", "10018 alice:1,2");
+    end();
+}
+
+/* Users, groups and memberships made while nothing could be written are on disk afterwards. */
+TEST(chat_store_states_are_written_again)
+{
+    begin("jim.store=on", NULL);
+    disk.full = true;
+    struct conn *alice = enters("alice"), *bob = enters("bob");
+    says(alice, 7, "{'groupId':'g','name':'the group'}");
+    joins(bob, "g");
+    commit();
+    quiet();
+    CHECK(record_unsaved(w.c));
+    record_save(w.c, 1000); /* still full */
+    commit();
+    CHECK(record_unsaved(w.c));
+    disk.full = false;
+    record_save(w.c, 1000);
+    commit();
+    CHECK(!record_unsaved(w.c));
+    sends(bob, "#g", "x", "1");
+    commit();
+    quiet();
+    restart();
+    struct conn *carol = enters("carol");
+    says(carol, 17, "{'userId':'alice'}"); /* known */
+    hears(carol, "{'code':10003,'command':18,'data':{'nick':'alice','status':'offline',"
+                 "'userId':'alice'},~}");
+    alice = enters("alice");
+    says(alice, 17, "{'userId':'alice','type':1}");
+    hears(alice, "{'code':10006,'command':18,'data':{'friends':[],'groups':[{'groupId':'g',"
+                 "'name':'the group','online':1,'users':[{'nick':'bob','status':'offline',"
+                 "'userId':'bob'}]}],'nick':'alice','status':'online','terminal':'tcp',"
+                 "'userId':'alice'},~}");
+    end();
+}
+
+/* Joined and left while nothing could be written: what is so at last counts. */
+TEST(chat_store_left_while_full)
+{
+    begin("jim.store=on", NULL);
+    struct conn *alice = enters("alice");
+    joins(alice, "h");
+    commit();
+    disk.full = true;
+    joins(alice, "g");
+    struct member *m = member_in_group(&w.c->roster, alice->user, STR("g"));
+    member_leave(m);
+    record_member(w.c, m);
+    m = member_in_group(&w.c->roster, alice->user, STR("h"));
+    member_leave(m);
+    record_member(w.c, m);
+    joins(alice, "h");
+    commit();
+    disk.full = false;
+    record_save(w.c, 1000);
+    commit();
+    restart();
+    alice = enters("alice");
+    sends(alice, "#g", "x", NULL);
+    hears_code(alice, 12, 10024);
+    sends(alice, "#h", "x", "1");
+    commit();
+    hears_chat(alice, "alice", "#h", "x", "1", 1);
+    end();
+}
+
+/* He joins behind messages that are then lost: their numbers are given again, and those are his. */
+TEST(chat_store_joined_behind_what_was_lost)
+{
+    begin("jim.store=on", NULL);
+    struct conn *alice = enters("alice"), *bob = enters("bob");
+    joins(alice, "g");
+    commit();
+    disk.full = true;
+    sends(alice, "#g", "lost 1", NULL);
+    sends(alice, "#g", "lost 2", NULL);
+    says(bob, 7, "{'groupId':'g'}");
+    commit();
+    quiet();
+    disk.full = false;
+    record_save(w.c, 1000);
+    commit();
+    goes(bob);
+    quiet();
+    sends(alice, "#g", "1", NULL);
+    commit();
+    quiet();
+    bob = enters("bob");
+    fetches(bob, "{'userId':'bob','type':0}", "10016 #g:1");
+    end();
+}
+
+/* The same in a conversation of two: the sender's own cursor, and what he hears afterwards. */
+TEST(chat_store_lost_private)
+{
+    begin("jim.store=on", NULL);
+    struct conn *alice = enters("alice"), *bob = enters("bob");
+    commit();
+    disk.full = true;
+    sends(alice, "bob", "lost", NULL);
+    sends(bob, "alice", "lost", NULL);
+    commit();
+    hears_code(alice, 12, 10027);
+    hears_code(bob, 12, 10027);
+    disk.full = false;
+    goes(alice);
+    goes(bob);
+    alice = enters("alice");
+    sends(alice, "bob", "1", NULL);
+    commit();
+    goes(alice);
+    bob = enters("bob");
+    sends(bob, "alice", "2", NULL);
+    commit();
+    quiet();
+    fetches(bob, "{'userId':'bob','type':0}", "10016 alice:1");
+    alice = enters("alice");
+    fetches(alice, "{'userId':'alice','type':0}", "10016 bob:2");
+    end();
+}
+
+/* Moved cursors whose batch is lost: at worst a message comes twice. */
+TEST(chat_store_lost_cursor)
+{
+    begin("jim.store=on", NULL);
+    struct conn *alice = enters("alice"), *bob = enters("bob");
+    sends(alice, "bob", "1", NULL);
+    commit();
+    quiet();
+    disk.full = true;
+    record_save(w.c, 1000);
+    sends(alice, "bob", "lost", NULL); /* so that there is something to wait for */
+    commit();
+    disk.full = false;
+    forget_output(alice, true);
+    sends(alice, "bob", "2", NULL);
+    commit();
+    breaks(bob);
+    restart();
+    bob = enters("bob");
+    says(bob, 19, "{'userId':'bob','type':0}");
+    const char *got = fetched(bob);
+    CHECK(strcmp(got, "10016 alice:2") == 0 || strcmp(got, "10016 alice:1,2") == 0);
+    end();
+}
+
+TEST(chat_store_dead_disk)
+{
+    begin("jim.store=on", NULL);
+    struct conn *alice = enters("alice"), *bob = enters("bob");
+    joins(alice, "g");
+    joins(bob, "g");
+    sends(alice, "bob", "1", "m1");
+    sends(alice, "#g", "1", "g1");
+    commit();
+    quiet();
+    goes(bob);
+    sends(alice, "bob", "2", "m2");
+    commit();
+    quiet();
+
+    disk.sync_fails = true;
+    sends(alice, "bob", "3", "m3");
+    sends(alice, "bob", "3", "m3");
+    commit();
+    hears_code(alice, 12, 10027);
+    hears_code(alice, 12, 10027);
+    silent(alice);
+    CHECK(store_failed(w.j->store));
+    disk.sync_fails = false; /* it is too late for that */
+    for (int i = 0; i < 3; i++) {
+        sends(alice, "bob", "3", "m3"); /* refused at once */
+        hears_code(alice, 12, 10027);
+        sends(alice, "#g", "2", NULL);
+        hears_code(alice, 12, 10027);
+    }
+    sends(alice, "bob", "1", "m1"); /* what is on disk was sent, and stays so */
+    hears_ack(alice, 10001, "m1", 1);
+    CHECK(!record_unsaved(w.c));
+
+    bob = enters("bob"); /* reading, coming and going still work */
+    fetches(bob, "{'userId':'bob','type':1,'fromUserId':'alice'}", "10018 alice:1,2");
+    fetches(bob, "{'userId':'bob','type':0}", "10016 alice:2");
+    fetches(bob, "{'userId':'bob','type':1,'groupId':'g'}", "10018 #g:1");
+    struct conn *carol = enters("carol");
+    says(carol, 7, "{'groupId':'g'}");
+    hears_joined(carol, "g");
+    record_save(w.c, 1000);
+    quiet();
+    end();
+}
+
+/* It fails while one batch is on its way and another one gathers. */
+TEST(chat_store_dead_disk_behind)
+{
+    begin("jim.store=on", NULL);
+    struct conn *alice = enters("alice"), *bob = enters("bob");
+    commit();
+    disk.sync_fails = true;
+    sends(alice, "bob", "1", "m1");
+    store_commit(w.j->store);
+    sends(alice, "bob", "2", "m2");
+    sends(bob, "alice", "3", "m3");
+    commit();
+    hears_code(alice, 12, 10027);
+    hears_code(alice, 12, 10027);
+    hears_code(bob, 12, 10027);
+    silent(alice);
+    silent(bob);
+    CHECK(alice->deferred == 0 && bob->deferred == 0);
+    end();
+}
