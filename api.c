@@ -353,17 +353,25 @@ static void
 route_send(struct call *k)
 {
     int code = CODE_SEND_FAILED;
+    struct buf *head = conn_answer_head(k->c);
 
+    buf_add(head, k->extra.p, k->extra.len); /* the answer may come when this call is forgotten */
     if (k->r.f[F_TO].type < JSON_ARRAY && k->r.f[F_GROUP_ID].type < JSON_ARRAY)
         code = send_api(k->chat, k->c, &k->r);
-    if (code != 0)
+    if (code != 0) {
+        buf_free(head);
         call_code(k, code, CMD_CHAT_RESP);
+    }
 }
 
 void
 api_sent(struct conn *c, int code, const char *json, size_t n)
 {
-    respond(c, status_of(code), JSON_TYPE, (struct str){NULL, 0}, (struct str){json, n});
+    struct buf head = *conn_answer_head(c);
+
+    *conn_answer_head(c) = (struct buf){0};
+    respond(c, status_of(code), JSON_TYPE, (struct str){head.p, head.len}, (struct str){json, n});
+    buf_free(&head);
 }
 
 static void

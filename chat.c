@@ -155,16 +155,18 @@ static void
 login(struct chat *c, struct conn *conn, uint32_t seq, struct str id)
 {
     struct user *u = user_get(&c->roster, id);
+    bool first = false;
 
     if (conn->user != u) {
         unbind(c, conn); /* a connection is one user at a time */
         conn->user = u;
         conn->next_of_user = u->conns;
         u->conns = conn;
-        if (u->nconns++ == 0)
+        first = u->nconns++ == 0;
+        if (first)
             user_online(&c->roster, u, true);
+        conn_logged_in(conn);
     }
-    bool first = u->nconns == 1;
     if (!u->known) {
         u->known = true;
         c->roster.nusers++;

@@ -472,6 +472,7 @@ pend_free(struct conn *c)
     buf_free(&d->raw);
     buf_free(&d->message);
     buf_free(&d->held_body);
+    buf_free(&d->answer_head);
     free(d);
     c->pend = NULL;
 }
@@ -529,8 +530,15 @@ pend_tidy(struct conn *c)
 {
     struct pend *d = c->pend;
 
-    if (d != NULL && d->raw.len == 0 && d->message.len == 0 && d->ws.opcode == 0 && !d->held)
+    if (d != NULL && d->raw.len == 0 && d->message.len == 0 && d->ws.opcode == 0 && !d->held &&
+        d->answer_head.len == 0)
         pend_free(c);
+}
+
+struct buf *
+conn_answer_head(struct conn *c)
+{
+    return &pend_get(c)->answer_head;
 }
 
 /*
@@ -954,6 +962,13 @@ conn_idle(struct conn *c)
         next = c->read_ms + heartbeat;
     if (next > 0)
         loop_timer(j->loop, &c->timer, next, conn_timer);
+}
+
+void
+conn_logged_in(struct conn *c)
+{
+    loop_timer_clear(c->jim->loop, &c->timer); /* the login's deadline is met */
+    conn_idle(c);
 }
 
 static void

@@ -361,6 +361,28 @@ save_timer_fired(struct timer *t)
     record_save(&j->chat, MAX_SAVE);
 }
 
+/* Call fn for every connection: whatever the loop watches that is no listener. */
+static void
+each_conn(struct jim *j, void (*fn)(struct conn *c))
+{
+    for (int fd = 0; fd < loop_top(j->loop); fd++) {
+        struct conn *c = loop_arg(j->loop, fd);
+        for (size_t i = 0; i < j->listeners; i++)
+            if (j->listen[i].fd == fd)
+                c = NULL;
+        if (c != NULL)
+            fn(c);
+    }
+}
+
+/* A heartbeat that has just been configured counts for those who are here already. */
+static void
+reload_conn(struct conn *c)
+{
+    if (c->user != NULL && c->state == CONN_OPEN)
+        conn_logged_in(c);
+}
+
 static void
 reload(struct jim *j)
 {
@@ -377,6 +399,7 @@ reload(struct jim *j)
         conf_free(&fresh);
     }
     log_open(j);
+    each_conn(j, reload_conn);
     log_write(&j->log, LOG_LEVEL_INFO, "reloaded");
 }
 
@@ -393,7 +416,16 @@ close_listeners(struct jim *j)
     loop_timer_clear(j->loop, &j->accept_timer);
 }
 
-/* No more connections, no more input; what is owed is still written. */
+/* What is owed is still answered and written, then the connection is finished. */
+static void
+drain_conn(struct conn *c)
+{
+    if (c->deferred == 0)
+        conn_finish(c, WS_GOING_AWAY);
+    else if (c->state == CONN_OPEN)
+        conn_last_words(c);
+}
+
 static void
 begin_drain(struct jim *j)
 {
@@ -402,16 +434,7 @@ begin_drain(struct jim *j)
     j->drain_until = loop_now(j->loop) + j->opt.drain_ms;
     log_write(&j->log, LOG_LEVEL_INFO, "stopping: %zu connections", j->conns);
     close_listeners(j);
-    for (int fd = 0; fd < loop_top(j->loop); fd++) {
-        struct conn *c = loop_arg(j->loop, fd);
-        if (c == NULL)
-            continue;
-        if (c->deferred == 0) {
-            conn_finish(c, WS_GOING_AWAY);
-        } else if (c->state == CONN_OPEN) {
-            conn_last_words(c); /* the answers that are owed come first */
-        }
-    }
+    each_conn(j, drain_conn);
 }
 
 static bool
@@ -448,13 +471,15 @@ jim_turn(struct jim *j)
 
 /* Drop whoever has not gone by himself. */
 static void
+drop_conn(struct conn *c)
+{
+    conn_close(c, "server stopped");
+}
+
+static void
 drop_all(struct jim *j)
 {
-    for (int fd = 0; fd < loop_top(j->loop); fd++) {
-        struct conn *c = loop_arg(j->loop, fd);
-        if (c != NULL)
-            conn_close(c, "server stopped");
-    }
+    each_conn(j, drop_conn);
     while (j->attend != NULL)
         jim_attend(j);
 }

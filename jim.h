@@ -656,6 +656,7 @@ struct pend {
     struct ws ws;
     struct http_chunked chunked;
     size_t head;           /* HTTP: bytes of a head whose body is awaited; 0: none is */
+    struct buf answer_head; /* HTTP: header lines for the answer that is owed */
     size_t want;           /* HTTP: bytes of raw before decoding makes sense again */
     bool in_chunks;        /* HTTP: the body behind that head is chunked */
     bool held;             /* a command waits for earlier answers: */
@@ -718,6 +719,10 @@ void conn_send_file(struct conn *c, int fd, off_t size);
 /* Answer, flush, then close; on WebSocket with a CLOSE frame holding `code`. */
 void conn_finish(struct conn *c, enum ws_close code);
 void conn_close(struct conn *c, const char *why); /* at the end of the turn, output dropped */
+/* The connection has got its user: from now on silence is judged by heartbeat and PING. */
+void conn_logged_in(struct conn *c);
+/* HTTP: header lines for an answer that comes later; kept until the answer frees them. */
+struct buf *conn_answer_head(struct conn *c);
 /* One of the `deferred` answers has been given; counts down, and lets waiting input go on. */
 void conn_answered(struct conn *c);
 const char *conn_terminal(const struct conn *c); /* "tcp", "ws", "http" */

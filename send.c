@@ -203,8 +203,9 @@ draft_from(struct chat *c, struct draft *d)
     } else if (d->conn->user != NULL) {
         d->from = d->conn->user;
     } else { /* jim.login.required=off: J-IM's anonymous sender */
-        uint64_t name = siphash13(c->id_key, &d->conn->id, sizeof d->conn->id);
-        int n = snprintf(text, sizeof text, "%016llx", (unsigned long long)name);
+        uint64_t of[2] = {d->conn->id, UINT64_MAX}; /* two words: never the input of a message id */
+        int n = snprintf(text, sizeof text, "%016llx",
+                         (unsigned long long)siphash13(c->id_key, of, sizeof of));
         d->from = user_get(&c->roster, (struct str){text, (size_t)n});
     }
     return 0;
