@@ -506,15 +506,21 @@ call_route(struct call *k, const struct route *route)
     status = route->open ? 0 : access_status(k);
     if (status == 401)
         buf_printf(&k->extra, "www-authenticate: Bearer\r\n");
-    if (status != 0)
+    if (status != 0) {
         call_code(k, status == 401 ? CODE_NOT_LOGGED_IN : CODE_FORBIDDEN, 0);
-    else if (!chat_rate_ok(k->chat, k->c))
+        return;
+    }
+    if (!chat_rate_ok(k->chat, k->c)) {
         call_code(k, CODE_RATE, 0);
-    else if (!parse_params(k))
-        call_code(k, route->fn == route_send ? CODE_SEND_FAILED : CODE_INVALID,
-                    route->fn == route_send ? CMD_CHAT_RESP : 0);
-    else
+        return;
+    }
+    chat_rate_take(k->chat, k->c);
+    if (parse_params(k))
         route->fn(k);
+    else if (route->fn == route_send)
+        call_code(k, CODE_SEND_FAILED, CMD_CHAT_RESP);
+    else
+        call_code(k, CODE_INVALID, 0);
 }
 
 /* --- files ------------------------------------------------------------------------------------ */

@@ -374,17 +374,26 @@ static const struct handler {
  * A bucket of `burst` requests that fills at `rate` a second, kept as the one moment at which it
  * will be full again. Time is that of the last bytes read: no clock call for it.
  */
-bool
-chat_rate_ok(const struct chat *c, struct conn *from)
+static int64_t
+bucket_after(const struct chat *c, const struct conn *from)
 {
-    if (c->opt->rate <= 0)
-        return true;
-    int64_t now = from->read_ms * 1000, each = 1000000 / c->opt->rate;
-    int64_t full = from->bucket_us > now ? from->bucket_us : now;
-    if (full + each - now > c->opt->burst * each)
-        return false;
-    from->bucket_us = full + each;
-    return true;
+    int64_t now = from->read_ms * 1000;
+
+    return (from->bucket_us > now ? from->bucket_us : now) + 1000000 / c->opt->rate;
+}
+
+bool
+chat_rate_ok(const struct chat *c, const struct conn *from)
+{
+    return c->opt->rate <= 0 || bucket_after(c, from) - from->read_ms * 1000 <=
+                                    c->opt->burst * (1000000 / c->opt->rate);
+}
+
+void
+chat_rate_take(const struct chat *c, struct conn *from)
+{
+    if (c->opt->rate > 0)
+        from->bucket_us = bucket_after(c, from);
 }
 
 /* The command's number: the frame's, or what the JSON says; -1 when it says none that makes
@@ -422,6 +431,8 @@ chat_command(struct chat *c, struct conn *from, int cmd, uint32_t seq, struct st
                     !allowed ? CODE_RATE : h->fn == NULL ? CODE_UNKNOWN_COMMAND
                                                          : CODE_NOT_LOGGED_IN);
     }
+    if (allowed) /* not before: a command that has to wait comes here twice */
+        chat_rate_take(c, from);
     c->stats->requests++;
     return true;
 }

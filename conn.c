@@ -967,8 +967,13 @@ conn_idle(struct conn *c)
 void
 conn_logged_in(struct conn *c)
 {
+    int64_t first = c->jim->opt.heartbeat;
+
+    if (c->proto == PROTO_WS && (first <= 0 || first > PING_MS))
+        first = PING_MS;
     loop_timer_clear(c->jim->loop, &c->timer); /* the login's deadline is met */
-    conn_idle(c);
+    if (first > 0)
+        conn_deadline(c, first);
 }
 
 static void

@@ -938,8 +938,9 @@ bool chat_command(struct chat *c, struct conn *from, int cmd, uint32_t seq, stru
 void chat_login_query(struct chat *c, struct conn *from, struct str user, struct str token);
 /* Nothing reaches the user on this connection any more. May be said more than once. */
 void chat_closed(struct chat *c, struct conn *conn);
-/* Count a request against the connection's rate; false: too many. */
-bool chat_rate_ok(const struct chat *c, struct conn *from);
+/* May the connection make a request now, or were there too many? And: it has made one. */
+bool chat_rate_ok(const struct chat *c, const struct conn *from);
+void chat_rate_take(const struct chat *c, struct conn *from);
 /* Close a user's connections but `except`; each is told `code` first, unless that is 0. */
 void chat_close_user(struct chat *c, struct user *u, int code, const struct conn *except);
 

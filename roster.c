@@ -404,7 +404,7 @@ member_add(struct roster *r, struct user *u, struct conv *v)
         m->left = false;
         place_add(m);
     }
-    m->cursor = v->seq;
+    m->cursor = v->durable; /* not v->seq: what is on its way may be lost, and numbered anew */
     m->live_lo = m->live_hi = 0;
     return m;
 }

@@ -45,10 +45,18 @@ retry_is(const void *item, const void *key)
     return ((const struct retry *)item)->print == *(const uint64_t *)key;
 }
 
+static bool
+retry_is_old(const struct retry *t, int64_t now_ms)
+{
+    return (int64_t)t->at_s * 1000 + RETRY_MS < now_ms;
+}
+
 static struct retry *
 retry_find(const struct chat *c, uint64_t print)
 {
-    return map_find(&c->retries, (uint32_t)print, retry_is, &print);
+    struct retry *t = map_find(&c->retries, (uint32_t)print, retry_is, &print);
+
+    return t == NULL || retry_is_old(t, c->now_ms()) ? NULL : t;
 }
 
 /* Take the oldest out, to be used again or freed. */
@@ -70,7 +78,7 @@ retry_add(struct chat *c, uint64_t print, struct conv *v, uint64_t seq, int64_t 
 {
     struct retry *t = NULL;
 
-    while (c->retry_old != NULL && (int64_t)c->retry_old->at_s * 1000 + RETRY_MS < now_ms) {
+    while (c->retry_old != NULL && retry_is_old(c->retry_old, now_ms)) {
         free(t);
         t = retry_take(c);
     }
