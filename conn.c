@@ -696,8 +696,8 @@ http_await(struct conn *c, const struct http_req *r, size_t head, size_t want)
 }
 
 /*
- * A chunked body is decoded in place behind its head, in the connection's own buffer: each byte once,
- * however they come. The head is decoded again when the body is whole.
+ * A chunked body is decoded in place behind its head, in the connection's own buffer: each byte
+ * once, however they come. The head is decoded again when the body is whole.
  */
 static size_t
 http_chunks(struct conn *c)
