@@ -316,16 +316,28 @@ static void
 commit(void)
 {
     for (;;) {
-        store_commit(w.j->store);
         send_committed(w.c);
         if (w.c->pending_n == 0)
             break;
+        store_commit(w.j->store);
         pthread_mutex_lock(&w.mutex);
         while (w.ready == 0)
             pthread_cond_wait(&w.cond, &w.mutex);
         w.ready = 0;
         pthread_mutex_unlock(&w.mutex);
     }
+}
+
+static void
+free_connection(struct conn *c)
+{
+    if (c->pend != NULL) /* an answer to HTTP leaves something here */
+        buf_free(&c->pend->answer_head);
+    free(c->pend);
+    if (c->out != NULL)
+        free(c->out->entry);
+    free(c->out);
+    free(c);
 }
 
 static void
@@ -339,12 +351,8 @@ stop(void)
     for (size_t i = 0; i < w.conns; i++)
         loop_timer_clear(w.j->loop, &w.conn[i]->timer);
     jim_free(w.j);
-    for (size_t i = 0; i < w.conns; i++) {
-        if (w.conn[i]->out != NULL)
-            free(w.conn[i]->out->entry);
-        free(w.conn[i]->out);
-        free(w.conn[i]);
-    }
+    for (size_t i = 0; i < w.conns; i++)
+        free_connection(w.conn[i]);
     w.conns = 0;
 }
 
@@ -2392,7 +2400,7 @@ TEST(chat_store_group_since_joining)
     end();
 }
 
-/* What is not yet on disk when one joins was said before: it is neither heard nor missed. */
+/* What is not yet on disk when one joins may be heard or not; what is said later is there. */
 TEST(chat_store_joins_while_pending)
 {
     begin("jim.store=on", NULL);
@@ -3315,4 +3323,346 @@ TEST(chat_store_dead_disk_behind)
     silent(bob);
     CHECK(alice->deferred == 0 && bob->deferred == 0);
     end();
+}
+
+/* --- everything at once ---------------------------------------------------------------------- */
+
+enum { CROWD = 5, CROWD_GROUPS = 2, MAX_SAID = 3000, MAX_OWED = 40 };
+
+enum fate { UNSAID, UNKNOWN, REFUSED, ACCEPTED }; /* of a message, as far as its sender knows */
+
+static struct crowd {
+    uint64_t seed;
+    struct {
+        int from, to; /* user; or CROWD + group */
+        enum fate fate;
+        int64_t seq;            /* 0: nobody has heard it */
+        int heard[CROWD];
+    } said[MAX_SAID];
+    int n;
+    struct {
+        struct conn *c;
+        int owed[MAX_OWED], first, count; /* messages whose answers are owed, oldest first */
+    } at[CROWD][3];
+} crowd;
+
+static uint32_t
+draw(uint32_t below)
+{
+    crowd.seed ^= crowd.seed << 13;
+    crowd.seed ^= crowd.seed >> 7;
+    crowd.seed ^= crowd.seed << 17;
+    return (uint32_t)(crowd.seed >> 32) % below;
+}
+
+/* A chat object that has reached user u. */
+static void
+crowd_hears_chat(int u, const struct json *chat)
+{
+    struct request r;
+    struct json_iter it;
+    struct json key, value;
+    int64_t seq = 0;
+    char id[16] = "";
+
+    CHECK(request_parse(&r, (struct str){chat->p, chat->n}) && r.f[F_ID].n < sizeof id);
+    memcpy(id, r.f[F_ID].p, r.f[F_ID].n);
+    int m = atoi(id);
+    CHECK(m >= 0 && m < crowd.n);
+    json_enter(&it, chat);
+    while (json_next(&it, &key, &value) > 0)
+        if (str_eq((struct str){key.p, key.n}, STR("seq")))
+            json_int(&value, &seq);
+    CHECK(seq > 0);
+    if (crowd.said[m].seq != 0)
+        CHECK_INT(seq, crowd.said[m].seq); /* its number is its number, whoever hears it */
+    crowd.said[m].seq = seq;
+    CHECK(crowd.said[m].to >= CROWD || crowd.said[m].to == u || crowd.said[m].from == u);
+    crowd.said[m].heard[u]++;
+}
+
+/* An answer 20: everything in it has reached user u. Returns how many, or -1 - that for `more`. */
+static int
+crowd_hears_answer(int u, const struct json *data)
+{
+    struct json_iter it, map, list;
+    struct json key, value, chats, chat;
+    int n = 0;
+    bool more = false;
+
+    json_enter(&it, data);
+    while (json_next(&it, &key, &value) > 0) {
+        more |= value.type == JSON_TRUE;
+        if (value.type != JSON_OBJECT)
+            continue;
+        json_enter(&map, &value);
+        while (json_next(&map, &key, &chats) > 0) {
+            json_enter(&list, &chats);
+            for (; json_next(&list, NULL, &chat) > 0; n++)
+                crowd_hears_chat(u, &chat);
+        }
+    }
+    return more ? -1 - n : n;
+}
+
+static void
+crowd_hears_ack(int u, int k, int64_t code)
+{
+    CHECK(crowd.at[u][k].count > 0);
+    int m = crowd.at[u][k].owed[crowd.at[u][k].first];
+
+    crowd.at[u][k].first = (crowd.at[u][k].first + 1) % MAX_OWED;
+    crowd.at[u][k].count--;
+    CHECK(code == 10000 || code == 10001 || code == 10027);
+    if (code != 10027)
+        crowd.said[m].fate = ACCEPTED;
+    else if (crowd.said[m].fate == UNSAID)
+        crowd.said[m].fate = REFUSED;
+}
+
+/* User u reads one message on his k-th connection. Returns what crowd_hears_answer() says. */
+static int
+crowd_reads(int u, int k)
+{
+    struct conn *c = crowd.at[u][k].c;
+    const struct msg *m = c->out->entry[c->out->head].msg;
+    struct json_iter it;
+    struct json key, value;
+    int64_t code = 0;
+    int result = 0;
+
+    CHECK(json_open(&it, m->data, m->len) == 0);
+    while (json_next(&it, &key, &value) > 0) {
+        if (str_eq((struct str){key.p, key.n}, STR("code")))
+            json_int(&value, &code);
+        else if (str_eq((struct str){key.p, key.n}, STR("data")) && m->command == 11)
+            crowd_hears_chat(u, &value);
+        else if (str_eq((struct str){key.p, key.n}, STR("data")) && m->command == 20)
+            result = crowd_hears_answer(u, &value);
+    }
+    if (m->command == 12)
+        crowd_hears_ack(u, k, code);
+    pop(c, true);
+    return result;
+}
+
+static void
+crowd_leaves(int u, int k)
+{
+    struct conn *c = crowd.at[u][k].c;
+
+    if (c == NULL)
+        return;
+    for (; crowd.at[u][k].count > 0; crowd.at[u][k].count--) {
+        int m = crowd.at[u][k].owed[crowd.at[u][k].first];
+        crowd.at[u][k].first = (crowd.at[u][k].first + 1) % MAX_OWED;
+        if (crowd.said[m].fate != ACCEPTED)
+            crowd.said[m].fate = UNKNOWN; /* he will never know */
+    }
+    crowd.at[u][k].c = NULL;
+    breaks(c);
+}
+
+static void
+crowd_comes(int u, int k)
+{
+    char json[40];
+
+    if (crowd.at[u][k].c != NULL || w.conns == MAX_CONNS)
+        return;
+    crowd.at[u][k].c = comes(k % 2 ? PROTO_WS : PROTO_TCP);
+    snprintf(json, sizeof json, "{'userId':'u%d'}", u);
+    says(crowd.at[u][k].c, 5, json);
+}
+
+/* Say message m, for the first time or again. */
+static void
+crowd_says(int u, int k, int m)
+{
+    char json[200];
+    int to = crowd.said[m].to;
+
+    if (crowd.at[u][k].c == NULL || crowd.at[u][k].count == MAX_OWED)
+        return;
+    if (to < CROWD)
+        snprintf(json, sizeof json, "{'chatType':2,'to':'u%d','content':'%d','id':'%d'}", to, m, m);
+    else
+        snprintf(json, sizeof json, "{'chatType':1,'groupId':'g%d','content':'%d','id':'%d'}",
+                 to - CROWD, m, m);
+    crowd.at[u][k].owed[(crowd.at[u][k].first + crowd.at[u][k].count++) % MAX_OWED] = m;
+    says(crowd.at[u][k].c, 11, json);
+}
+
+static void
+crowd_says_something(int u, int k)
+{
+    if (crowd.at[u][k].c == NULL || crowd.n == MAX_SAID)
+        return;
+    crowd.said[crowd.n].from = u;
+    crowd.said[crowd.n].to = (int)draw(CROWD + CROWD_GROUPS);
+    crowd_says(u, k, crowd.n++);
+}
+
+static void
+crowd_repeats(int u, int k)
+{
+    int m = crowd.n > 0 ? (int)draw((uint32_t)crowd.n) : 0;
+
+    if (crowd.n > 0 && crowd.said[m].from == u)
+        crowd_says(u, k, m);
+}
+
+static void
+crowd_restarts(void)
+{
+    for (int u = 0; u < CROWD; u++)
+        for (int k = 0; k < 3; k++)
+            crowd_leaves(u, k);
+    disk.full = false;
+    commit();
+    record_save(w.c, draw(2) ? 1000 : 0);
+    restart();
+}
+
+static void
+crowd_step(void)
+{
+    int u = (int)draw(CROWD), k = (int)draw(3);
+    struct conn *c = crowd.at[u][k].c;
+    char json[40];
+
+    now += draw(50);
+    switch (draw(16)) {
+    case 0:
+        crowd_comes(u, k);
+        break;
+    case 1:
+        if (draw(3) == 0)
+            crowd_leaves(u, k);
+        break;
+    case 2:
+    case 3:
+    case 4:
+        crowd_says_something(u, k);
+        break;
+    case 5:
+        crowd_repeats(u, k);
+        break;
+    case 6:
+        snprintf(json, sizeof json, "{'userId':'u%d','type':0}", u);
+        if (c != NULL && c->deferred == 0)
+            says(c, 19, json);
+        break;
+    case 7:
+        commit();
+        break;
+    case 8:
+        send_committed(w.c);
+        store_commit(w.j->store);
+        break;
+    case 9:
+        if (draw(4) == 0)
+            record_save(w.c, 1 + draw(5));
+        break;
+    case 10:
+        if (draw(6) == 0)
+            disk.full = !disk.full;
+        break;
+    default:
+        for (uint32_t n = draw(12); n > 0 && c != NULL && has_something(c); n--)
+            crowd_reads(u, k);
+    }
+}
+
+/* At last everybody comes, and reads all there is for him. */
+static void
+crowd_ends(void)
+{
+    char json[60];
+
+    disk.full = false;
+    commit();
+    for (int u = 0; u < CROWD; u++)
+        for (int k = 0; k < 3; k++)
+            while (crowd.at[u][k].c != NULL && has_something(crowd.at[u][k].c))
+                crowd_reads(u, k);
+    for (int u = 0; u < CROWD; u++) {
+        crowd_comes(u, 0);
+        while (has_something(crowd.at[u][0].c))
+            crowd_reads(u, 0);
+        snprintf(json, sizeof json, "{'userId':'u%d','type':0}", u);
+        commit();
+        for (int more = -1; more < 0;) {
+            says(crowd.at[u][0].c, 19, json);
+            while (has_something(crowd.at[u][0].c))
+                more = crowd_reads(u, 0);
+        }
+        says(crowd.at[u][0].c, 19, json);
+        const char *left = fetched(crowd.at[u][0].c);
+        CHECK_BYTES(left, strlen(left), "10016");
+        pop(crowd.at[u][0].c, true);
+    }
+}
+
+static bool
+same_conversation(int a, int b)
+{
+    int from_a = crowd.said[a].from, to_a = crowd.said[a].to;
+    int from_b = crowd.said[b].from, to_b = crowd.said[b].to;
+
+    if (to_a >= CROWD || to_b >= CROWD)
+        return to_a == to_b;
+    return (from_a == from_b && to_a == to_b) || (from_a == to_b && to_a == from_b);
+}
+
+/* What was accepted has reached all it was meant for; what was refused, nobody. */
+static void
+crowd_check(void)
+{
+    for (int m = 0; m < crowd.n; m++) {
+        int64_t seq = crowd.said[m].seq;
+        bool before = seq <= 1;
+        for (int u = 0; u < CROWD; u++) {
+            int to = crowd.said[m].to;
+            bool meant = to >= CROWD || to == u;
+            if (meant && crowd.said[m].fate == ACCEPTED && crowd.said[m].heard[u] == 0)
+                test_fail(__FILE__, __LINE__, "%d (to %d, seq %lld) never reached %d", m, to,
+                          (long long)seq, u);
+            if (crowd.said[m].fate == REFUSED && crowd.said[m].heard[u] > 0)
+                test_fail(__FILE__, __LINE__, "%d was refused, but %d heard it", m, u);
+        }
+        for (int other = 0; other < crowd.n && seq > 0; other++) {
+            if (other == m || !same_conversation(m, other))
+                continue;
+            CHECK(crowd.said[other].seq != seq);
+            before |= crowd.said[other].seq == seq - 1;
+        }
+        CHECK(before); /* no gap: a message has one before it, or is the first */
+    }
+}
+
+TEST(chat_store_everything)
+{
+    for (uint64_t life = 1; life <= 8; life++) {
+        memset(&crowd, 0, sizeof crowd);
+        crowd.seed = life * 0x9e3779b97f4a7c15;
+        w.options = 0;
+        begin("jim.store=on", "jim.fetch.max=7", "jim.store.segment=64k",
+              "jim.login.groups=g0,g1", NULL);
+        for (int u = 0; u < CROWD; u++) { /* everybody is in both groups before it begins */
+            crowd_comes(u, 0);
+            forget_output(crowd.at[u][0].c, true);
+        }
+        commit();
+        quiet();
+        for (int step = 0; step < 12000; step++) {
+            if (step % 3000 == 2999)
+                crowd_restarts();
+            crowd_step();
+        }
+        crowd_ends();
+        crowd_check();
+        end();
+        CHECK(system("rm -rf data") == 0);
+    }
 }
