@@ -1628,6 +1628,437 @@ TEST(server_answers_take_half_a_queue_at_most)
     CHECK_INT(next, 10);
 }
 
+/* --- store ------------------------------------------------------------------------------------ */
+
+static void
+keep_offline_messages(int sig)
+{
+    struct server s;
+    struct peer alice, bob, carol;
+
+    server_start(&s, QUIET, NULL);
+    three_for_bob(&s, &alice, &carol);
+    server_restart(&s, sig, QUIET, NULL);
+    peer_login(&bob, &s, PROTO_TCP, "bob");
+    EXPECT(&bob, JOINED("g", "bob")); /* membership survives as well */
+    say(&bob, 19, "{'userId':'bob','type':0}");
+    CHECK(hear(&bob));
+    CHECK(heard(&bob, "\"content\":\"one\"") && heard(&bob, "\"content\":\"two\""));
+    CHECK(heard(&bob, "\"content\":\"three\""));
+}
+
+TEST(server_restart_keeps_offline_messages) { keep_offline_messages(SIGTERM); }
+TEST(server_kill_keeps_offline_messages) { keep_offline_messages(SIGKILL); }
+
+TEST(server_restart_keeps_what_was_fetched)
+{
+    struct server s;
+    struct peer alice, bob, carol;
+
+    server_start(&s, QUIET, NULL);
+    three_for_bob(&s, &alice, &carol);
+    peer_login(&bob, &s, PROTO_TCP, "bob");
+    EXPECT(&bob, JOINED("g", "bob"));
+    say(&bob, 19, "{'userId':'bob','type':0,'fromUserId':'carol'}");
+    CHECK_SAID(&bob, "two");
+    server_restart(&s, SIGTERM, QUIET, NULL);
+    peer_login(&bob, &s, PROTO_TCP, "bob");
+    EXPECT(&bob, JOINED("g", "bob"));
+    say(&bob, 19, "{'userId':'bob','type':0,'fromUserId':'carol'}");
+    EXPECT(&bob, NOTHING);
+    say(&bob, 19, "{'userId':'bob','type':0,'groupId':'g'}");
+    CHECK_SAID(&bob, "three");
+}
+
+TEST(server_kill_keeps_every_acknowledged_message)
+{
+    struct server s;
+    struct peer p;
+    int acked = 0;
+
+    server_start(&s, QUIET, NULL);
+    peer_login(&p, &s, PROTO_TCP, "alice");
+    peer_hold(&p);
+    for (int i = 1; i <= 50; i++)
+        sayf(&p, 11, "{'to':'bob','chatType':2,'content':'m','id':'%d'}", i);
+    peer_release(&p, 100);
+    while (acked < 20) {
+        CHECK(hear(&p));
+        CHECK_INT(number(&p, "seq"), ++acked);
+    }
+    server_restart(&s, SIGKILL, QUIET, NULL);
+    peer_login(&p, &s, PROTO_TCP, "alice");
+    ask_history(&p, "");
+    CHECK(hear(&p));
+    struct str rest = p.text;
+    const char *at;
+    int kept = 0;
+    while (rest.n > 0 && (at = memmem(rest.p, rest.n, "\"seq\":", 6)) != NULL) {
+        CHECK_INT(atoi(at + 6), ++kept); /* none is missing in between */
+        rest = (struct str){at + 6, rest.n - (size_t)(at + 6 - rest.p)};
+    }
+    CHECK(kept >= acked);
+    sayf(&p, 11, "{'to':'bob','chatType':2}");
+    CHECK(hear(&p));
+    CHECK_INT(number(&p, "seq"), kept + 1);
+}
+
+TEST(server_restart_keeps_groups_and_numbers)
+{
+    struct server s;
+    struct peer p;
+
+    server_start(&s, QUIET, NULL);
+    peer_login(&p, &s, PROTO_TCP, "alice");
+    say(&p, 7, "{'groupId':'g','name':'名字'}");
+    CHECK(hear(&p) && hear(&p));
+    say(&p, 11, "{'groupId':'g','chatType':1,'content':'one'}");
+    EXPECT(&p, "{'command':11,<...>");
+    EXPECT(&p, ACK("<id>", 1));
+    server_restart(&s, SIGTERM, QUIET, NULL);
+    peer_login(&p, &s, PROTO_TCP, "alice");
+    EXPECT(&p, JOINED("g", "alice"));
+    say(&p, 11, "{'groupId':'g','chatType':1,'content':'two'}");
+    EXPECT(&p, "{'command':11,<...>");
+    EXPECT(&p, ACK("<id>", 2));
+    say(&p, 19, "{'userId':'alice','type':1,'groupId':'g'}");
+    CHECK_SAID(&p, "one two");
+    say(&p, 17, "{'userId':'alice','type':2}");
+    CHECK(hear(&p));
+    CHECK(heard(&p, "\"groups\":[{\"groupId\":\"g\",\"name\":\"名字\",\"online\":1,"));
+}
+
+TEST(server_segments_are_one_history)
+{
+    struct server s;
+    struct peer p;
+    glob_t files;
+
+    server_start(&s, QUIET, "-o", "jim.store.segment=4096", NULL);
+    peer_login(&p, &s, PROTO_TCP, "alice");
+    for (int i = 1; i <= 60; i++) {
+        sayf(&p, 11, "{'to':'bob','chatType':2,'content':'%0100d'}", i);
+        CHECK(hear(&p));
+        CHECK_INT(number(&p, "seq"), i);
+    }
+    server_restart(&s, SIGTERM, QUIET, "-o", "jim.store.segment=4096", NULL);
+    CHECK_INT(glob("data/*.log", 0, NULL, &files), 0);
+    CHECK(files.gl_pathc >= 3);
+    globfree(&files);
+    peer_login(&p, &s, PROTO_TCP, "alice");
+    for (int i = 1; i <= 60; i++) {
+        sayf(&p, 19, "{'userId':'alice','type':1,'fromUserId':'bob','afterSeq':%d,'count':1}",
+             i - 1);
+        CHECK(hear(&p));
+        CHECK_INT(number(&p, "seq"), i);
+    }
+}
+
+TEST(server_cut_answer_is_not_delivered)
+{
+    struct server s;
+    struct peer alice, bob;
+    char piece[] = "\1\x51\24";
+
+    server_start(&s, QUIET, FAST, NULL);
+    peer_login(&alice, &s, PROTO_TCP, "alice");
+    send_large(&alice, 8, 60000); /* more than both sockets hold */
+    peer_open_slow(&bob, &s, PROTO_TCP);
+    say(&bob, 5, "{'userId':'bob'}");
+    EXPECT(&bob, "{'code':10007,<...>");
+    say(&bob, 19, "{'userId':'bob','type':0}");
+    CHECK(hear_bytes(&bob, 3));
+    CHECK(memcmp(bob.text.p, piece, 3) == 0); /* the answer is on its way */
+    peer_abort(&bob);
+    wait_offline(&alice, "bob");
+    peer_login(&bob, &s, PROTO_TCP, "bob");
+    for (int next = 1; next <= 8;) {
+        say(&bob, 19, "{'userId':'bob','type':0}");
+        CHECK(hear(&bob));
+        CHECK_INT(number(&bob, "seq"), next);
+        for (size_t i = 0; i + 6 < bob.text.n; i++)
+            next += memcmp(bob.text.p + i, "\"seq\":", 6) == 0;
+    }
+    say(&bob, 19, "{'userId':'bob','type':0}");
+    EXPECT(&bob, NOTHING);
+}
+
+TEST(server_live_message_leaves_older_ones_waiting)
+{
+    struct server s;
+    struct peer alice, bob;
+
+    server_start(&s, QUIET, NULL);
+    peer_login(&alice, &s, PROTO_TCP, "alice");
+    say(&alice, 11, "{'to':'bob','chatType':2,'content':'older'}");
+    EXPECT(&alice, ACK_OFFLINE("<id>", 1));
+    peer_login(&bob, &s, PROTO_TCP, "bob");
+    say(&alice, 11, "{'to':'bob','chatType':2,'content':'live'}");
+    EXPECT(&alice, ACK("<id>", 2));
+    EXPECT(&bob, "{'command':11,<...>");
+    peer_close(&bob);
+    wait_offline(&alice, "bob");
+    say(&alice, 11, "{'to':'bob','chatType':2,'content':'newer'}");
+    EXPECT(&alice, ACK_OFFLINE("<id>", 3));
+    server_restart(&s, SIGTERM, QUIET, NULL);
+    peer_login(&bob, &s, PROTO_TCP, "bob");
+    say(&bob, 19, "{'userId':'bob','type':0}");
+    CHECK_SAID(&bob, "older newer");
+    say(&bob, 19, "{'userId':'bob','type':0}");
+    EXPECT(&bob, NOTHING);
+}
+
+/* Read until the connection ends or `last` has come: which messages came? */
+static void
+note_seqs(struct peer *p, bool *came, int last)
+{
+    while (!came[last] && hear(p)) {
+        struct str rest = p->text;
+        const char *at;
+        while (rest.n > 0 && (at = memmem(rest.p, rest.n, "\"seq\":", 6)) != NULL) {
+            int seq = atoi(at + 6);
+            CHECK(seq >= 1 && seq <= last);
+            came[seq] = true;
+            rest = (struct str){at + 6, rest.n - (size_t)(at + 6 - rest.p)};
+        }
+    }
+}
+
+TEST(server_slow_reader_catches_up)
+{
+    struct server s;
+    struct peer alice, bob, carol;
+    bool came[41] = {false};
+
+    server_start(&s, QUIET, FAST, NULL);
+    peer_login(&alice, &s, PROTO_TCP, "alice");
+    peer_open_slow(&bob, &s, PROTO_TCP);
+    say(&bob, 5, "{'userId':'bob'}");
+    EXPECT(&bob, "{'code':10007,<...>");
+    peer_login(&carol, &s, PROTO_WS, "bob"); /* who reads, and misses nothing */
+    for (int i = 1; i <= 40; i++) {
+        send_large(&alice, 1, 60000);
+        CHECK(hear(&carol));
+        CHECK_INT(number(&carol, "seq"), i);
+    }
+    note_seqs(&bob, came, 40); /* 2.4 MB: more than twice what may be queued */
+    for (int i = 1; i <= 40; i++)
+        if (!came[i])
+            test_fail(__FILE__, __LINE__, "message %d did not come", i);
+}
+
+TEST(server_slow_reader_loses_nothing)
+{
+    struct server s;
+    struct peer alice, bob;
+    bool came[41] = {false};
+
+    server_start(&s, QUIET, FAST, NULL);
+    peer_login(&alice, &s, PROTO_TCP, "alice");
+    peer_open_slow(&bob, &s, PROTO_TCP);
+    say(&bob, 5, "{'userId':'bob'}");
+    EXPECT(&bob, "{'code':10007,<...>");
+    send_large(&alice, 40, 60000);
+    peer_close(&bob);
+    wait_offline(&alice, "bob");
+    peer_login(&bob, &s, PROTO_TCP, "bob");
+    do {
+        say(&bob, 19, "{'userId':'bob','type':0}");
+        CHECK(hear(&bob));
+        bool more = heard(&bob, "\"more\":true");
+        for (size_t i = 0; i + 6 < bob.text.n; i++)
+            if (memcmp(bob.text.p + i, "\"seq\":", 6) == 0)
+                came[atoi(bob.text.p + i + 6)] = true;
+        if (!more)
+            break;
+    } while (true);
+    int first = 1;
+    while (!came[first])
+        first++; /* these were in the sockets' buffers: written, as far as the server can know */
+    CHECK(first < 10);
+    for (int i = first; i <= 40; i++)
+        CHECK(came[i]);
+}
+
+TEST(server_slow_reader_without_store_is_closed)
+{
+    struct server s;
+    struct peer alice, bob;
+
+    server_start(&s, QUIET, FAST, "-o", "jim.store=off", NULL);
+    peer_login(&alice, &s, PROTO_TCP, "alice");
+    peer_open_slow(&bob, &s, PROTO_TCP);
+    say(&bob, 5, "{'userId':'bob'}");
+    EXPECT(&bob, "{'code':10007,<...>");
+    send_large(&alice, 40, 60000);
+    hear_end(&bob);
+    EXPECT_QUIET(&alice);
+}
+
+TEST(server_without_store)
+{
+    struct server s;
+    struct peer alice, bob;
+
+    server_start(&s, QUIET, "-o", "jim.store=off", NULL);
+    peer_login(&alice, &s, PROTO_TCP, "alice");
+    say(&alice, 19, "{'userId':'alice','type':0}");
+    EXPECT(&alice, MESSAGES_FAILED);
+    say(&alice, 19, "{'userId':'alice','type':1,'fromUserId':'bob'}");
+    EXPECT(&alice, MESSAGES_FAILED);
+    say(&alice, 11, "{'to':'bob','chatType':2,'content':'lost'}");
+    CHECK(hear(&alice));
+    CHECK_INT(number(&alice, "code"), 10001);
+    peer_login(&bob, &s, PROTO_TCP, "bob");
+    say(&alice, 11, "{'to':'bob','chatType':2,'content':'hi','id':'x'}");
+    CHECK(hear(&alice));
+    CHECK_INT(number(&alice, "code"), 10000);
+    EXPECT(&bob, "{'command':11,<...>");
+    say(&alice, 11, "{'to':'bob','chatType':2,'content':'hi','id':'x'}");
+    CHECK(hear(&alice));
+    EXPECT_QUIET(&bob);
+    CHECK(access("data", F_OK) != 0);
+}
+
+TEST(server_locked_directory)
+{
+    struct server s;
+    struct output o;
+
+    server_start(&s, NULL);
+    run_jim(&o, "-p", "0", "-d", "data", NULL);
+    CHECK_INT(o.code, 2);
+    CHECK_INT(o.out.len, 0);
+    CHECK(has(o.err, "data"));
+}
+
+/* The only file of the log. */
+static const char *
+log_path(void)
+{
+    static char path[256];
+    glob_t files;
+
+    CHECK_INT(glob("data/*.log", 0, NULL, &files), 0);
+    CHECK_INT(files.gl_pathc, 1);
+    snprintf(path, sizeof path, "%s", files.gl_pathv[0]);
+    globfree(&files);
+    return path;
+}
+
+/* A store with three messages of alice's, cleanly closed. */
+static void
+make_store(void)
+{
+    struct server s;
+    struct peer p;
+
+    server_start(&s, QUIET, NULL);
+    peer_login(&p, &s, PROTO_TCP, "alice");
+    for (int i = 1; i <= 3; i++) {
+        sayf(&p, 11, "{'to':'bob','chatType':2,'content':'needle %d','id':'n%d'}", i, i);
+        EXPECT(&p, "{'code':10001,<...>");
+    }
+    CHECK_INT(server_end(&s, SIGTERM), 0);
+}
+
+TEST(server_check_and_export)
+{
+    struct output o;
+
+    make_store();
+    struct buf log = read_whole(log_path());
+    CHECK(has(log, "needle 2")); /* readable with grep */
+    run_jim(&o, "check", "data", NULL);
+    CHECK_INT(o.code, 0);
+    CHECK(has(o.out, "messages 3"));
+    run_jim(&o, "export", "data", NULL);
+    CHECK_INT(o.code, 0);
+    struct str rest = {o.out.p, o.out.len}, line;
+    char want[256];
+    for (int i = 1; i <= 3; i++) {
+        CHECK(str_split(&rest, '\n', &line));
+        snprintf(want, sizeof want, "\"content\":\"needle %d\"", i);
+        CHECK(line.n > 0 && memmem(line.p, line.n, want, strlen(want)) != NULL);
+        snprintf(want, sizeof want, "\"seq\":%d,", i);
+        CHECK(memmem(line.p, line.n, want, strlen(want)) != NULL);
+        CHECK(memmem(line.p, line.n, "\"time\":", 7) != NULL);
+        CHECK(line.p[0] == '{' && line.p[line.n - 1] == '}');
+    }
+    CHECK(str_split(&rest, '\n', &line));
+    CHECK_INT(line.n, 0);
+    buf_free(&log);
+}
+
+TEST(server_torn_tail_is_cut)
+{
+    struct server s;
+    struct peer p;
+    struct output o;
+
+    make_store();
+    FILE *f = fopen(log_path(), "a");
+    CHECK(f != NULL);
+    fputs("01234567 99 1700000000000 M p:alice:bob {\"cont", f);
+    fclose(f);
+    run_jim(&o, "check", "data", NULL);
+    CHECK_INT(o.code, 1);
+    run_jim(&o, "check", "data", NULL); /* it only looks */
+    CHECK_INT(o.code, 1);
+    server_start(&s, QUIET, NULL);
+    peer_login(&p, &s, PROTO_TCP, "alice");
+    ask_history(&p, "");
+    CHECK_SAID(&p, "needle 1 needle 2 needle 3");
+    say(&p, 11, "{'to':'bob','chatType':2,'content':'four'}");
+    EXPECT(&p, ACK_OFFLINE("<id>", 4));
+    CHECK_INT(server_end(&s, SIGTERM), 0);
+    run_jim(&o, "check", "data", NULL);
+    CHECK_INT(o.code, 0);
+}
+
+TEST(server_damage_is_refused)
+{
+    struct output o;
+    char *needle;
+    int fd;
+
+    make_store();
+    struct buf log = read_whole(log_path());
+    needle = memmem(log.p, log.len, "needle 1", 8);
+    CHECK(needle != NULL);
+    fd = open(log_path(), O_WRONLY);
+    CHECK(fd >= 0 && pwrite(fd, "N", 1, needle - log.p) == 1);
+    close(fd);
+    run_jim(&o, "check", "data", NULL);
+    CHECK_INT(o.code, 2);
+    CHECK(has(o.out, ".log"));
+    run_jim(&o, "-p", "0", "-d", "data", NULL);
+    CHECK_INT(o.code, 2);
+    CHECK(has(o.err, log_path()));
+    /* and the offset of the line that is wrong */
+    char *line = needle;
+    while (line > log.p && line[-1] != '\n')
+        line--;
+    char offset[32];
+    snprintf(offset, sizeof offset, "%td", line - log.p);
+    CHECK(has(o.err, offset));
+    buf_free(&log);
+}
+
+TEST(server_check_of_no_store)
+{
+    struct output o;
+
+    run_jim(&o, "check", "nowhere", NULL);
+    CHECK(o.code != 0);
+    run_jim(&o, "export", "nowhere", NULL);
+    CHECK(o.code != 0);
+    run_jim(&o, "check", NULL);
+    CHECK_INT(o.code, 1);
+}
+
+/* --- life ------------------------------------------------------------------------------------- */
+
 TEST(server_members_may_vanish_together)
 {
     struct server s;
@@ -1653,4 +2084,417 @@ TEST(server_members_may_vanish_together)
     }
     peer_open(&p[0], &s, PROTO_TCP);
     EXPECT_QUIET(&p[0]);
+}
+
+/* Log in n peers at once: all say it, then all hear it. `u0`, `u1`, ... */
+static void
+login_many(struct peer *p, int n, const struct server *s)
+{
+    char name[64];
+
+    for (int at = 0; at < n; at += 200) {
+        int end = at + 200 < n ? at + 200 : n;
+        for (int i = at; i < end; i++) {
+            peer_connect(&p[i], s);
+            snprintf(name, sizeof name, "{'userId':'u%d'}", i);
+            say(&p[i], 5, name);
+        }
+        for (int i = at; i < end; i++) {
+            EXPECT(&p[i], "{'code':10007,<...>");
+            do
+                CHECK(hear(&p[i]));
+            while (!heard(&p[i], "\"group\":\"100\"")); /* his own notice: what follows is not */
+        }
+    }
+}
+
+/* Forget what has come so far: notices. */
+static void
+drop_notices(struct peer *p)
+{
+    say(p, 13, "");
+    do
+        CHECK(hear(p));
+    while (p->cmd != 13);
+}
+
+#define MANY 10000
+
+TEST(server_ten_thousand_idle_peers)
+{
+    struct rlimit files;
+    struct server s;
+    struct peer *p;
+
+    CHECK(getrlimit(RLIMIT_NOFILE, &files) == 0);
+    if (SANITIZED || files.rlim_cur < MANY + 100 || access("/proc/self/statm", R_OK) != 0) {
+        test_note("10,000 peers: skipped (needs 10,100 descriptors, /proc and no sanitizer)");
+        return;
+    }
+    server_start(&s, NULL);
+    p = calloc(MANY, sizeof *p);
+    CHECK(p != NULL);
+    long before = server_rss(&s);
+    int64_t start = time_mono_ms();
+    login_many(p, MANY, &s);
+    long after = server_rss(&s);
+    test_note("10,000 logged-in idle peers: %ld bytes each, logged in within %lld ms",
+              (after - before) / MANY, (long long)(time_mono_ms() - start));
+    CHECK((after - before) / MANY < 1000);
+    CHECK_INT(server_stat(&s, "online"), MANY);
+    drop_notices(&p[0]);
+    drop_notices(&p[MANY - 1]);
+    say(&p[0], 11, "{'to':'u9999','chatType':2,'content':'far away'}");
+    EXPECT(&p[0], ACK("<id>", 1));
+    EXPECT(&p[MANY - 1], "{'command':11,<...>");
+    CHECK_INT(server_end(&s, SIGTERM), 0);
+    free(p);
+}
+
+TEST(server_group_of_a_thousand)
+{
+    struct server s;
+    struct peer *p = calloc(1000, sizeof *p);
+    char name[8];
+
+    CHECK(p != NULL);
+    server_start(&s, "-o", "jim.group.notify.max=0", NULL);
+    for (int i = 0; i < 1000; i++) {
+        snprintf(name, sizeof name, "u%d", i);
+        peer_open(&p[i], &s, i % 2 ? PROTO_WS : PROTO_TCP);
+        sayf(&p[i], 5, "{'userId':'%s'}", name);
+    }
+    for (int i = 0; i < 1000; i++) {
+        EXPECT(&p[i], "{'code':10007,<...>");
+        EXPECT(&p[i], "{'code':10011,'command':9,<...>");
+    }
+    long long encoded = server_stat(&s, "encoded");
+    long long answers = server_stat(&s, "encoded") - encoded; /* of being asked for it */
+    encoded += answers;
+    say(&p[0], 11, "{'groupId':'100','chatType':1,'content':'hello','id':'h'}");
+    for (int i = 0; i < 1000; i++)
+        EXPECT(&p[i], "{'command':11,'data':{'chatType':1,<...>");
+    EXPECT(&p[0], ACK("h", 1));
+    encoded = server_stat(&s, "encoded") - encoded - answers;
+    test_note("a message to 1,000 members: %lld frames encoded, ack included", encoded);
+    CHECK(encoded <= 3);
+    for (int i = 0; i < 1000; i++)
+        EXPECT_QUIET(&p[i]);
+    free(p);
+}
+
+/* The end comes neither at once nor too late. */
+static void
+ends_after(struct peer *p, int64_t start, int64_t at_least)
+{
+    EXPECT_END(p);
+    CHECK(time_mono_ms() - start >= at_least);
+}
+
+TEST(server_timeout_detect)
+{
+    struct server s;
+    struct peer p;
+    int64_t start = time_mono_ms();
+
+    server_start(&s, "-o", "jim.timeout.detect=200ms", NULL);
+    peer_connect(&p, &s);
+    ends_after(&p, start, 150);
+}
+
+TEST(server_timeout_login)
+{
+    struct server s;
+    struct peer in, out;
+    int64_t start = time_mono_ms();
+
+    server_start(&s, QUIET, "-o", "jim.timeout.login=300ms", NULL);
+    peer_login(&in, &s, PROTO_TCP, "alice");
+    peer_open(&out, &s, PROTO_TCP);
+    EXPECT_QUIET(&out);
+    EXPECT_QUIET(&out); /* saying something else does not help */
+    ends_after(&out, start, 250);
+    EXPECT_QUIET(&in);
+}
+
+TEST(server_timeout_heartbeat)
+{
+    struct server s;
+    struct peer quiet, busy;
+    int64_t start = time_mono_ms();
+
+    server_start(&s, QUIET, "-o", "jim.heartbeat.timeout=400", NULL);
+    peer_login(&quiet, &s, PROTO_TCP, "alice");
+    peer_login(&busy, &s, PROTO_TCP, "bob");
+    do { /* what the server sends to alice does not count */
+        say(&busy, 11, "{'to':'alice','chatType':2,'content':'still there?'}");
+        CHECK(hear(&busy));
+    } while (number(&busy, "code") == 10000 && !peer_ready(&busy, 50));
+    CHECK(time_mono_ms() - start >= 350);
+    CHECK(time_mono_ms() - start < 5000);
+    hear_end(&quiet);
+    EXPECT_QUIET(&busy);
+}
+
+TEST(server_out_of_descriptors)
+{
+    const char *const args[] = {QUIET, NULL};
+    struct server s;
+    struct peer first, p[100];
+
+    server_start_with(&s, 64, false, args);
+    peer_login(&first, &s, PROTO_TCP, "alice");
+    for (int i = 0; i < 100; i++) {
+        peer_connect(&p[i], &s); /* the system takes them, whatever the server does */
+        say(&p[i], 13, "");
+    }
+    EXPECT(&p[0], HEARTBEAT);
+    EXPECT_QUIET(&first);
+    for (int i = 0; i < 70; i++)
+        peer_close(&p[i]);
+    for (int i = 70; i < 100; i++)
+        EXPECT(&p[i], HEARTBEAT); /* their turn has come */
+    EXPECT_QUIET(&first);
+    CHECK_INT(server_end(&s, SIGTERM), 0);
+}
+
+TEST(server_stop_flushes_what_it_owes)
+{
+    struct server s;
+    struct peer alice, bob;
+
+    server_start(&s, QUIET, FAST, NULL);
+    peer_login(&alice, &s, PROTO_TCP, "alice");
+    send_large(&alice, 8, 60000);
+    peer_open_slow(&bob, &s, PROTO_TCP);
+    say(&bob, 5, "{'userId':'bob'}");
+    EXPECT(&bob, "{'code':10007,<...>");
+    say(&bob, 19, "{'userId':'bob','type':0}");
+    CHECK(peer_ready(&bob, WAIT_MS));
+    CHECK(kill(s.pid, SIGTERM) == 0);
+    EXPECT(&bob, "{'code':10016,<...>"); /* the whole of it */
+    CHECK(bob.text.n > 400000);
+    hear_end(&bob);
+    hear_end(&alice);
+    CHECK_INT(server_end(&s, 0), 0);
+}
+
+TEST(server_stop_says_so_to_websockets)
+{
+    struct server s;
+    struct peer p;
+
+    server_start(&s, QUIET, NULL);
+    peer_login(&p, &s, PROTO_WS, "alice");
+    CHECK(kill(s.pid, SIGTERM) == 0);
+    EXPECT_CLOSE(&p, 1001);
+    CHECK_INT(server_end(&s, 0), 0);
+}
+
+TEST(server_stops_on_interrupt)
+{
+    struct server s;
+    struct peer p;
+
+    server_start(&s, QUIET, NULL);
+    peer_login(&p, &s, PROTO_TCP, "alice");
+    CHECK_INT(server_end(&s, SIGINT), 0);
+    EXPECT_END(&p);
+}
+
+TEST(server_port_in_use)
+{
+    struct server s;
+    struct output o;
+    char port[16];
+
+    server_start(&s, NULL);
+    snprintf(port, sizeof port, "%d", s.port[0]);
+    run_jim(&o, "-p", port, "-d", "other", NULL);
+    CHECK_INT(o.code, 2);
+    CHECK_INT(o.out.len, 0);
+    CHECK(has(o.err, port));
+}
+
+TEST(server_readiness_line)
+{
+    static const char *const args[] = {"-o", "jim.port=0,0/ws", "-p", "0/http", NULL};
+    struct server s;
+    char want[128];
+
+    server_start_with(&s, 0, true, (const char *const[]){"-p", "0", NULL});
+    snprintf(want, sizeof want, "jim: listening on 127.0.0.1:%d", s.port[0]);
+    CHECK_STR(str_of(s.ready), want);
+    CHECK_INT(server_end(&s, SIGTERM), 0);
+    server_start_with(&s, 0, true, args);
+    snprintf(want, sizeof want, "jim: listening on 127.0.0.1:%d 127.0.0.1:%d 127.0.0.1:%d",
+             s.port[0], s.port[1], s.port[2]);
+    CHECK_STR(str_of(s.ready), want);
+    CHECK(s.port[2] > 0);
+}
+
+TEST(server_ports_pinned_to_a_protocol)
+{
+    static const char *const args[] = {QUIET, "-p", "0", "-p", "0/ws", "-p", "0/tcp", NULL};
+    struct server s;
+    struct peer p;
+    struct reply r;
+
+    server_start_with(&s, 0, true, args);
+    peer_connect_port(&p, s.port[1], false);
+    say(&p, 13, ""); /* TCP-IM where only WebSocket is spoken */
+    EXPECT_END(&p);
+    peer_connect_port(&p, s.port[1], false);
+    peer_upgrade(&p, "/");
+    EXPECT_QUIET(&p);
+    peer_connect_port(&p, s.port[1], false);
+    put_str(&p, "GET / HTTP/1.1\r\nHost: localhost\r\n\r\n");
+    hear_reply(&p, &r, false);
+    CHECK(r.status == 404 || r.status == 426);
+    peer_connect_port(&p, s.port[2], false);
+    EXPECT_QUIET(&p);
+    put_str(&p, "");
+    peer_connect_port(&p, s.port[2], false);
+    put_str(&p, "GET / HTTP/1.1\r\nHost: localhost\r\n\r\n");
+    hear_end(&p);
+    CHECK_INT(ask_for(&s, "GET", "/", "", NULL).status, 200);
+}
+
+TEST(server_protocols_can_be_left_out)
+{
+    struct server s;
+    struct peer p;
+
+    server_start(&s, QUIET, "-o", "jim.protocols=ws,http", NULL);
+    peer_open(&p, &s, PROTO_TCP);
+    say(&p, 13, "");
+    EXPECT_END(&p);
+    peer_open(&p, &s, PROTO_WS);
+    EXPECT_QUIET(&p);
+}
+
+TEST(server_bad_options)
+{
+    static const char *const bad[][3] = {
+        {"-o", "jim.nothing=1", "jim.nothing"}, {"-o", "jim.port=x", "jim.port"},
+        {"-o", "jim.port=70000", "jim.port"},   {"-o", "jim.auth=none", "jim.auth"},
+        {"-o", "jim.queue.max=1", "jim.queue.max"}, {"-o", "jim.store=perhaps", "jim.store"},
+        {"-o", "nonsense", "key=value"},        {"-c", "missing.properties", "missing.properties"},
+        {"-p", "", "jim.port"},                 {"-b", "not.an.address.", "not.an.address."},
+        {"extra", NULL, ""},                    {"-z", NULL, ""}};
+    struct output o;
+
+    for (size_t i = 0; i < sizeof bad / sizeof bad[0]; i++) {
+        printf("%s %s\n", bad[i][0], bad[i][1] ? bad[i][1] : "");
+        run_jim(&o, "-d", "data", bad[i][0], bad[i][1], NULL);
+        CHECK(o.code == 1 || (o.code == 2 && strcmp(bad[i][0], "-b") == 0));
+        CHECK_INT(o.out.len, 0);
+        CHECK(has(o.err, bad[i][2]));
+    }
+}
+
+TEST(server_bad_properties_name_file_and_line)
+{
+    struct output o;
+
+    write_file("a.properties", "# a comment\njim.port = 0\n\njim.nothing = 1\n");
+    run_jim(&o, "-c", "a.properties", "-d", "data", NULL);
+    CHECK_INT(o.code, 1);
+    CHECK(has(o.err, "a.properties:4"));
+    CHECK(has(o.err, "jim.nothing"));
+    write_file("b.properties", "jim.port = 0\njim.heartbeat.timeout = soon\n");
+    run_jim(&o, "-c", "b.properties", "-d", "data", NULL);
+    CHECK_INT(o.code, 1);
+    CHECK(has(o.err, "b.properties:2"));
+}
+
+TEST(server_reads_j_im_properties)
+{
+    struct server s;
+    struct peer p;
+
+    write_file("jim.properties", "#bind\r\njim.bind.ip=127.0.0.1\r\njim.port=0\r\n"
+               "jim.heartbeat.timeout=0\r\njim.store=off\r\njim.cluster=off\r\njim.ssl=off\r\n"
+               "jim.key.store.path=classpath:ssl/keystore.jks\r\njim.key.store.pwd=214323428310224\r\n"
+               "jim.http.scan.packages=org.jim.server.demo\r\njim.http.max.live.time=0\r\n"
+               "jim.redis.retrynum=100\r\njim.redis.maxactive=-1\r\njim.redis.maxidle=20\r\n"
+               "jim.redis.maxwait=5000\r\njim.redis.timeout=2000\r\njim.redis.host=127.0.0.1\r\n"
+               "jim.redis.port=6379\r\njim.redis.auth=\r\njim.login.groups=7:\\u670b\\u53cb\r\n");
+    server_start(&s, "-c", "jim.properties", "-o", "jim.store=on", NULL);
+    peer_login(&p, &s, PROTO_TCP, "alice");
+    EXPECT(&p, JOINED("7", "alice"));
+    say(&p, 17, "{'userId':'alice'}");
+    CHECK(hear(&p));
+    CHECK(heard(&p, "\"name\":\"朋友\""));
+    say(&p, 19, "{'userId':'alice','type':0}"); /* the command line wins: the store is on */
+    EXPECT(&p, "{'code':10016,<...>");
+}
+
+TEST(server_version_and_help)
+{
+    struct output o;
+
+    run_jim(&o, "-V", NULL);
+    CHECK_INT(o.code, 0);
+    CHECK(has(o.out, "jim " JIM_VERSION));
+    run_jim(&o, "-h", NULL);
+    CHECK_INT(o.code, 0);
+    CHECK(has(o.out, "usage: jim"));
+    CHECK(has(o.out, "jim.queue.max"));
+}
+
+TEST(server_public_address_needs_a_word)
+{
+    struct server s;
+    struct output o;
+    struct peer p;
+
+    run_jim(&o, "-p", "0", "-d", "data", "-b", "0.0.0.0", NULL);
+    CHECK_INT(o.code, 1);
+    CHECK(has(o.err, "jim.auth"));
+    server_start(&s, "-b", "0.0.0.0", "-o", "jim.auth=open", NULL);
+    CHECK(strncmp(s.ready, "jim: listening on 0.0.0.0:", 26) == 0);
+    peer_open(&p, &s, PROTO_TCP);
+    EXPECT_QUIET(&p);
+}
+
+TEST(server_reload)
+{
+    struct server s;
+    struct peer p;
+    int64_t deadline = time_mono_ms() + WAIT_MS;
+
+    write_file("c.properties", "jim.message.max=10\njim.login.groups=\n");
+    server_start(&s, FAST, "-c", "c.properties", NULL);
+    peer_login(&p, &s, PROTO_TCP, "alice");
+    say(&p, 11, "{'to':'bob','chatType':2,'content':'0123456789a'}");
+    CHECK(hear(&p));
+    CHECK_INT(number(&p, "code"), 10025);
+    write_file("c.properties", "jim.message.max=20\njim.login.groups=\n");
+    CHECK(kill(s.pid, SIGHUP) == 0);
+    do {
+        CHECK(time_mono_ms() < deadline);
+        say(&p, 11, "{'to':'bob','chatType':2,'content':'0123456789a'}");
+        CHECK(hear(&p));
+    } while (number(&p, "code") == 10025);
+    EXPECT_QUIET(&p);
+    CHECK_INT(server_end(&s, SIGTERM), 0);
+}
+
+TEST(server_bad_reload_changes_nothing)
+{
+    struct server s;
+    struct peer p;
+
+    write_file("c.properties", "jim.message.max=10\n");
+    server_start(&s, QUIET, "-c", "c.properties", NULL);
+    peer_login(&p, &s, PROTO_TCP, "alice");
+    write_file("c.properties", "jim.message.max=20\nnonsense.jim\njim.nothing=1\n");
+    CHECK(kill(s.pid, SIGHUP) == 0);
+    for (int i = 0; i < 20; i++)
+        EXPECT_QUIET(&p);
+    say(&p, 11, "{'to':'bob','chatType':2,'content':'0123456789a'}");
+    CHECK(hear(&p));
+    CHECK_INT(number(&p, "code"), 10025);
+    CHECK_INT(server_end(&s, SIGTERM), 0);
 }
