@@ -3,7 +3,7 @@
 # `deeper checks` want more than that, and say so.
 
 CC = cc
-CFLAGS = -O2 -g -fstack-protector-strong -D_FORTIFY_SOURCE=2 -fPIE
+CFLAGS = -O2 -g1 -fstack-protector-strong -D_FORTIFY_SOURCE=2 -fPIE
 LDFLAGS = -pie
 PREFIX = /usr/local
 DESTDIR =
