@@ -2297,6 +2297,8 @@ TEST(chat_store_own_messages_are_not_offline)
     sends(bob, "alice", "3", NULL);
     commit();
     quiet();
+    const struct member *m = member_with(&w.c->roster, bob->user, STR("alice"));
+    CHECK(m->cursor == 0 && m->live_lo == 2 && m->live_hi == 3); /* need not be looked at again */
     fetches(bob, "{'userId':'bob','type':0}", "10016 alice:1");
     fetches(bob, "{'userId':'bob','type':0}", "10016");
     goes(bob);
@@ -3082,6 +3084,24 @@ TEST(chat_store_disk_full)
     end();
 }
 
+/* Sent again, a message that is on disk gets its first answer, also when later ones are lost. */
+TEST(chat_store_retry_of_what_is_safe)
+{
+    begin("jim.store=on", NULL);
+    struct conn *alice = enters("alice"), *bob = enters("bob");
+    sends(alice, "bob", "1", "m1");
+    commit();
+    quiet();
+    disk.full = true;
+    sends(alice, "bob", "2", "m2");
+    sends(alice, "bob", "1", "m1");
+    commit();
+    hears_code(alice, 12, 10027);
+    hears_ack(alice, 10000, "m1", 1);
+    silent(bob);
+    end();
+}
+
 /* A batch is on its way and another one gathers behind it: both are lost, in order. */
 TEST(chat_store_disk_full_behind)
 {
@@ -3524,6 +3544,23 @@ crowd_restarts(void)
     restart();
 }
 
+/* The machine stops: what is on disk is copied away as it is, what is in memory is gone. */
+static void
+crowd_crashes(void)
+{
+    disk.full = false;
+    commit();
+    for (int i = 0; i < 20; i++)
+        crowd_says_something((int)draw(CROWD), (int)draw(3)); /* these stay in memory */
+    for (int u = 0; u < CROWD; u++)
+        for (int k = 0; k < 3; k++)
+            crowd_leaves(u, k);
+    CHECK(system("cp -r data crashed") == 0);
+    stop();
+    CHECK(system("rm -rf data && mv crashed data") == 0);
+    start();
+}
+
 static void
 crowd_step(void)
 {
@@ -3656,8 +3693,10 @@ TEST(chat_store_everything)
         commit();
         quiet();
         for (int step = 0; step < 12000; step++) {
-            if (step % 3000 == 2999)
+            if (step % 4000 == 1999)
                 crowd_restarts();
+            if (step % 4000 == 3999)
+                crowd_crashes();
             crowd_step();
         }
         crowd_ends();
