@@ -2634,51 +2634,53 @@ TEST(chat_store_history)
     end();
 }
 
+/* Twenty messages, at most eight an answer: bounds, and the numbers they give. */
+static const struct {
+    const char *bounds, *want;
+} pages[] = {
+    {"'count':3", "1,2,3"},
+    {"'offset':0,'count':3", "1,2,3"},
+    {"'offset':3,'count':3", "4,5,6"},
+    {"'offset':18,'count':3", "19,20"},
+    {"'offset':20,'count':3", ""},
+    {"'offset':1000000,'count':3", ""},
+    {"'offset':9223372036854775807,'count':9223372036854775807", ""},
+    {"'offset':'2','count':'2'", "3,4"},
+    {"'offset':15", "16,17,18,19,20"},
+    {"'offset':15,'count':-1", "16,17,18,19,20"},
+    {"'offset':-1,'count':5", ""},
+    {"'count':0", ""},
+    {"'count':5.9", "1,2,3,4,5"},
+    {"'count':8", "1,2,3,4,5,6,7,8"},
+    {"'count':9", "1,2,3,4,5,6,7,8 more"},
+    {"'x':1", "1,2,3,4,5,6,7,8 more"},
+    {"'offset':12", "13,14,15,16,17,18,19,20"},
+    {"'offset':11", "12,13,14,15,16,17,18,19 more"},
+    {"'afterSeq':17", "18,19,20"},
+    {"'afterSeq':0,'count':2", "1,2"},
+    {"'afterSeq':20", ""},
+    {"'afterSeq':9223372036854775807", ""},
+    {"'afterSeq':-5,'count':1", "1"},
+    {"'beforeSeq':4", "1,2,3"},
+    {"'beforeSeq':1", ""},
+    {"'beforeSeq':0", ""},
+    {"'beforeSeq':-9", ""},
+    {"'beforeSeq':21,'count':3", "18,19,20"},
+    {"'beforeSeq':9223372036854775807,'count':3", "18,19,20"},
+    {"'beforeSeq':18,'count':3", "15,16,17"},
+    {"'beforeSeq':3,'count':3", "1,2"},
+    {"'beforeSeq':18,'count':3,'offset':2", "13,14,15"},
+    {"'beforeSeq':18,'offset':17", ""},
+    {"'beforeSeq':20", "12,13,14,15,16,17,18,19 more"},
+    {"'beforeSeq':9", "1,2,3,4,5,6,7,8"},
+    {"'beforeSeq':10,'afterSeq':6", "7,8,9"},
+    {"'beforeSeq':6,'afterSeq':6", ""},
+    {"'beforeSeq':7,'afterSeq':6", ""},
+    {"'beforeSeq':null,'count':1", "1"},
+};
+
 TEST(chat_store_history_pages)
 {
-    static const struct {
-        const char *bounds, *want;
-    } cases[] = {
-        {"'count':3", "1,2,3"},
-        {"'offset':0,'count':3", "1,2,3"},
-        {"'offset':3,'count':3", "4,5,6"},
-        {"'offset':18,'count':3", "19,20"},
-        {"'offset':20,'count':3", ""},
-        {"'offset':1000000,'count':3", ""},
-        {"'offset':9223372036854775807,'count':9223372036854775807", ""},
-        {"'offset':'2','count':'2'", "3,4"},
-        {"'offset':15", "16,17,18,19,20"},
-        {"'offset':15,'count':-1", "16,17,18,19,20"},
-        {"'offset':-1,'count':5", ""},
-        {"'count':0", ""},
-        {"'count':5.9", "1,2,3,4,5"},
-        {"'count':8", "1,2,3,4,5,6,7,8"},
-        {"'count':9", "1,2,3,4,5,6,7,8 more"},
-        {"'x':1", "1,2,3,4,5,6,7,8 more"},
-        {"'offset':12", "13,14,15,16,17,18,19,20"},
-        {"'offset':11", "12,13,14,15,16,17,18,19 more"},
-        {"'afterSeq':17", "18,19,20"},
-        {"'afterSeq':0,'count':2", "1,2"},
-        {"'afterSeq':20", ""},
-        {"'afterSeq':9223372036854775807", ""},
-        {"'afterSeq':-5,'count':1", "1"},
-        {"'beforeSeq':4", "1,2,3"},
-        {"'beforeSeq':1", ""},
-        {"'beforeSeq':0", ""},
-        {"'beforeSeq':-9", ""},
-        {"'beforeSeq':21,'count':3", "18,19,20"},
-        {"'beforeSeq':9223372036854775807,'count':3", "18,19,20"},
-        {"'beforeSeq':18,'count':3", "15,16,17"},
-        {"'beforeSeq':3,'count':3", "1,2"},
-        {"'beforeSeq':18,'count':3,'offset':2", "13,14,15"},
-        {"'beforeSeq':18,'offset':17", ""},
-        {"'beforeSeq':20", "12,13,14,15,16,17,18,19 more"},
-        {"'beforeSeq':9", "1,2,3,4,5,6,7,8"},
-        {"'beforeSeq':10,'afterSeq':6", "7,8,9"},
-        {"'beforeSeq':6,'afterSeq':6", ""},
-        {"'beforeSeq':7,'afterSeq':6", ""},
-        {"'beforeSeq':null,'count':1", "1"},
-    };
     char json[200], want[100];
 
     begin("jim.store=on", "jim.fetch.max=8", NULL);
@@ -2692,14 +2694,14 @@ TEST(chat_store_history_pages)
     }
     commit();
     quiet();
-    for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
-        const char *seqs = cases[i].want;
+    for (size_t i = 0; i < sizeof pages / sizeof pages[0]; i++) {
+        const char *seqs = pages[i].want;
         snprintf(json, sizeof json, "{'userId':'alice','type':1,'fromUserId':'bob',%s}",
-                 cases[i].bounds);
+                 pages[i].bounds);
         snprintf(want, sizeof want, "10018%s%s", seqs[0] != '\0' ? " bob:" : "", seqs);
         fetches(alice, json, want);
         snprintf(json, sizeof json, "{'userId':'alice','type':1,'groupId':'g',%s}",
-                 cases[i].bounds);
+                 pages[i].bounds);
         snprintf(want, sizeof want, "10018%s%s", seqs[0] != '\0' ? " #g:" : "", seqs);
         fetches(alice, json, want);
     }
