@@ -563,8 +563,15 @@ not_modified(const struct http_req *r, const char *etag, struct str modified)
 {
     struct str tags = r->header[HTTP_IF_NONE_MATCH];
 
-    if (tags.p != NULL)
-        return str_eq(tags, STR("*")) || http_list_has(tags, etag);
+    for (struct str tag; tags.p != NULL && str_split(&tags, ',', &tag);) {
+        tag = str_trim(tag);
+        if (tag.n > 2 && memcmp(tag.p, "W/", 2) == 0) /* compared weakly: section 8.8.3.2 */
+            tag = (struct str){tag.p + 2, tag.n - 2};
+        if (str_eq(tag, STR("*")) || str_eq(tag, str_of(etag)))
+            return true;
+    }
+    if (r->header[HTTP_IF_NONE_MATCH].p != NULL)
+        return false; /* which makes If-Modified-Since count for nothing */
     return r->header[HTTP_IF_MODIFIED_SINCE].p != NULL &&
            str_eq(r->header[HTTP_IF_MODIFIED_SINCE], modified);
 }

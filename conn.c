@@ -423,7 +423,7 @@ conn_close(struct conn *c, const char *why)
 
 /* No more input: what is owed and queued is still written, within a time that passes without
  * progress. */
-void
+static void
 conn_last_words(struct conn *c)
 {
     c->state = CONN_FINISH;
@@ -436,6 +436,11 @@ conn_finish(struct conn *c, enum ws_close code)
 {
     if (c->state == CONN_DEAD || c->state == CONN_LINGER || c->shut)
         return;
+    if (c->deferred > 0) { /* the answers that are owed come first; conn_turn() comes back here */
+        c->close_code = (uint16_t)code;
+        conn_last_words(c);
+        return;
+    }
     if (c->proto == PROTO_WS) {
         unsigned char payload[2] = {(unsigned char)(code >> 8), (unsigned char)(code & 0xff)};
         conn_control(c, WS_CLOSE, payload, code == WS_NO_STATUS ? 0 : 2);
@@ -1041,7 +1046,7 @@ conn_turn(struct conn *c)
         }
     }
     if (c->state == CONN_FINISH && c->deferred == 0 && !c->shut && !c->ended)
-        conn_finish(c, WS_GOING_AWAY); /* the server stops and this one was owed an answer */
+        conn_finish(c, (enum ws_close)c->close_code); /* now that nothing is owed any more */
     if (c->state == CONN_FINISH && c->out == NULL && (c->deferred == 0 || c->shut))
         conn_linger(c);
     if (c->state != CONN_DEAD)

@@ -101,6 +101,10 @@ listener_readable(void *arg, unsigned events)
     (void)events;
     for (int i = 0; i < MAX_ACCEPT; i++) {
         struct sockaddr_storage peer = {0};
+        if (j->conns >= j->conns_max) { /* before the system says so: the store needs some, too */
+            accept_pause(j);
+            return;
+        }
         int fd = accept_fd(l->fd, &peer);
         if (fd < 0 && (errno == EMFILE || errno == ENFILE || errno == ENOMEM || errno == ENOBUFS)) {
             log_write(&j->log, LOG_LEVEL_WARN, "accepting paused: %s", strerror(errno));
@@ -109,13 +113,9 @@ listener_readable(void *arg, unsigned events)
         }
         if (fd < 0)
             return; /* none left, or one that gave up while waiting */
-        if (j->conns >= j->conns_max) {
+        if (j->opt.connections_max > 0 && j->conns >= (size_t)j->opt.connections_max) {
             j->stats.refused++;
             close(fd);
-            if (j->opt.connections_max == 0) {
-                accept_pause(j);
-                return;
-            }
         } else {
             conn_new(l, fd, is_loopback(&peer));
         }
@@ -285,7 +285,7 @@ limit_connections(struct jim *j)
 {
     struct rlimit r;
 
-    j->conns_max = j->opt.connections_max > 0 ? (size_t)j->opt.connections_max : SIZE_MAX;
+    j->conns_max = SIZE_MAX;
     if (getrlimit(RLIMIT_NOFILE, &r) != 0 || r.rlim_cur == RLIM_INFINITY)
         return;
     if (r.rlim_cur < r.rlim_max) {
@@ -296,10 +296,8 @@ limit_connections(struct jim *j)
     }
     if (r.rlim_cur == RLIM_INFINITY)
         return;
-    size_t room = r.rlim_cur > 2 * RESERVED_FDS ? (size_t)r.rlim_cur - RESERVED_FDS
-                                                : (size_t)r.rlim_cur / 2;
-    if (j->conns_max > room)
-        j->conns_max = room;
+    j->conns_max = r.rlim_cur > 2 * RESERVED_FDS ? (size_t)r.rlim_cur - RESERVED_FDS
+                                                 : (size_t)r.rlim_cur / 2;
 }
 
 int
@@ -416,14 +414,10 @@ close_listeners(struct jim *j)
     loop_timer_clear(j->loop, &j->accept_timer);
 }
 
-/* What is owed is still answered and written, then the connection is finished. */
 static void
 drain_conn(struct conn *c)
 {
-    if (c->deferred == 0)
-        conn_finish(c, WS_GOING_AWAY);
-    else if (c->state == CONN_OPEN)
-        conn_last_words(c);
+    conn_finish(c, WS_GOING_AWAY);
 }
 
 static void

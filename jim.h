@@ -695,6 +695,7 @@ struct conn {
     uint8_t protos;            /* PROTO_BITs its port serves */
     uint8_t silent;            /* WebSocket pings without an answer */
     bool attend;               /* in the list */
+    uint16_t close_code;       /* WebSocket: of the CLOSE to send when nothing is owed any more */
     bool resume;               /* its input is to be looked at again */
     bool reading;              /* the loop watches for input */
     bool loopback;             /* peer address is 127/8 or ::1 */
@@ -732,9 +733,6 @@ void conn_new(struct listener *l, int fd, bool loopback);
 /* What the end of a turn does for a connection in the list: input that waited, one flush,
  * release. */
 void conn_turn(struct conn *c);
-/* No more input: what is owed and queued is still written, unless too much time passes without
- * progress. */
-void conn_last_words(struct conn *c);
 void conn_free_spares(struct jim *j); /* the output queues kept for reuse */
 
 /* --- roster.c: users, conversations, memberships ---------------------------------------------- */
@@ -1003,7 +1001,7 @@ struct jim {
     struct stats stats;
     struct listener listen[MAX_LISTEN];
     size_t listeners;
-    size_t conns, conns_max;
+    size_t conns, conns_max;   /* conns_max: what the descriptors allow */
     uint64_t next_id;
     struct conn *attend, **attend_end; /* connections to look at when the callbacks are done */
     struct out *free_out;      /* spare output queues: no malloc in the steady state */
