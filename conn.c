@@ -157,6 +157,9 @@ out_release(struct conn *c)
     if (o->file >= 0)
         close(o->file);
     c->out = NULL;
+    free(o->lag);
+    o->lag = NULL;
+    o->lags = o->lag_cap = 0;
     o->head = 0;
     o->bytes = 0;
     if (o->cap > 64) {
@@ -182,18 +185,11 @@ out_grow(struct out *o)
     o->cap = cap;
 }
 
-void
-conn_send(struct conn *c, struct msg *m, struct member *member)
+static void
+out_push(struct conn *c, struct msg *m, struct member *member)
 {
-    if (c->shut || c->state == CONN_LINGER || c->state == CONN_DEAD)
-        return;
-    struct out *o = out_get(c);
-    if (o->n > 0 && o->bytes + m->len + MAX_PKT_HEAD > (size_t)c->jim->opt.queue_max) {
-        /* What he misses stands in the store, behind his cursor. */
-        c->jim->stats.overflows++;
-        conn_close(c, "does not read what is sent to him");
-        return;
-    }
+    struct out *o = c->out;
+
     if (o->n == o->cap)
         out_grow(o);
     uint32_t at = (o->head + o->n++) & (o->cap - 1);
@@ -201,7 +197,77 @@ conn_send(struct conn *c, struct msg *m, struct member *member)
     o->entry[at].msg = m;
     o->entry[at].member = member;
     o->bytes += m->len + MAX_PKT_HEAD;
+}
+
+/* Is this conversation's next message to come from the store? */
+static bool
+lag_has(const struct out *o, const struct member *member)
+{
+    for (uint32_t i = 0; i < o->lags; i++)
+        if (o->lag[i].member == member)
+            return true;
+    return false;
+}
+
+static void
+lag_add(struct out *o, struct member *member, uint64_t seq)
+{
+    if (o->lags == o->lag_cap) {
+        o->lag_cap = o->lag_cap == 0 ? 4 : 2 * o->lag_cap;
+        o->lag = xrealloc(o->lag, o->lag_cap * sizeof *o->lag);
+    }
+    o->lag[o->lags++] = (struct lag){member, seq};
+}
+
+/*
+ * A reader who fell behind gets what he missed from the store, in order, as fast as he reads. (Of a
+ * pair he may get what he has sent himself meanwhile: the store does not know connections.)
+ */
+static void
+catch_up(struct conn *c)
+{
+    struct out *o = c->out;
+
+    while (o->lags > 0 && o->bytes < MAX_READ) {
+        struct lag *l = &o->lag[0];
+        const struct conv *v = l->member->conv;
+        uint64_t first = store_index_first(&v->index);
+        if (l->seq < first)
+            l->seq = first; /* retention was faster */
+        if (l->member->left || first == 0 || l->seq > v->durable) {
+            o->lag[0] = o->lag[--o->lags];
+            continue;
+        }
+        struct msg *m = send_stored(&c->jim->chat, v, l->seq++);
+        if (m == NULL)
+            continue;
+        out_push(c, m, l->member);
+        msg_unref(m);
+    }
+}
+
+void
+conn_send(struct conn *c, struct msg *m, struct member *member)
+{
+    size_t limit = (size_t)c->jim->opt.queue_max;
+
+    if (c->shut || c->state == CONN_LINGER || c->state == CONN_DEAD)
+        return;
+    struct out *o = out_get(c);
+    bool stored = member != NULL && store_keeps(c->jim->store);
+    bool room = o->n == 0 || o->bytes + m->len + MAX_PKT_HEAD <= (stored ? limit : 2 * limit);
     conn_attend(c);
+    if (stored && o->lags > 0 && lag_has(o, member))
+        return; /* it comes in its turn, behind those he has missed */
+    if (room) {
+        out_push(c, m, member);
+    } else if (stored) {
+        lag_add(o, member, m->chat_seq);
+        c->jim->stats.lags++;
+    } else {
+        c->jim->stats.overflows++;
+        conn_close(c, "does not read what is sent to him");
+    }
 }
 
 void
@@ -380,6 +446,8 @@ conn_flush(struct conn *c)
         v.n = 0;
         v.gathered = v.total = 0;
         v.gather = c->jim->gather;
+        if (o->n == 0 && o->lags > 0)
+            catch_up(c);
         if (o->n > 0) {
             pieces_fill(c, &v);
             w = write_pieces(c->fd, &v);

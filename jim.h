@@ -602,6 +602,7 @@ struct stats { /* since start; counted where it happens, read by api.c */
     uint64_t encoded;      /* frames encoded: at most one a message and wire format */
     uint64_t retries;      /* messages recognised as sent before */
     uint64_t overflows;    /* connections closed because they did not read */
+    uint64_t lags;         /* times a reader fell behind and was sent to the store */
     uint64_t bytes_in, bytes_out;
     uint64_t reads, writes; /* system calls on client sockets */
 };
@@ -634,6 +635,12 @@ struct fetched { /* cursors an answer 20 moves once it is written */
     } mark[];
 };
 
+/* A conversation whose live messages did not fit: from `seq` on they come from the store. */
+struct lag {
+    struct member *member; /* borrowed */
+    uint64_t seq;
+};
+
 /* Output waiting for a connection's socket. Exists only while there is some. */
 struct out {
     struct {
@@ -643,6 +650,8 @@ struct out {
     uint32_t head, n, cap; /* cap is a power of two */
     uint32_t sent;         /* bytes of the first entry already written, its head included */
     size_t bytes;          /* queued in all */
+    struct lag *lag;       /* owned; what is read from the store once the entries are written */
+    uint32_t lags, lag_cap;
     int file;              /* streamed behind the entries; -1: none; owned */
     off_t file_at, file_end;
     struct out *next_free; /* while in jim's free list */
@@ -710,8 +719,12 @@ struct conn {
 struct msg *msg_new(uint8_t command, uint32_t seq, const char *data, size_t n);
 void msg_unref(struct msg *m);
 
-/* Queue m for c, to be written at the end of the turn; takes a reference of its own. Over
- * jim.queue.max the connection is closed. `member`: send_written() is told when it has left. */
+/*
+ * Queue m for c, to be written at the end of the turn; takes a reference of its own. `member` goes
+ * with a chat message: send_written() is told when it has left; and over jim.queue.max it is not
+ * queued but read from the store when there is room. What has no store to come from may take twice
+ * that room, and then closes the connection.
+ */
 void conn_send(struct conn *c, struct msg *m, struct member *member);
 /* Queue JSON as an answer to one connection. */
 void conn_reply(struct conn *c, uint8_t command, uint32_t seq, const char *json, size_t n);
@@ -955,6 +968,8 @@ int send_api(struct chat *c, struct conn *conn, const struct request *r);
 void send_committed(struct chat *c);
 /* A message handed to conn_send() with a member, or an answer 20, has left for the peer. */
 void send_written(struct chat *c, const struct msg *m, struct member *member);
+/* Message seq as it was delivered, from the store; a reference for the caller. NULL: it is gone. */
+struct msg *send_stored(struct chat *c, const struct conv *v, uint64_t seq);
 /* Remember a message id against retries. */
 uint64_t retry_print(const struct chat *c, const struct user *from, const struct conv *v,
                      struct str id);

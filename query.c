@@ -184,6 +184,7 @@ struct history {
     int64_t begin, end;     /* createTime, ms, inclusive */
     int64_t offset, count;
     bool backward;          /* the newest `count` */
+    uint64_t sure_lo, sure_hi; /* within these no createTime needs to be looked at */
 };
 
 /* When message seq was stored; 0 when it cannot be read. */
@@ -225,6 +226,25 @@ history_narrow(struct chat *c, struct history *h)
     h->lo = first_since(c, h->conv, h->lo, h->hi, from);
     if (to < INT64_MAX)
         h->hi = first_since(c, h->conv, h->lo, h->hi, to + 1) - 1;
+    if (h->begin > INT64_MAX - CLOCK_SKEW_MS || h->end < INT64_MIN + CLOCK_SKEW_MS)
+        return;
+    h->sure_lo = first_since(c, h->conv, h->lo, h->hi, h->begin + CLOCK_SKEW_MS);
+    h->sure_hi = first_since(c, h->conv, h->lo, h->hi, h->end - CLOCK_SKEW_MS + 1) - 1;
+}
+
+/*
+ * How many of the messages to be skipped need not be read: from seq on, in the direction of the walk,
+ * as many as there surely are within the time asked for.
+ */
+static uint64_t
+history_jump(const struct history *h, uint64_t seq, int64_t skip)
+{
+    uint64_t lo = h->timed ? h->sure_lo : h->lo, hi = h->timed ? h->sure_hi : h->hi;
+
+    if (skip <= 0 || seq < lo || seq > hi)
+        return 0;
+    uint64_t sure = h->backward ? seq - lo + 1 : hi - seq + 1;
+    return (uint64_t)skip < sure ? (uint64_t)skip : sure;
 }
 
 static bool
@@ -255,15 +275,16 @@ history_read(struct fetch *f, const struct history *h, struct span **spans)
     int64_t skip = h->offset;
     size_t n = 0, cap = 0, bytes = f->out->len;
 
-    if (!h->timed && h->lo <= h->hi) { /* every number counts: skipping is arithmetic */
-        uint64_t jump = (uint64_t)skip <= h->hi - h->lo ? (uint64_t)skip : h->hi - h->lo + 1;
-        seq = h->backward ? seq - jump : seq + jump;
-        skip = 0;
-    }
     c->line.len = 0;
     for (int scanned = 0; seq >= h->lo && seq <= h->hi; seq += h->backward ? UINT64_MAX : 1) {
         struct store_rec rec;
         size_t start = c->line.len;
+        uint64_t jump = history_jump(h, seq, skip);
+        if (jump > 0) { /* one less, for the loop's own step */
+            seq = h->backward ? seq - (jump - 1) : seq + (jump - 1);
+            skip -= (int64_t)jump;
+            continue;
+        }
         if (n == (size_t)h->count)
             break;
         if (f->left == 0 || scanned++ == MAX_SCAN) {

@@ -136,6 +136,10 @@ text_length(struct chat *c, const struct json *v)
     return json_text(v, c->line.p);
 }
 
+/* What goes before the chat object when it is delivered; a brace goes behind. */
+#define DELIVERY_HEAD "{\"command\":11,\"data\":"
+static const struct str delivery_head = {DELIVERY_HEAD, sizeof DELIVERY_HEAD - 1};
+
 /* A message on its way through the checks. */
 struct draft {
     const struct request *r;
@@ -307,19 +311,18 @@ send_again(struct chat *c, const struct draft *d, const struct retry *t)
 static int
 send_new(struct chat *c, const struct draft *d, uint64_t print)
 {
-    static const char head[] = "{\"command\":11,\"data\":";
     struct conv *v = d->conv;
     struct buf *b = &c->out;
     size_t id_at;
     int64_t now = c->now_ms();
 
     b->len = 0;
-    buf_add(b, head, sizeof head - 1);
+    buf_str(b, delivery_head);
     put_chat(b, d, v->seq + 1, &id_at);
     size_t id_end = id_at + 1;
     while (b->p[id_end] != '"')
         id_end += b->p[id_end] == '\\' ? 2 : 1;
-    struct str chat = {b->p + sizeof head - 1, b->len - (sizeof head - 1)};
+    struct str chat = {b->p + delivery_head.n, b->len - delivery_head.n};
     uint64_t number = store_append(c->store, REC_MESSAGE, (struct str){v->key, v->keylen},
                                    v->seq + 1, chat, now, &v->index);
     if (number == 0)
@@ -475,6 +478,10 @@ lost(struct chat *c, struct pending *p)
         store_index_cut(&v->index, v->durable);
         retry_forget(c, v, v->durable);
     }
+    if (p->kind == PENDING_RETRY && p->seq <= v->durable) {
+        deliver(c, p); /* what it repeats is safe; only its turn came behind what is lost */
+        return;
+    }
     acknowledge(c, p, CODE_STORE);
     msg_unref(p->msg);
 }
@@ -497,6 +504,22 @@ send_committed(struct chat *c)
         else
             lost(c, &p);
     }
+}
+
+struct msg *
+send_stored(struct chat *c, const struct conv *v, uint64_t seq)
+{
+    struct store_rec rec;
+
+    c->line.len = c->out.len = 0;
+    if (store_read(c->store, &v->index, seq, &c->line, &rec) != 0)
+        return NULL;
+    buf_str(&c->out, delivery_head);
+    buf_str(&c->out, rec.json);
+    buf_add(&c->out, "}", 1);
+    struct msg *m = msg_new(CMD_CHAT, 0, c->out.p, c->out.len);
+    m->chat_seq = seq;
+    return m;
 }
 
 void
