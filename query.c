@@ -233,8 +233,8 @@ history_narrow(struct chat *c, struct history *h)
 }
 
 /*
- * How many of the messages to be skipped need not be read: from seq on, in the direction of the walk,
- * as many as there surely are within the time asked for.
+ * How many of the messages to be skipped need not be read: from seq on, in the direction of the
+ * walk, as many as there surely are within the time asked for.
  */
 static uint64_t
 history_jump(const struct history *h, uint64_t seq, int64_t skip)
