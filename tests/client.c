@@ -23,7 +23,16 @@
 #include <time.h>
 #include <unistd.h>
 
+#if SANITIZED
+#include <sanitizer/lsan_interface.h>
+#endif
+
 #define MAX_ARGS 40
+#define MAX_SERVERS 4
+
+/* What runs, and the highest descriptor of a peer: to be ended when the test has passed. */
+static struct server running[MAX_SERVERS];
+static int highest;
 
 /* --- server ----------------------------------------------------------------------------------- */
 
@@ -144,6 +153,53 @@ read_ready(struct server *s, int fd)
     }
 }
 
+/*
+ * At the end of a test that has passed: its server must be alive still, and must end well. With a
+ * sanitizer that is where it speaks of leaks.
+ */
+static void
+end_running(void)
+{
+    for (int fd = 3; fd <= highest; fd++) {
+        bool alive = false;
+        for (int i = 0; i < MAX_SERVERS; i++)
+            alive |= running[i].pid != 0 && running[i].alive == fd;
+        if (!alive)
+            close(fd); /* a server waits a moment for peers that do not */
+    }
+    for (int i = 0; i < MAX_SERVERS; i++) {
+        struct server s = running[i];
+        if (s.pid != 0)
+            CHECK_INT(server_end(&s, SIGTERM), 0);
+    }
+}
+
+/* What a test allocates lives until its end; leaks are looked for in the server. */
+static void
+test_begins(void)
+{
+    static bool begun;
+
+    if (begun)
+        return;
+    begun = true;
+#if SANITIZED
+    __lsan_disable();
+#endif
+    CHECK(atexit(end_running) == 0);
+}
+
+static void
+note_running(const struct server *s)
+{
+    int i = 0;
+
+    while (i < MAX_SERVERS && running[i].pid != 0)
+        i++;
+    CHECK(i < MAX_SERVERS);
+    running[i] = *s;
+}
+
 void
 server_start_with(struct server *s, int files, bool own_ports, const char *const *args)
 {
@@ -157,6 +213,7 @@ server_start_with(struct server *s, int files, bool own_ports, const char *const
     }
     argv[n] = NULL;
     *s = (struct server){0};
+    test_begins();
     CHECK(pipe(out) == 0);
     close_on_exec(out[0]);
     close_on_exec(out[1]);
@@ -164,6 +221,7 @@ server_start_with(struct server *s, int files, bool own_ports, const char *const
     close(out[1]);
     read_ready(s, out[0]);
     close(out[0]);
+    note_running(s);
 }
 
 void
@@ -182,6 +240,9 @@ int
 server_end(struct server *s, int sig)
 {
     CHECK(kill(s->pid, sig) == 0);
+    for (int i = 0; i < MAX_SERVERS; i++)
+        if (running[i].pid == s->pid)
+            running[i].pid = 0;
     return exit_code(s->pid, s->alive);
 }
 
@@ -261,6 +322,7 @@ run_jim(struct output *o, const char *arg, ...)
     va_start(ap, arg);
     gather(argv, 1, arg, ap);
     va_end(ap);
+    test_begins();
     out = close_on_exec(open("run.out", O_CREAT | O_TRUNC | O_RDWR, 0600));
     err = close_on_exec(open("run.err", O_CREAT | O_TRUNC | O_RDWR, 0600));
     pid = spawn(argv, 0, out, err, &alive);
@@ -289,6 +351,7 @@ peer_connect_port(struct peer *p, int port, bool slow)
     *p = (struct peer){.proto = PROTO_TCP};
     a.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
     p->fd = close_on_exec(socket(AF_INET, SOCK_STREAM, 0));
+    highest = p->fd > highest ? p->fd : highest;
     if (slow) { /* small segments keep the sender's buffer small, too */
         CHECK(setsockopt(p->fd, SOL_SOCKET, SO_RCVBUF, &little, sizeof little) == 0);
         CHECK(setsockopt(p->fd, IPPROTO_TCP, TCP_MAXSEG, &segment, sizeof segment) == 0);
@@ -356,6 +419,12 @@ peer_close(struct peer *p)
 }
 
 void
+peer_shut(struct peer *p)
+{
+    CHECK(shutdown(p->fd, SHUT_WR) == 0);
+}
+
+void
 peer_abort(struct peer *p)
 {
     struct linger now = {.l_onoff = 1};
@@ -373,6 +442,8 @@ put_now(struct peer *p, const char *at, size_t n)
 
     while (n > 0) {
         ssize_t sent = send(p->fd, at, n, 0);
+        if (sent < 0 && (errno == EPIPE || errno == ECONNRESET))
+            return; /* whoever listens next will notice */
         if (sent < 0) {
             CHECK(errno == EAGAIN || errno == EINTR);
             CHECK(wait_for(p->fd, POLLOUT, deadline));
@@ -655,6 +726,16 @@ bool
 peer_ready(struct peer *p, int64_t ms)
 {
     return p->in.len > p->used || wait_for(p->fd, POLLIN, time_mono_ms() + ms);
+}
+
+void
+peer_drain(struct peer *p)
+{
+    char b[65536];
+
+    while (recv(p->fd, b, sizeof b, 0) > 0)
+        ;
+    p->in.len = p->used = 0;
 }
 
 void

@@ -47,7 +47,8 @@ struct server {
 #define QUIET "-o", "jim.login.groups="
 #define FAST "-o", "jim.rate.messages=0"
 
-/* Start `jim -p 0 -d data ARG... NULL` in the test's directory and wait until it listens. */
+/* Start `jim -p 0 -d data ARG... NULL` in the test's directory and wait until it listens. When the
+ * test is over, it must still run, and end with 0 when asked to. */
 void server_start(struct server *s, const char *arg, ...);
 /* The same with at most `files` descriptors, and without `-p 0` when the arguments have ports. */
 void server_start_with(struct server *s, int files, bool own_ports, const char *const *args);
@@ -95,6 +96,7 @@ void peer_upgrade(struct peer *p, const char *target); /* connected before; chec
 /* Open and log in; the server is one without groups at login. */
 void peer_login(struct peer *p, const struct server *s, enum proto proto, const char *user);
 void peer_close(struct peer *p);
+void peer_shut(struct peer *p);  /* no more will be said; answers are still heard */
 void peer_abort(struct peer *p); /* with a reset: what was not read is thrown away */
 
 void put(struct peer *p, const void *bytes, size_t n);
@@ -115,6 +117,8 @@ bool hear(struct peer *p);
 bool hear_bytes(struct peer *p, size_t n);
 /* Is anything there to be heard within ms? */
 bool peer_ready(struct peer *p, int64_t ms);
+/* Throw away what has come so far, without waiting. */
+void peer_drain(struct peer *p);
 /* Wait for the end, whatever comes before it. */
 void hear_end(struct peer *p);
 /* The integer after "key": in what was heard last; -1 without one. */

@@ -76,7 +76,8 @@ TEST(http_pipelined_in_order)
     EXPECT_REPLY(&p, 200, HEALTHY);
 }
 
-#define SEND(n, body) "POST /api/message/send HTTP/1.1\r\n" HOST JSON "Content-Length: " #n "\r\n\r\n" body
+#define SEND(n, body)                                                                          \
+    "POST /api/message/send HTTP/1.1\r\n" HOST JSON "Content-Length: " #n "\r\n\r\n" body
 #define TO_BOB "{\"to\":\"bob\",\"chatType\":2}"
 
 TEST(http_pipelined_behind_the_store)
@@ -178,7 +179,8 @@ TEST(http_head)
 
     server_start(&s, NULL);
     peer_connect(&p, &s);
-    put_str(&p, "HEAD / HTTP/1.1\r\n" HOST "\r\n" "HEAD /nothing HTTP/1.1\r\n" HOST "\r\n" GET_HEALTH);
+    put_str(&p, "HEAD / HTTP/1.1\r\n" HOST "\r\n"
+                "HEAD /nothing HTTP/1.1\r\n" HOST "\r\n" GET_HEALTH);
     hear_reply(&p, &r, true);
     CHECK_INT(r.status, 200);
     CHECK(header(&r, "content-length").n >= 3);
@@ -238,6 +240,20 @@ TEST(http_1_0)
     CHECK_STR(header(&r, "connection"), "keep-alive");
     put_str(&p, GET_HEALTH);
     EXPECT_REPLY(&p, 200, HEALTHY);
+}
+
+TEST(http_half_closed)
+{
+    struct server s;
+    struct peer p;
+
+    server_start(&s, NULL);
+    peer_connect(&p, &s);
+    put_str(&p, SEND(25, TO_BOB) GET_HEALTH);
+    peer_shut(&p);
+    EXPECT_REPLY(&p, 200, "{'code':10001,<...>");
+    EXPECT_REPLY(&p, 200, HEALTHY);
+    hear_end(&p);
 }
 
 /* --- refusals --------------------------------------------------------------------------------- */
@@ -570,10 +586,13 @@ TEST(http_page_must_be_a_directory)
 
 TEST(http_api_key)
 {
-    static const char *const bad[] = {"", "Authorization: Bearer wrong\r\n",
-                                      "Authorization: Bearer\r\n", "Authorization: Basic s3cret\r\n",
-                                      "Authorization: Bearer s3cre\r\n",
-                                      "Authorization: Bearer s3crett\r\n", "Authorization: s3cret\r\n"};
+    static const char *const bad[] = {
+        "", "Authorization: Bearer wrong\r\n", "Authorization: Bearer\r\n",
+        "Authorization: Basic s3cret\r\n", "Authorization: Bearer s3cre\r\n",
+        "Authorization: Bearer s3crett\r\n", "Authorization: s3cret\r\n"};
+    static const char *const good[] = {
+        "Authorization: Bearer s3cret\r\n", "authorization: bearer  s3cret\r\n",
+        "Origin: http://evil.example\r\nAuthorization: Bearer s3cret\r\n"};
     struct server s;
     struct reply r;
 
@@ -584,10 +603,8 @@ TEST(http_api_key)
         CHECK_LIKE(r.body, "{'code':10022,'msg':'not logged in 未登录'}");
         CHECK_STR(header(&r, "www-authenticate"), "Bearer");
     }
-    CHECK_INT(ask_for(&s, "GET", "/api/stats", "Authorization: Bearer s3cret\r\n", NULL).status, 200);
-    CHECK_INT(ask_for(&s, "GET", "/api/stats", "authorization: bearer  s3cret\r\n", NULL).status, 200);
-    CHECK_INT(ask_for(&s, "GET", "/api/stats", "Origin: http://evil.example\r\n"
-                      "Authorization: Bearer s3cret\r\n", NULL).status, 200);
+    for (size_t i = 0; i < sizeof good / sizeof good[0]; i++)
+        CHECK_INT(ask_for(&s, "GET", "/api/stats", good[i], NULL).status, 200);
     CHECK_INT(ask_for(&s, "GET", "/healthz", "", NULL).status, 200);
     CHECK_INT(ask_for(&s, "GET", "/", "", NULL).status, 200);
     CHECK_INT(ask_for(&s, "POST", "/api/message/send", JSON, TO_BOB).status, 401);

@@ -10,6 +10,7 @@
  *   history    offline messages, filters, pages
  *   store      restarts, cuts, locks, the subcommands
  *   life       many peers, silent peers, slow peers, no descriptors, start and stop
+ *   noise      changed bytes, and peers that come and go
  */
 #include "client.h"
 
@@ -17,6 +18,7 @@
 #include <fcntl.h>
 #include <glob.h>
 #include <sys/resource.h>
+#include <sys/socket.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -799,6 +801,41 @@ TEST(server_queries_see_what_was_sent_before_them)
                "'content':'one','createTime':<time>,'from':'alice','id':'a','seq':1,"
                "'to':'bob'}]},'groups':{},'userId':'alice'},"
                "'msg':'get user message ok! 获取历史消息成功!'}");
+}
+
+TEST(server_half_closed_peer_gets_his_answers)
+{
+    struct server s;
+    struct peer p;
+
+    server_start(&s, QUIET, NULL);
+    peer_login(&p, &s, PROTO_TCP, "alice");
+    peer_hold(&p);
+    say(&p, 11, "{'to':'bob','chatType':2,'id':'a'}");
+    say(&p, 13, "");
+    peer_release(&p, IN_ONE_WRITE);
+    peer_shut(&p);
+    EXPECT(&p, ACK_OFFLINE("a", 1));
+    EXPECT(&p, HEARTBEAT);
+    EXPECT_END(&p);
+}
+
+TEST(server_deep_json)
+{
+    struct server s;
+    struct peer p;
+    char deep[2001];
+
+    server_start(&s, QUIET, NULL);
+    peer_login(&p, &s, PROTO_TCP, "alice");
+    memset(deep, '[', 1000);
+    memset(deep + 1000, ']', 1000);
+    deep[2000] = '\0';
+    sayf(&p, 11, "{'to':'bob','chatType':2,'extras':{'x':%s}}", deep);
+    EXPECT(&p, SEND_FAILED);
+    sayf(&p, 11, "{'to':'bob','chatType':2,'extras':{'x':%.*s}}", 1000, deep);
+    EXPECT(&p, SEND_FAILED);
+    EXPECT_QUIET(&p);
 }
 
 TEST(server_bad_frames_close)
@@ -1728,6 +1765,35 @@ TEST(server_restart_keeps_groups_and_numbers)
     CHECK(heard(&p, "\"groups\":[{\"groupId\":\"g\",\"name\":\"名字\",\"online\":1,"));
 }
 
+/* Names that J-IM's keys mix up, or that a log line could. */
+TEST(server_conversations_do_not_mix)
+{
+    static const char *const pairs[][2] = {
+        {"a-b", "c"}, {"a", "b-c"}, {"a:b", "c"}, {"a", "b:c"}, {"a%3Ab", "c"}, {"u1", "x"},
+        {"u10", "x"}, {"g:100", "y"}, {"*", "z"}, {"朋 友", "\\'{}"}, {"A", "b-c"}};
+    size_t n = sizeof pairs / sizeof pairs[0];
+    struct server s;
+    struct peer p;
+    char want[16];
+
+    server_start(&s, QUIET, NULL);
+    for (int restarted = 0; restarted < 2; restarted++) {
+        for (size_t i = 0; i < n; i++) {
+            peer_login(&p, &s, PROTO_TCP, pairs[i][0]);
+            if (!restarted) {
+                sayf(&p, 11, "{'to':'%s','chatType':2,'content':'%zu'}", pairs[i][1], i);
+                EXPECT(&p, ACK_OFFLINE("<id>", 1));
+            }
+            sayf(&p, 19, "{'userId':'%s','type':1,'fromUserId':'%s'}", pairs[i][0], pairs[i][1]);
+            snprintf(want, sizeof want, "%zu", i);
+            CHECK_SAID(&p, want);
+            peer_close(&p);
+        }
+        if (!restarted)
+            server_restart(&s, SIGTERM, QUIET, NULL);
+    }
+}
+
 TEST(server_segments_are_one_history)
 {
     struct server s;
@@ -2291,6 +2357,47 @@ TEST(server_stop_says_so_to_websockets)
     CHECK_INT(server_end(&s, 0), 0);
 }
 
+TEST(server_stop_does_not_wait_for_ever)
+{
+    struct server s;
+    struct peer alice, bob;
+
+    server_start(&s, QUIET, FAST, "-o", "jim.drain=200ms", NULL);
+    peer_login(&alice, &s, PROTO_TCP, "alice");
+    send_large(&alice, 8, 60000);
+    peer_open_slow(&bob, &s, PROTO_TCP);
+    say(&bob, 5, "{'userId':'bob'}");
+    EXPECT(&bob, "{'code':10007,<...>");
+    say(&bob, 19, "{'userId':'bob','type':0}");
+    CHECK(peer_ready(&bob, WAIT_MS)); /* and he reads no more */
+    CHECK_INT(server_end(&s, SIGTERM), 0);
+    server_start(&s, QUIET, NULL);
+    peer_login(&bob, &s, PROTO_TCP, "bob");
+    say(&bob, 19, "{'userId':'bob','type':0}");
+    CHECK(hear(&bob));
+    CHECK_INT(number(&bob, "seq"), 1); /* what was cut off has not been delivered */
+}
+
+TEST(server_second_signal_is_final)
+{
+    struct server s;
+    struct peer alice, bob;
+    int64_t start = time_mono_ms();
+
+    server_start(&s, QUIET, FAST, "-o", "jim.drain=60s", NULL);
+    peer_login(&alice, &s, PROTO_TCP, "alice");
+    send_large(&alice, 8, 60000);
+    peer_open_slow(&bob, &s, PROTO_TCP);
+    say(&bob, 5, "{'userId':'bob'}");
+    EXPECT(&bob, "{'code':10007,<...>");
+    say(&bob, 19, "{'userId':'bob','type':0}");
+    CHECK(peer_ready(&bob, WAIT_MS));
+    CHECK(kill(s.pid, SIGTERM) == 0);
+    hear_end(&alice); /* it has begun to stop */
+    server_end(&s, SIGTERM);
+    CHECK(time_mono_ms() - start < WAIT_MS);
+}
+
 TEST(server_stops_on_interrupt)
 {
     struct server s;
@@ -2415,7 +2522,8 @@ TEST(server_reads_j_im_properties)
 
     write_file("jim.properties", "#bind\r\njim.bind.ip=127.0.0.1\r\njim.port=0\r\n"
                "jim.heartbeat.timeout=0\r\njim.store=off\r\njim.cluster=off\r\njim.ssl=off\r\n"
-               "jim.key.store.path=classpath:ssl/keystore.jks\r\njim.key.store.pwd=214323428310224\r\n"
+               "jim.key.store.path=classpath:ssl/keystore.jks\r\n"
+               "jim.key.store.pwd=214323428310224\r\n"
                "jim.http.scan.packages=org.jim.server.demo\r\njim.http.max.live.time=0\r\n"
                "jim.redis.retrynum=100\r\njim.redis.maxactive=-1\r\njim.redis.maxidle=20\r\n"
                "jim.redis.maxwait=5000\r\njim.redis.timeout=2000\r\njim.redis.host=127.0.0.1\r\n"
@@ -2497,4 +2605,179 @@ TEST(server_bad_reload_changes_nothing)
     CHECK(hear(&p));
     CHECK_INT(number(&p, "code"), 10025);
     CHECK_INT(server_end(&s, SIGTERM), 0);
+}
+
+TEST(server_log_tells_no_secrets)
+{
+    struct server s;
+    struct peer p, q;
+
+    server_start(&s, "-v", "-o", "jim.log.file=log.txt", "-o", "jim.api.key=k3y", NULL);
+    peer_open(&p, &s, PROTO_TCP);
+    say(&p, 3, "{'token':'t0ken'}");
+    CHECK(hear(&p));
+    say(&p, 5, "{'userId':'alice','password':'s3cret','token':'t0ken'}");
+    CHECK(hear(&p) && hear(&p));
+    say(&p, 11, "{'to':'bob','chatType':2,'content':'pr1vate'}");
+    CHECK(hear(&p));
+    say(&p, 5, "{'userId':'','password':'s3cret','token':'t0ken'}");
+    EXPECT(&p, LOGIN_FAILED);
+    peer_connect(&q, &s);
+    peer_upgrade(&q, "/?username=bob&password=s3cret&token=t0ken");
+    CHECK(hear(&q));
+    ask_for(&s, "POST", "/api/message/send?content=pr1vate", "Authorization: Bearer k3y\r\n",
+            "{\"to\":\"bob\",\"chatType\":2}");
+    ask_for(&s, "GET", "/api/stats", "Authorization: Bearer k3y \r\nCookie: pr1vate\r\n", NULL);
+    CHECK_INT(server_end(&s, SIGTERM), 0);
+    struct buf log = read_whole("log.txt");
+    CHECK(has(log, "debug"));
+    CHECK(!has(log, "s3cret") && !has(log, "t0ken"));
+    CHECK(!has(log, "pr1vate") && !has(log, "k3y"));
+    buf_free(&log);
+}
+
+TEST(server_log_is_reopened)
+{
+    struct server s;
+    struct peer p;
+    int64_t deadline = time_mono_ms() + WAIT_MS;
+
+    server_start(&s, FAST, "-o", "jim.log.file=log.txt", NULL);
+    peer_open(&p, &s, PROTO_TCP);
+    CHECK(rename("log.txt", "log.old") == 0);
+    CHECK(kill(s.pid, SIGHUP) == 0);
+    while (access("log.txt", F_OK) != 0) {
+        CHECK(time_mono_ms() < deadline);
+        EXPECT_QUIET(&p);
+    }
+}
+
+/* --- noise ------------------------------------------------------------------------------------ */
+
+/* The same numbers each time. */
+static uint32_t
+dice(uint32_t *state, uint32_t sides)
+{
+    *state = *state * 1664525u + 1013904223u;
+    return (*state >> 8) % sides;
+}
+
+/* Bytes of a valid conversation with a few of them changed, in random pieces. */
+static void
+make_noise(struct peer *p, uint32_t *seed)
+{
+    static const char *const bodies[] = {
+        "{'userId':'u1'}", "{'to':'u2','chatType':2,'content':'x','extras':{'a':[1,{}]}}",
+        "{'groupId':'g','chatType':1,'id':'i'}", "{'userId':'u1','type':0,'count':3}",
+        "{'userId':'u1','type':1,'fromUserId':'u2','beforeSeq':9}", "{'token':'\\u4f60'}"};
+    static const int commands[] = {5, 11, 7, 11, 19, 17, 13, 3, 1};
+
+    peer_hold(p);
+    for (int i = 0; i < 12; i++)
+        say(p, commands[i < 1 ? 0 : dice(seed, 9)], bodies[i < 1 ? 0 : dice(seed, 6)]);
+    for (uint32_t i = dice(seed, 4); i > 0; i--)
+        p->held.p[dice(seed, (uint32_t)p->held.len)] ^= (char)(1u << dice(seed, 8));
+}
+
+static void
+survive(enum proto proto)
+{
+    struct server s;
+    struct peer p, good;
+    uint32_t seed = 20240601;
+
+    server_start(&s, QUIET, FAST, NULL);
+    peer_login(&good, &s, PROTO_TCP, "good");
+    for (int round = 0; round < 200; round++) {
+        peer_open(&p, &s, proto);
+        make_noise(&p, &seed);
+        while (p.held.len > 0) { /* until it is closed, or has said all */
+            size_t n = 1 + dice(&seed, 300);
+            n = n < p.held.len ? n : p.held.len;
+            if (send(p.fd, p.held.p, n, 0) < 0)
+                break;
+            buf_drop(&p.held, n);
+            peer_drain(&p);
+        }
+        if (round % 10 == 0)
+            EXPECT_QUIET(&good);
+        if (round % 3)
+            peer_close(&p);
+        else
+            peer_abort(&p);
+    }
+    EXPECT_QUIET(&good);
+}
+
+TEST(server_survives_noise) { survive(PROTO_TCP); }
+TEST(ws_survives_noise) { survive(PROTO_WS); }
+
+/* One thing a peer may do; a closed one (fd < 0) comes back. */
+static void
+do_something(struct peer *p, struct server *s, uint32_t *seed, bool *gone)
+{
+    char name[16];
+    int who = (int)dice(seed, 5);
+
+    if (*gone) {
+        peer_open(p, s, dice(seed, 2) ? PROTO_WS : PROTO_TCP);
+        snprintf(name, sizeof name, "u%d", who);
+        sayf(p, 5, "{'userId':'%s'}", name);
+        *gone = false;
+        return;
+    }
+    switch (dice(seed, 9)) {
+    case 0:
+        say(p, 11, "{'groupId':'g','chatType':1,'content':'to all'}");
+        return;
+    case 1:
+        sayf(p, 11, "{'to':'u%d','chatType':2,'content':'to one','id':'%u'}", who,
+             (unsigned)dice(seed, 50));
+        return;
+    case 2:
+        sayf(p, 19, "{'userId':'u%d','type':0}", who);
+        return;
+    case 3:
+        sayf(p, 19, "{'userId':'u%d','type':1,'groupId':'g','count':20}", who);
+        return;
+    case 4:
+        sayf(p, 17, "{'userId':'u%d'}", who);
+        return;
+    case 5:
+        sayf(p, 5, "{'userId':'u%d'}", who);
+        return;
+    case 6:
+        peer_drain(p);
+        return;
+    case 7:
+        peer_close(p);
+        break;
+    default:
+        say(p, 13, "");
+        peer_abort(p);
+    }
+    *gone = true;
+}
+
+TEST(server_survives_coming_and_going)
+{
+    struct server s;
+    struct peer p[10], good;
+    bool gone[10];
+    uint32_t seed = 7;
+
+    memset(gone, true, sizeof gone);
+    server_start(&s, FAST, "-o", "jim.login.groups=g:G", "-o", "jim.login.policy=terminal", NULL);
+    for (int step = 0; step < 3000; step++) {
+        uint32_t i = dice(&seed, 10);
+        if (step % 500 == 100) /* let it find a lot in one turn */
+            CHECK(kill(s.pid, SIGSTOP) == 0);
+        if (step % 500 == 160)
+            CHECK(kill(s.pid, SIGCONT) == 0);
+        if (step % 500 >= 100 && step % 500 < 160 && gone[i])
+            continue; /* who comes now would have to wait for it */
+        do_something(&p[i], &s, &seed, &gone[i]);
+    }
+    peer_open(&good, &s, PROTO_TCP);
+    EXPECT_QUIET(&good);
 }
