@@ -56,7 +56,7 @@ build/run-tests: $(LIBO) $(TESTSRC) tests/test.h tests/client.h tests/list.inc
 	mkdir -p build
 	$(CC) $(ALL) -DTEST_LIST='"list.inc"' $(LDFLAGS) -o $@ $(TESTSRC) $(LIBO) $(LIBS)
 
-# `make test ONLY="store_ chat_"` runs the tests whose names hold one of the parts.
+# `make test ONLY="store_ chat_"` runs the tests whose names begin with one of the parts.
 ONLY =
 test check: jim build/run-tests
 	JIM_SOURCE="$$PWD" JIM="$$PWD/jim" build/run-tests $(ONLY)

@@ -548,10 +548,12 @@ json_open(struct json_iter *it, const char *text, size_t n)
 {
     if (n == 0)
         text = ""; /* NULL may come with it */
+    /* A length that struct json cannot hold counts as a text cut short at its first byte. */
+    if (n >= UINT32_MAX)
+        n = 0;
     *it = (struct json_iter){.start = text, .end = text + n, .first = true, .whole = true};
     it->p = json_space(text, it->end);
-    /* A length that struct json cannot hold counts as a text cut short at its first byte. */
-    if (n >= UINT32_MAX || it->p == it->end || (*it->p != '{' && *it->p != '[')) {
+    if (it->p == it->end || (*it->p != '{' && *it->p != '[')) {
         json_fail(it, it->p, JSON_SYNTAX);
         return -1;
     }

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * run.c - the test runner. `run-tests [-j N] [-v] [PART...]` runs every test whose name holds one
- * of the parts (all without any) and ends with the line `N passed, N failed`.
+ * run.c - the test runner. `run-tests [-j N] [-v] [PART...]` runs every test whose name begins
+ * with one of the parts (all without any) and ends with the line `N passed, N failed`.
  *
  * A test is a child process in its own process group and its own empty directory, so a crash, a
  * leak of descriptors or a forgotten server of one test never touches another; what it printed is
@@ -191,7 +191,7 @@ static bool
 wanted(const char *name, char **parts, int n)
 {
     for (int i = 0; i < n; i++)
-        if (strstr(name, parts[i]) != NULL)
+        if (strncmp(name, parts[i], strlen(parts[i])) == 0)
             return true;
     return n == 0;
 }

@@ -334,8 +334,10 @@ free_connection(struct conn *c)
     if (c->pend != NULL) /* an answer to HTTP leaves something here */
         buf_free(&c->pend->answer_head);
     free(c->pend);
-    if (c->out != NULL)
+    if (c->out != NULL) {
         free(c->out->entry);
+        free(c->out->lag);
+    }
     free(c->out);
     free(c);
 }
