@@ -438,6 +438,7 @@ route_stats(struct call *k)
     put_number(&b, "delivered", s->delivered);
     put_number(&b, "encoded", s->encoded);
     put_number(&b, "http", s->proto[PROTO_HTTP]);
+    put_number(&b, "lags", s->lags);
     put_number(&b, "messages", s->messages);
     put_number(&b, "online", j->chat.roster.nonline);
     put_number(&b, "overflows", s->overflows);
