@@ -17,9 +17,9 @@ ALL = $(STD) $(FEATURES) $(WARN) $(CFLAGS)
 LIBS = -lpthread
 
 HDRS = jim.h json.h
-LIB = util.c codec.c loop.c segment.c store.c conf.c conn.c roster.c request.c chat.c send.c \
+LIB = util.c codec.c loop.c segment.c store.c repair.c conf.c conn.c roster.c request.c chat.c send.c \
 	query.c record.c jim.c api.c
-LIBO = util.o codec.o loop.o segment.o store.o conf.o conn.o roster.o request.o chat.o send.o \
+LIBO = util.o codec.o loop.o segment.o store.o repair.o conf.o conn.o roster.o request.o chat.o send.o \
 	query.o record.o jim.o api.o
 TESTSRC = tests/run.c tests/client.c tests/test_*.c
 PAGE = web/index.html web/jim.js web/jim.css

@@ -523,6 +523,7 @@ void segment_path(char path[PATH_ROOM], const char *dir, uint64_t first, const c
 void segment_push(struct segment **seg, uint32_t *segs, uint32_t *cap, struct segment add);
 /* The length of the header line, newline included. */
 size_t header_put(char dst[HEADER_ROOM], const struct crc32c *crc, const struct seg_header *h);
+const char *header_parse(const struct crc32c *crc, struct str line, struct seg_header *h);
 void line_put(struct buf *b, const struct crc32c *crc, uint32_t seed, const struct store_rec *r);
 /* Read a line, without its newline, into views. NULL, or what is wrong with it. */
 const char *line_parse(const struct crc32c *crc, uint32_t seed, struct str line,
@@ -531,6 +532,12 @@ const char *line_parse(const struct crc32c *crc, uint32_t seed, struct str line,
  * with seq and time, one a line, 0 or 2. */
 int store_check(const char *dir, FILE *out);
 int store_export(const char *dir, FILE *out);
+
+/* --- repair.c: what can still be read of a damaged log ------------------------------------------ */
+
+/* check -r: as store_check(); of a damaged store, a copy without the damage is written to
+ * DIR.repaired. DIR is left as it is. */
+int store_repair(const char *dir, FILE *out);
 
 /* --- conf.c: the option table ----------------------------------------------------------------- */
 

@@ -17,7 +17,7 @@ static void
 usage(FILE *out)
 {
     fputs("usage: jim [-c FILE] [-p PORT] [-b ADDR] [-d DIR] [-o key=value]... [-q] [-v]\n"
-          "       jim check DIR | export DIR | -h | -V\n"
+          "       jim check [-r] DIR | export DIR | -h | -V\n"
           "\n"
           "  -c FILE       read a jim.properties file\n"
           "  -p PORT       listen on PORT (jim.port); again for more, 0 for a free one\n"
@@ -25,7 +25,8 @@ usage(FILE *out)
           "  -d DIR        keep messages in DIR (jim.store.dir)\n"
           "  -o key=value  set an option; wins over the file\n"
           "  -q, -v        log errors only; log more\n"
-          "  check DIR     verify a store: 0 clean, 1 torn tail, 2 damaged\n"
+          "  check DIR     verify a store: 0 clean, 1 torn tail, 2 damaged;\n"
+          "                -r: copy what is left of a damaged one to DIR.repaired\n"
           "  export DIR    stored messages as JSON lines\n"
           "\n"
           "options (defaults in brackets; live: SIGHUP reads them again):\n", out);
@@ -203,6 +204,8 @@ main(int argc, char **argv)
         int (*fn)(const char *dir, FILE *out);
     } commands[] = {{"check", store_check}, {"export", store_export}};
 
+    if (argc == 4 && strcmp(argv[1], "check") == 0 && strcmp(argv[2], "-r") == 0)
+        return store_repair(argv[3], stdout);
     for (size_t i = 0; argc > 1 && i < sizeof commands / sizeof commands[0]; i++)
         if (strcmp(argv[1], commands[i].name) == 0) {
             if (argc != 3 || argv[2][0] == '-')

@@ -391,7 +391,7 @@ header_put(char dst[HEADER_ROOM], const struct crc32c *crc, const struct seg_hea
     return (size_t)n + 9;
 }
 
-static const char *
+const char *
 header_parse(const struct crc32c *crc, struct str line, struct seg_header *h)
 {
     struct str rest = line, magic, salt, kind;

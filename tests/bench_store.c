@@ -638,8 +638,8 @@ small(void)
 {
     static const size_t contents[] = {64, 1024};
 
-    printf("A sender has up to %d messages on their way; \"1 way\": one. CPU: seconds of the server "
-           "a million\nmessages. Milliseconds from send to acknowledgement.\n\n"
+    printf("A sender has up to %d messages on their way; \"1 way\": one. CPU: seconds of the\n"
+           "server a million messages. Milliseconds from send to acknowledgement.\n\n"
            "| store        | bytes | from |    msg/s |    CPU |     p50 |     p99 |   p99.9 |\n"
            "|--------------|------:|-----:|---------:|-------:|--------:|--------:|--------:|\n",
            WINDOW);
