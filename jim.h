@@ -533,7 +533,7 @@ const char *line_parse(const struct crc32c *crc, uint32_t seed, struct str line,
 int store_check(const char *dir, FILE *out);
 int store_export(const char *dir, FILE *out);
 
-/* --- repair.c: what can still be read of a damaged log ------------------------------------------ */
+/* --- repair.c: what can still be read of a damaged log --------------------------------------- */
 
 /* check -r: as store_check(); of a damaged store, a copy without the damage is written to
  * DIR.repaired. DIR is left as it is. */
