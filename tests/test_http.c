@@ -774,21 +774,6 @@ TEST(http_send_to_a_group)
                  "'from':'alice','groupId':'g','id':'<id>','seq':1}}");
 }
 
-TEST(http_send_to_several)
-{
-    struct server s;
-    struct peer bob, carol;
-    struct reply r;
-
-    server_start(&s, QUIET, NULL);
-    peer_login(&bob, &s, PROTO_TCP, "bob");
-    peer_login(&carol, &s, PROTO_TCP, "carol");
-    r = api_send(&s, "{'to':['bob','carol'],'chatType':2,'content':'x'}");
-    CHECK_INT(r.status, 200);
-    EXPECT(&bob, "{'command':11,<...>");
-    EXPECT(&carol, "{'command':11,<...>");
-}
-
 TEST(http_user_online)
 {
     static const char *const forms[] = {"/api/user/online?userid=alice",
