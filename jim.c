@@ -516,6 +516,7 @@ jim_free(struct jim *j)
         close_listeners(j);
         drop_all(j);
         chat_free(&j->chat);
+        drop_all(j); /* and those who were still owed an answer when they went */
     }
     if (j->store != NULL)
         store_close(j->store);

@@ -2652,6 +2652,25 @@ TEST(server_log_is_reopened)
     }
 }
 
+/* Who sends and is gone before the disk has answered: his connection's memory outlives him until
+ * then, and the server may stop in that very moment. LeakSanitizer is the judge. */
+TEST(server_stops_while_it_owes_answers)
+{
+    struct server s;
+    struct peer p;
+
+    server_start(&s, QUIET, FAST, NULL);
+    for (int round = 0; round < 12; round++) {
+        peer_login(&p, &s, round % 2 ? PROTO_TCP : PROTO_WS, "u");
+        peer_hold(&p);
+        for (int i = 0; i < 20; i++)
+            say(&p, 11, "{'to':'v','chatType':2,'content':'x'}");
+        peer_release(&p, IN_ONE_WRITE);
+        peer_abort(&p);
+        server_restart(&s, SIGTERM, QUIET, FAST, NULL);
+    }
+}
+
 /* --- noise ------------------------------------------------------------------------------------ */
 
 /* The same numbers each time. */
