@@ -17,10 +17,15 @@ ALL = $(STD) $(FEATURES) $(WARN) $(CFLAGS)
 LIBS = -lpthread
 
 HDRS = jim.h json.h
-LIB = util.c codec.c loop.c segment.c store.c repair.c conf.c conn.c roster.c request.c chat.c send.c \
-	query.c record.c jim.c api.c
-LIBO = util.o codec.o loop.o segment.o store.o repair.o conf.o conn.o roster.o request.o chat.o send.o \
-	query.o record.o jim.o api.o
+# The server in reading order; all but main.c is what an embedding program links.
+LIB = util.c hash.c codec.c loop.c \
+	segment.c store.c repair.c \
+	conf.c \
+	conn.c input.c \
+	roster.c request.c chat.c send.c query.c record.c \
+	jim.c \
+	http.c api.c
+LIBO = $(LIB:.c=.o)
 TESTSRC = tests/run.c tests/client.c tests/test_*.c
 PAGE = web/index.html web/jim.js web/jim.css
 
@@ -34,7 +39,7 @@ jim: main.o $(LIBO)
 	$(CC) $(ALL) -c -o $@ $<
 
 main.o $(LIBO): $(HDRS) Makefile
-api.o: page.inc
+http.o: page.inc
 
 # The web page as bytes inside the binary: no file to install, none to lose.
 page.inc: $(PAGE) Makefile

@@ -1,12 +1,12 @@
 /* SPDX-License-Identifier: MIT */
 /*
  * conn.c - the life of one connection, from its first byte to its last. The only file that reads or
- * writes client sockets; what the bytes mean is codec.c's and chat.c's business.
+ * writes client sockets; what the bytes mean is input.c's and chat.c's business.
  *
  *   messages   struct msg: one encoded text, shared by all receivers
  *   output     conn_send() queues, conn_flush() writes once a turn
  *   closing    conn_close() and conn_finish() only mark; the end of the turn releases
- *   input      conn_readable() reads once a turn; bytes go through the codec of the protocol
+ *   reading    conn_readable() reads once a turn; input.c makes of it what it means
  *   timers     one a connection, meaning what its state says
  *   attending  what the end of a turn does for a connection
  */
@@ -78,13 +78,13 @@ msg_head(struct conn *c, struct msg *m)
 
 static void conn_timer(struct timer *t);
 
-static void
+void
 conn_deadline(struct conn *c, int64_t ms)
 {
     loop_timer(c->jim->loop, &c->timer, loop_now(c->jim->loop) + ms, conn_timer);
 }
 
-static void
+void
 conn_attend(struct conn *c)
 {
     struct jim *j = c->jim;
@@ -295,7 +295,7 @@ conn_send_file(struct conn *c, int fd, off_t size)
     conn_attend(c);
 }
 
-static void
+void
 conn_control(struct conn *c, enum ws_opcode opcode, const void *p, size_t n)
 {
     struct msg *m = msg_new(0, 0, p, n);
@@ -535,22 +535,6 @@ conn_terminal(const struct conn *c)
     return c->proto == PROTO_TCP ? "tcp" : c->proto == PROTO_WS ? "ws" : "http";
 }
 
-static void
-pend_free(struct conn *c)
-{
-    struct pend *d = c->pend;
-
-    if (d == NULL)
-        return;
-    buf_free(&d->raw);
-    buf_free(&d->message);
-    buf_free(&d->held_body);
-    buf_free(&d->answer_head);
-    free(d);
-    c->pend = NULL;
-}
-
-
 /* Take a dead connection off the loop; its memory stays until nobody owes it an answer. */
 static void
 conn_release(struct conn *c)
@@ -563,7 +547,7 @@ conn_release(struct conn *c)
         c->fd = -1;
         loop_timer_clear(j->loop, &c->timer);
         out_release(c);
-        pend_free(c);
+        input_free(c);
         chat_closed(&j->chat, c);
         j->conns--;
         j->stats.closed++;
@@ -583,356 +567,11 @@ conn_linger(struct conn *c)
         return;
     }
     c->state = CONN_LINGER;
-    pend_free(c);
+    input_free(c);
     conn_deadline(c, c->jim->draining ? STOP_LINGER_MS : LINGER_MS);
 }
 
-/* --- input ------------------------------------------------------------------------------------ */
-
-static struct pend *
-pend_get(struct conn *c)
-{
-    if (c->pend == NULL)
-        c->pend = xcalloc(1, sizeof *c->pend);
-    return c->pend;
-}
-
-/* Free the pending input when there is none: an idle connection holds no buffers. */
-static void
-pend_tidy(struct conn *c)
-{
-    struct pend *d = c->pend;
-
-    if (d != NULL && d->raw.len == 0 && d->message.len == 0 && d->ws.opcode == 0 && !d->held &&
-        d->answer_head.len == 0)
-        pend_free(c);
-}
-
-struct buf *
-conn_answer_head(struct conn *c)
-{
-    return &pend_get(c)->answer_head;
-}
-
-/*
- * Must the rest of the input wait? For answers that are still owed; or until the peer has read more
- * of what he was answered: who asks a lot at once is slowed down, not cut off.
- */
-static bool
-conn_waits(const struct conn *c)
-{
-    return c->state != CONN_OPEN || c->busy || (c->pend != NULL && c->pend->held) ||
-           (c->out != NULL && c->out->bytes > (size_t)c->jim->opt.queue_max / 2);
-}
-
-static void
-conn_command(struct conn *c, int cmd, uint32_t seq, struct str body)
-{
-    if (chat_command(&c->jim->chat, c, cmd, seq, body))
-        return;
-    struct pend *d = pend_get(c);
-    d->held = true;
-    d->held_cmd = cmd;
-    d->held_seq = seq;
-    d->held_body.len = 0;
-    buf_str(&d->held_body, body);
-}
-
-static size_t
-input_tcp(struct conn *c, char *p, size_t n)
-{
-    struct pkt pkt;
-    ptrdiff_t used = pkt_decode(p, n, (size_t)c->jim->opt.frame_max, &pkt);
-
-    if (used < 0) {
-        conn_close(c, used == PKT_BAD_VERSION ? "bad protocol version" : "bad frame length");
-        return n;
-    }
-    if (used > 0)
-        conn_command(c, pkt.cmd, pkt.seq, pkt.body);
-    return (size_t)used;
-}
-
-static void
-ws_control(struct conn *c, const struct ws_frame *f)
-{
-    if (f->opcode == WS_PING)
-        conn_control(c, WS_PONG, f->payload.p, f->payload.n);
-    else if (f->opcode == WS_CLOSE)
-        conn_finish(c, f->code); /* RFC 6455 section 5.5.1: the same code back */
-}
-
-static void
-ws_message(struct conn *c, const struct ws_frame *f)
-{
-    struct pend *d;
-
-    if (f->whole) {
-        conn_command(c, -1, 0, f->payload);
-        return;
-    }
-    d = pend_get(c);
-    buf_str(&d->message, f->payload);
-    if (!f->fin)
-        return;
-    /* The command may have to be held, which must not touch what it reads from. */
-    struct buf message = d->message;
-    d->message = (struct buf){0};
-    conn_command(c, -1, 0, (struct str){message.p, message.len});
-    buf_free(&message);
-}
-
-static size_t
-input_ws(struct conn *c, char *p, size_t n)
-{
-    struct ws state = c->pend != NULL ? c->pend->ws : (struct ws){0};
-    struct ws_frame f;
-    ptrdiff_t used = ws_decode(&state, p, n, (size_t)c->jim->opt.frame_max, &f);
-
-    if (c->pend != NULL || state.opcode != 0 || state.done > 0)
-        pend_get(c)->ws = state;
-    if (used < 0) {
-        conn_finish(c, (enum ws_close)-used);
-        return n;
-    }
-    if (used == 0)
-        return 0;
-    if (f.opcode >= WS_CLOSE)
-        ws_control(c, &f);
-    else
-        ws_message(c, &f);
-    return (size_t)used;
-}
-
-static void
-ws_open(struct conn *c, const struct http_req *r)
-{
-    char accept[28];
-    struct str query = r->query, name, value, user = {NULL, 0}, token = {NULL, 0};
-    struct buf head = {0};
-    int status = api_upgrade_status(c, r);
-
-    if (status == 0 && !ws_accept(r->header[HTTP_WS_KEY], accept))
-        status = 400;
-    if (status != 0) {
-        api_refuse(c, status);
-        return;
-    }
-    buf_printf(&head,
-               "HTTP/1.1 101 Switching Protocols\r\nupgrade: WebSocket\r\n"
-               "connection: upgrade\r\nsec-websocket-accept: %.28s\r\n\r\n", accept);
-    conn_reply(c, 0, 0, head.p, head.len);
-    buf_free(&head);
-    c->proto = PROTO_WS;
-    c->jim->stats.proto[PROTO_WS]++;
-    while (query_next(&query, &name, &value)) {
-        if (str_eq(name, STR("username")) || str_eq(name, STR("userId")))
-            user = value;
-        else if (str_eq(name, STR("token")))
-            token = value;
-    }
-    conn_deadline(c, c->jim->opt.login_ms);
-    if (user.p != NULL || token.p != NULL)
-        chat_login_query(&c->jim->chat, c, user, token);
-}
-
-static void
-http_finish(struct conn *c, const struct http_req *r, struct str body)
-{
-    c->keep_alive = r->keep_alive;
-    c->head_only = str_eq(r->method, STR("HEAD"));
-    c->busy = true;
-    c->jim->stats.requests++;
-    conn_deadline(c, c->jim->opt.http_ms);
-    api_request(c, r, body);
-}
-
-/*
- * A request whose head is complete but whose body is not. What is known is kept as two numbers; the
- * head itself is decoded again when the body is there, so a body in small pieces costs nothing
- * extra.
- */
-static void
-http_await(struct conn *c, const struct http_req *r, size_t head, size_t want)
-{
-    struct pend *d = pend_get(c);
-
-    if (d->head == 0 && r->header[HTTP_EXPECT].p != NULL &&
-        str_ieq(r->header[HTTP_EXPECT], STR("100-continue"))) {
-        static const char go_on[] = "HTTP/1.1 100 Continue\r\n\r\n";
-        conn_reply(c, 0, 0, go_on, sizeof go_on - 1);
-    }
-    if (d->head == 0) /* a slow body has the time of an idle connection, all of it together */
-        conn_deadline(c, c->jim->opt.http_ms);
-    d->head = head;
-    d->want = want;
-}
-
-/*
- * A chunked body is decoded in place behind its head, in the connection's own buffer: each byte
- * once, however they come. The head is decoded again when the body is whole.
- */
-static size_t
-http_chunks(struct conn *c)
-{
-    struct pend *d = c->pend;
-    size_t head = d->head, rest = d->raw.len - head, scan = 0;
-    int done = http_unchunk(&d->chunked, d->raw.p + head, &rest, (size_t)c->jim->opt.frame_max);
-    struct http_req r;
-
-    d->raw.len = head + rest;
-    if (done == 0)
-        return 0;
-    if (done < 0 || http_decode(d->raw.p, head, &scan, &r) <= 0) {
-        api_refuse(c, done < 0 ? -done : 400);
-        return d->raw.len;
-    }
-    struct http_chunked body = d->chunked;
-    d->chunked = (struct http_chunked){0};
-    d->in_chunks = false;
-    d->head = d->scan = 0;
-    http_finish(c, &r, (struct str){d->raw.p + head, body.body});
-    return head + body.raw;
-}
-
-static size_t
-http_begin_chunks(struct conn *c, const struct http_req *r, size_t head, const char *p)
-{
-    http_await(c, r, head, 0);
-    c->pend->in_chunks = true;
-    if (c->pend->raw.p == p)
-        return http_chunks(c);
-    c->resume = true; /* once the bytes have moved there */
-    conn_attend(c);
-    return 0;
-}
-
-static size_t
-input_http(struct conn *c, char *p, size_t n)
-{
-    struct pend *d = c->pend;
-    size_t scan = d != NULL && d->head == 0 ? d->scan : 0;
-    struct http_req r;
-
-    if (d != NULL && d->in_chunks)
-        return http_chunks(c);
-    if (d != NULL && n < d->want)
-        return 0;
-    ptrdiff_t head = http_decode(p, n, &scan, &r);
-    if (head < 0) {
-        api_refuse(c, (int)-head);
-        return n;
-    }
-    if (head == 0) {
-        if (d == NULL || d->raw.len == 0) /* its first byte: the clock starts */
-            conn_deadline(c, c->jim->opt.detect_ms);
-        pend_get(c)->scan = scan;
-        return 0;
-    }
-    if (d != NULL)
-        d->scan = 0;
-    if (r.upgrade && !r.chunked && r.length == 0) {
-        ws_open(c, &r);
-        return (size_t)head;
-    }
-    if (r.chunked)
-        return http_begin_chunks(c, &r, (size_t)head, p);
-    if (r.length > (uint64_t)c->jim->opt.frame_max) {
-        api_refuse(c, 413);
-        return n;
-    }
-    size_t whole = (size_t)head + (size_t)r.length;
-    if (n < whole) {
-        http_await(c, &r, (size_t)head, whole);
-        return 0;
-    }
-    if (d != NULL)
-        d->head = d->want = 0;
-    http_finish(c, &r, (struct str){p + head, (size_t)r.length});
-    return whole;
-}
-
-/* The first byte decides, once (contract section 2). */
-static bool
-conn_detect(struct conn *c, char first)
-{
-    unsigned http = PROTO_BIT(PROTO_HTTP) | PROTO_BIT(PROTO_WS);
-
-    if (first == 0x01 && c->protos & PROTO_BIT(PROTO_TCP)) {
-        c->proto = PROTO_TCP;
-        conn_deadline(c, c->jim->opt.login_ms);
-    } else if (first >= 'A' && first <= 'Z' && c->protos & http) {
-        c->proto = PROTO_HTTP;
-    } else {
-        conn_close(c, "no protocol this port serves");
-        return false;
-    }
-    c->state = CONN_OPEN;
-    c->jim->stats.proto[c->proto]++;
-    return true;
-}
-
-/* Decode and handle as much of p as is whole. Returns the bytes used up. */
-static size_t
-conn_decode(struct conn *c, char *p, size_t n)
-{
-    size_t used = 0;
-
-    if (c->state == CONN_DETECT && !conn_detect(c, p[0]))
-        return n;
-    while (!conn_waits(c)) {
-        if (c->pend != NULL && c->pend->raw.p == p)
-            n = c->pend->raw.len; /* decoding a chunked body shortens it */
-        if (used >= n)
-            break;
-        size_t step = c->proto == PROTO_TCP  ? input_tcp(c, p + used, n - used)
-                      : c->proto == PROTO_WS ? input_ws(c, p + used, n - used)
-                                             : input_http(c, p + used, n - used);
-        if (step == 0)
-            break;
-        used += step;
-    }
-    return used;
-}
-
-/* Decode what is pending, together with n new bytes at p. */
-static void
-conn_input(struct conn *c, char *p, size_t n)
-{
-    struct pend *d = c->pend;
-    size_t used;
-
-    if (d != NULL && d->raw.len > 0) {
-        buf_add(&d->raw, p, n);
-        used = conn_decode(c, d->raw.p, d->raw.len);
-        /* Not the same as before the call: a finished request may have shortened or freed it. */
-        if (c->pend != NULL)
-            buf_drop(&c->pend->raw, used);
-    } else if (n > 0) {
-        used = conn_decode(c, p, n);
-        if (used < n && (c->state == CONN_OPEN || c->state == CONN_DETECT))
-            buf_add(&pend_get(c)->raw, p + used, n - used);
-    }
-    pend_tidy(c);
-}
-
-static void
-conn_resume(struct conn *c)
-{
-    struct pend *d = c->pend;
-
-    c->resume = false;
-    if (c->state != CONN_OPEN || d == NULL)
-        return;
-    if (d->held) {
-        struct buf body = d->held_body;
-        d->held = false;
-        d->held_body = (struct buf){0};
-        conn_command(c, d->held_cmd, d->held_seq, (struct str){body.p, body.len});
-        buf_free(&body);
-    }
-    conn_input(c, NULL, 0);
-}
+/* --- reading ---------------------------------------------------------------------------------- */
 
 /* What the loop should watch, after anything that may have changed it. */
 static void
@@ -941,7 +580,7 @@ conn_interest(struct conn *c)
     unsigned events = 0;
 
     c->reading = c->state == CONN_LINGER || c->state == CONN_DETECT ||
-                 (!conn_waits(c) && !c->ended);
+                 (!input_waits(c) && !c->ended);
     if (c->reading)
         events |= LOOP_READ;
     if (c->out != NULL)
@@ -985,7 +624,7 @@ conn_readable(struct conn *c)
     c->silent = 0;
     if (c->state == CONN_LINGER)
         return;
-    conn_input(c, j->input, (size_t)n);
+    input_take(c, j->input, (size_t)n);
 }
 
 static void
@@ -998,7 +637,7 @@ conn_event(void *arg, unsigned events)
     if (events & LOOP_READ) {
         if (!c->reading)
             conn_close(c, "hung up"); /* not asked for, so this is an error condition */
-        else if (c->state == CONN_LINGER || c->state == CONN_DETECT || !conn_waits(c))
+        else if (c->state == CONN_LINGER || c->state == CONN_DETECT || !input_waits(c))
             conn_readable(c); /* else somebody else's command has just put it on hold */
     }
     if (events & LOOP_WRITE || c->state == CONN_DEAD)
@@ -1102,13 +741,13 @@ void
 conn_turn(struct conn *c)
 {
     if (c->resume)
-        conn_resume(c);
+        input_resume(c);
     if (c->shut) /* nothing reaches him here any more: not when the peer closes, but from now on */
         chat_closed(&c->jim->chat, c);
     if (c->out != NULL && c->state != CONN_DEAD) {
-        bool waited = conn_waits(c);
+        bool waited = input_waits(c);
         conn_flush(c);
-        if (waited && c->pend != NULL && !conn_waits(c)) { /* there is room for answers again */
+        if (waited && c->pend != NULL && !input_waits(c)) { /* there is room for answers again */
             c->resume = true;
             conn_attend(c);
         }

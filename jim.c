@@ -308,7 +308,7 @@ jim_start(struct jim *j)
     if (log_open(j) != 0)
         return JIM_BAD_CONFIG;
     log_notices(j);
-    if (conf_check(&j->opt, err, sizeof err) != 0 || api_check(&j->opt, err, sizeof err) != 0) {
+    if (conf_check(&j->opt, err, sizeof err) != 0 || http_check(&j->opt, err, sizeof err) != 0) {
         log_write(&j->log, LOG_LEVEL_ERROR, "%s", err);
         return JIM_BAD_CONFIG;
     }

@@ -4,8 +4,8 @@
  *
  * Part 1 is the whole public interface, for programs that embed the server. Part 2, under
  * JIM_INTERNAL, is every shared limit, struct and function of the server itself, grouped by file in
- * reading order: util, codec, loop, store, conf, conn, roster, the chat (request, chat, send,
- * query, record), jim, api.
+ * reading order: util, hash, codec, loop, store, conf, conn, input, roster, the chat (request,
+ * chat, send, query, record), jim, http, api.
  */
 #ifndef JIM_H
 #define JIM_H
@@ -170,16 +170,23 @@ int64_t time_mono_ms(void); /* since an arbitrary start, never backwards */
 void random_bytes(void *p, size_t n); /* from the kernel; dies when it has none */
 uint64_t siphash13(const uint64_t key[2], const void *p, size_t n);
 
-/* --- codec.c: bytes in, views out. No malloc, descriptor, clock or state outside the arguments  */
+/* --- hash.c: digests and base64. As pure as codec.c ------------------------------------------- */
 
-/*
- * Decoders return the bytes they consumed, 0 when they need more, or a negative number: which one
- * is said at each. Views borrow the input. Lengths are checked against their limit before use.
- */
+/* Network byte order, wherever it stands. */
+static inline uint32_t
+get_be32(const uint8_t *p)
+{
+    return (uint32_t)p[0] << 24 | (uint32_t)p[1] << 16 | (uint32_t)p[2] << 8 | p[3];
+}
 
-/* Check a piece of UTF-8 (RFC 3629). *state is 0 at the start and again at every character's
- * end, so text may come in pieces; false at the first byte that cannot be right. */
-bool utf8_check(uint32_t *state, const void *p, size_t n);
+static inline void
+put_be32(uint8_t *p, uint32_t v)
+{
+    p[0] = (uint8_t)(v >> 24);
+    p[1] = (uint8_t)(v >> 16);
+    p[2] = (uint8_t)(v >> 8);
+    p[3] = (uint8_t)v;
+}
 
 struct sha1 {
     uint32_t h[5];
@@ -201,6 +208,17 @@ struct crc32c { /* tables of CRC-32C (RFC 3720 appendix B.4), eight bytes a step
 void crc32c_init(struct crc32c *c);
 /* Continue `crc` (0 at the start) over n bytes. */
 uint32_t crc32c_add(const struct crc32c *c, uint32_t crc, const void *p, size_t n);
+
+/* --- codec.c: bytes in, views out. No malloc, descriptor, clock or state outside the arguments  */
+
+/*
+ * Decoders return the bytes they consumed, 0 when they need more, or a negative number: which one
+ * is said at each. Views borrow the input. Lengths are checked against their limit before use.
+ */
+
+/* Check a piece of UTF-8 (RFC 3629). *state is 0 at the start and again at every character's
+ * end, so text may come in pieces; false at the first byte that cannot be right. */
+bool utf8_check(uint32_t *state, const void *p, size_t n);
 
 struct pkt { /* a TCP-IM frame (J-IM 3.0) */
     uint8_t cmd;
@@ -748,12 +766,32 @@ struct buf *conn_answer_head(struct conn *c);
 void conn_answered(struct conn *c);
 const char *conn_terminal(const struct conn *c); /* "tcp", "ws", "http" */
 
+/* For input.c. Close in `ms`, if what the deadline stands for has not come by then. */
+void conn_deadline(struct conn *c, int64_t ms);
+void conn_attend(struct conn *c); /* have conn_turn() called at the end of the turn */
+/* Queue a WebSocket control frame with n <= MAX_CONTROL bytes. */
+void conn_control(struct conn *c, enum ws_opcode opcode, const void *p, size_t n);
+
 /* For jim.c. A new connection on an accepted socket, which it owns from here on. */
 void conn_new(struct listener *l, int fd, bool loopback);
 /* What the end of a turn does for a connection in the list: input that waited, one flush,
  * release. */
 void conn_turn(struct conn *c);
 void conn_free_spares(struct jim *j); /* the output queues kept for reuse */
+
+/* --- input.c: from bytes to commands and requests --------------------------------------------- */
+
+/* Decode and handle what is pending, together with n new bytes at p (borrowed, and changed: frames
+ * are unmasked in place). */
+void input_take(struct conn *c, char *p, size_t n);
+/* Go on with what was held back, now that it may be. */
+void input_resume(struct conn *c);
+/*
+ * Must the rest of the input wait? For answers that are still owed; or until the peer has read more
+ * of what he was answered: who asks a lot at once is slowed down, not cut off.
+ */
+bool input_waits(const struct conn *c);
+void input_free(struct conn *c); /* forget what is pending */
 
 /* --- roster.c: users, conversations, memberships ---------------------------------------------- */
 
@@ -1039,19 +1077,34 @@ struct jim {
     _Atomic int stop, reload; /* set by jim_stop() and jim_reload(); loop_wake() orders them */
 };
 
-/* --- api.c: HTTP routes and static files ------------------------------------------------------ */
+/* --- http.c: responses, origins, static files ------------------------------------------------- */
+
+#define JSON_TYPE "application/json; charset=utf-8"
 
 /* Can the page directory be served? 0, or -1 with err. */
-int api_check(const struct options *o, char *err, size_t errsize);
-
+int http_check(const struct options *o, char *err, size_t errsize);
 /* A whole request. The answer is queued, now or later (c->deferred). */
-void api_request(struct conn *c, const struct http_req *r, struct str body);
+void http_request(struct conn *c, const struct http_req *r, struct str body);
+/* Answer the request: a status, a type, more header lines (each with its CRLF) and the body. */
+void http_respond(struct conn *c, int status, const char *type, struct str extra, struct str body);
+/* An error of HTTP rather than of chat: the `code` in its JSON is the status. */
+void http_error(struct conn *c, int status, struct str extra);
+/* Answer a request that could not be decoded with a status and close. */
+void http_refuse(struct conn *c, int status);
+/* May this upgrade request become a WebSocket? 0, or the status to refuse it with. */
+int http_upgrade_status(const struct conn *c, const struct http_req *r);
+/* localhost, 127.x.x.x or [::1], with or without a port: names no foreign DNS can point here. */
+bool http_host_is_loopback(struct str host);
+/* Has the request no Origin, or this server's own? */
+bool http_origin_is_own(const struct http_req *r);
+bool http_origin_listed(const char *list, struct str origin); /* "*", or with commas */
+
+/* --- api.c: the API's routes ------------------------------------------------------------------ */
+
+/* Answer a request for one of the routes, now or later; false when its path is none. */
+bool api_call(struct conn *c, const struct http_req *r, struct str body);
 /* The answer to a send that waited for the store. */
 void api_sent(struct conn *c, int code, const char *json, size_t n);
-/* Answer a request that could not be decoded with a status and close. */
-void api_refuse(struct conn *c, int status);
-/* May this upgrade request become a WebSocket? 0, or the status to refuse it with. */
-int api_upgrade_status(const struct conn *c, const struct http_req *r);
 
 #endif /* JIM_INTERNAL */
 #endif /* JIM_H */
