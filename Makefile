@@ -110,10 +110,10 @@ check-kqueue:
 check-ppc:
 	$(MAKE) variant V=ppc CC=powerpc-linux-gnu-gcc F="-O2 -static" EMULATOR="env -u CC qemu-ppc" \
 	    ONLY="codec_ json_ util_ roster_ conf_ store_"
-werror: page.inc
+werror: page.inc tests/list.inc
 	for cc in gcc clang; do \
-	    for f in main.c $(LIB); do \
-	        $$cc $(SANE) -O2 -Werror -c -o /dev/null $$f || exit 1; \
+	    for f in main.c $(LIB) $(TESTSRC) tests/bench_store.c; do \
+	        $$cc $(SANE) -O2 -Werror -DTEST_LIST='"list.inc"' -c -o /dev/null $$f || exit 1; \
 	    done; \
 	done
 	@echo "2 passed, 0 failed"

@@ -2017,7 +2017,7 @@ count_users(struct conn *c, const char *json, size_t users, const char *online)
 TEST(chat_user_list_max)
 {
     struct conn *c[12];
-    char who[8];
+    char who[16];
 
     begin("jim.login.groups=100", "jim.group.list.max=4", NULL);
     for (int i = 0; i < 12; i++) {

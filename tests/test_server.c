@@ -2129,7 +2129,7 @@ TEST(server_members_may_vanish_together)
 {
     struct server s;
     struct peer p[6];
-    char name[8];
+    char name[16];
 
     server_start(&s, "-o", "jim.login.groups=g:G", NULL);
     for (int round = 0; round < 4; round++) {
@@ -2221,7 +2221,7 @@ TEST(server_group_of_a_thousand)
 {
     struct server s;
     struct peer *p = calloc(1000, sizeof *p);
-    char name[8];
+    char name[16];
 
     CHECK(p != NULL);
     server_start(&s, "-o", "jim.group.notify.max=0", NULL);
