@@ -18,13 +18,14 @@ LIBS = -lpthread
 
 HDRS = jim.h json.h
 # The server in reading order; all but main.c is what an embedding program links.
-LIB = util.c hash.c codec.c loop.c \
+LIB = util.c hash.c codec.c resp.c loop.c \
 	segment.c store.c repair.c \
 	conf.c \
 	conn.c input.c \
 	roster.c request.c chat.c send.c query.c record.c \
 	jim.c \
-	http.c api.c
+	http.c api.c \
+	export.c import.c import_redis.c
 LIBO = $(LIB:.c=.o)
 TESTSRC = tests/run.c tests/client.c tests/test_*.c
 PAGE = web/index.html web/jim.js web/jim.css

@@ -4,8 +4,8 @@
  *
  * Part 1 is the whole public interface, for programs that embed the server. Part 2, under
  * JIM_INTERNAL, is every shared limit, struct and function of the server itself, grouped by file in
- * reading order: util, hash, codec, loop, store, conf, conn, input, roster, the chat (request,
- * chat, send, query, record), jim, http, api.
+ * reading order: util, hash, codec, resp, loop, store, conf, conn, input, roster, the chat (request,
+ * chat, send, query, record), jim, http, api, export, import.
  */
 #ifndef JIM_H
 #define JIM_H
@@ -321,6 +321,32 @@ bool query_next(struct str *rest, struct str *name, struct str *value);
 /* Does a comma-separated header list hold `token` (ASCII case ignored)? */
 bool http_list_has(struct str list, const char *token);
 
+/* --- resp.c: Redis's protocol. As pure as codec.c --------------------------------------------- */
+
+enum resp_type {
+    RESP_STATUS, /* a short text, as "OK" */
+    RESP_ERROR,  /* a short text: its first word says what kind of error */
+    RESP_INT,
+    RESP_BULK,   /* any bytes */
+    RESP_LARGE,  /* a string above `max`: its n bytes and CR LF follow, for the caller to skip */
+    RESP_ARRAY,  /* n elements follow, each to be decoded by itself; they may be arrays again */
+    RESP_NIL
+};
+struct resp {
+    enum resp_type type;
+    int64_t n;       /* RESP_INT: the value; RESP_LARGE, RESP_ARRAY: how many follow */
+    struct str text; /* RESP_STATUS, RESP_ERROR, RESP_BULK: borrowed from the input */
+};
+enum {
+    RESP_BAD_TYPE = -1,  /* no element begins like this */
+    RESP_BAD_LINE = -2,  /* no number where one belongs, a line over MAX_LINE, or CR LF missing */
+    RESP_BAD_LENGTH = -3 /* negative, over 512 MiB, or over 2^20 elements */
+};
+/* One element of a reply. *scan (0 at first and behind each element) as for http_decode(). */
+ptrdiff_t resp_decode(const char *p, size_t n, size_t *scan, size_t max, struct resp *out);
+/* Append a command of n arguments, its name included. */
+void resp_command(struct buf *b, const struct str *arg, size_t n);
+
 /* --- loop.c: readiness, timers, wake-up ------------------------------------------------------- */
 
 struct loop;
@@ -550,6 +576,10 @@ const char *line_parse(const struct crc32c *crc, uint32_t seed, struct str line,
  * with seq and time, one a line, 0 or 2. */
 int store_check(const char *dir, FILE *out);
 int store_export(const char *dir, FILE *out);
+void export_message(FILE *out, const struct store_rec *rec); /* one line of it */
+/* Every record that can be read, oldest first, whoever serves the store meanwhile. 0, or 2 when
+ * not all could be read (said on stderr). */
+int store_walk(const char *dir, void (*record)(void *arg, const struct store_rec *rec), void *arg);
 
 /* --- repair.c: what can still be read of a damaged log --------------------------------------- */
 
@@ -1021,6 +1051,18 @@ uint64_t retry_print(const struct chat *c, const struct user *from, const struct
 void retry_add(struct chat *c, uint64_t print, struct conv *v, uint64_t seq, int64_t create_ms,
                int64_t now_ms);
 void retry_free(struct chat *c);
+/* A message that was sent somewhere else before: `from`, place and times are settled. */
+struct sent {
+    struct user *from;
+    struct conv *conv;
+    int64_t chat_type, create_ms;
+    int64_t time_ms; /* its record's */
+    uint64_t seq;    /* above conv->seq */
+    struct str id;
+};
+/* Store it with what else the request says; nobody is told. Returns the record's number, 0 when it
+ * passes MAX_RECORD or the store refuses. */
+uint64_t send_import(struct chat *c, const struct request *r, const struct sent *m);
 
 /* --- query.c: what is asked: users (17) and messages (19) ------------------------------------- */
 
@@ -1035,10 +1077,17 @@ void record_user(struct chat *c, struct user *u);
 void record_group(struct chat *c, struct conv *v);
 void record_member(struct chat *c, struct member *m);
 void record_redo(struct chat *c, const struct pending *p); /* its batch is lost */
-/* Write up to `max` moved cursors, and states that were lost. */
-void record_save(struct chat *c, size_t max);
+/* Write up to `max` moved cursors, and states that were lost. Returns the number of the last cursor,
+ * 0 when there was none. */
+uint64_t record_save(struct chat *c, size_t max);
 bool record_unsaved(const struct chat *c); /* is there something for record_save() to do? */
 void record_replay(struct chat *c, const struct store_rec *rec); /* at start */
+/* The JSON of a user's and a group's record. */
+void record_put_user(struct buf *b, const struct user *u);
+void record_put_group(struct buf *b, const struct conv *v);
+/* Take over what another log's record says of a user (v NULL) or a group; written when it is news.
+ * Returns whether it was. */
+bool record_import(struct chat *c, struct user *u, struct conv *v, struct str json);
 
 /* --- jim.c: the server as a whole ------------------------------------------------------------- */
 
@@ -1105,6 +1154,74 @@ bool http_origin_listed(const char *list, struct str origin); /* "*", or with co
 bool api_call(struct conn *c, const struct http_req *r, struct str body);
 /* The answer to a send that waited for the store. */
 void api_sent(struct conn *c, int code, const char *json, size_t n);
+
+/* --- export.c: a whole server as lines -------------------------------------------------------- */
+
+/* export -a: chat lines as store_export(), and behind them what is so of users, groups, memberships
+ * and cursors. 0 or 2. */
+int export_all(const char *dir, FILE *out);
+
+/* --- import.c: from elsewhere into a store ---------------------------------------------------- */
+
+/* Messages the store has, by fingerprint: open addressing, 12 bytes a slot. */
+struct seen {
+    uint64_t *print; /* owned; 0: free */
+    uint32_t *seq;   /* owned; low half of the message's number */
+    size_t cap, n;   /* cap: a power of two, or 0 */
+};
+
+struct import {
+    const char *dir;
+    struct options opt;
+    struct log log;      /* what is refused, and what the store says */
+    struct stats stats;
+    struct chat chat;
+    struct map tracks;   /* struct track by conversation; owned */
+    struct map firsts;   /* struct first by user and conversation; owned */
+    size_t runs;         /* of all tracks */
+    struct seen seen;
+    struct buf line, text; /* scratch: of the store; of a state */
+    uint64_t wrote;      /* number of the last record appended */
+    size_t waiting;      /* bytes appended since the last wait for the disk */
+    const char *failed;  /* why it cannot go on; NULL: it can */
+    bool progress;       /* stderr is a terminal */
+    int64_t progress_ms; /* when it was last told */
+    uint64_t read;       /* lines or values */
+    uint64_t messages, again, users, groups, members, cursors, refused; /* of the summary */
+    uint64_t late, stamped, no_id, no_from, friends;
+};
+enum import_kind { IMPORT_ANY, IMPORT_PAIR, IMPORT_GROUP }; /* what is known of a chat's place */
+struct placed { /* where an imported message stands now */
+    struct conv *conv;
+    struct user *to; /* private */
+    uint64_t seq;
+};
+
+/* jim import: JSON lines from a descriptor. 0, 1 when lines were refused, 2 when it cannot. */
+int import_lines(const char *dir, int fd, FILE *out);
+
+/* For import_redis.c. False: said why; import_close() all the same. */
+bool import_open(struct import *im, const char *dir);
+/* Write cursors, sync, print the summary. Returns the exit code. */
+int import_close(struct import *im, FILE *out);
+void import_refuse(struct import *im, struct str where, const char *why);
+void import_tick(struct import *im); /* a line is done: progress */
+/* Each returns NULL, or why it is refused. when_ms: the time it was stored, -1: its own `time`. */
+const char *import_chat(struct import *im, struct str json, const struct request *r,
+                        enum import_kind kind, int64_t when_ms, struct placed *out);
+const char *import_user(struct import *im, struct str json, const struct request *r);
+const char *import_group(struct import *im, struct str json, const struct request *r);
+/* Message seq is the first the user is waiting for, as far as was said before. */
+void import_waits(struct import *im, struct user *u, struct conv *v, uint64_t seq);
+/* Make him a member; all that was imported has reached him but what he waits for. */
+void import_join(struct import *im, struct user *u, struct conv *v);
+void import_pairs(struct import *im); /* the same for private conversations */
+
+/* --- import_redis.c: J-IM's Redis ------------------------------------------------------------- */
+
+/* jim import --jim-redis: read everything, write nothing there. Password and user name from the
+ * environment: JIM_REDIS_AUTH, JIM_REDIS_USER. */
+int import_redis(const char *dir, const char *address, FILE *out);
 
 #endif /* JIM_INTERNAL */
 #endif /* JIM_H */

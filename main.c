@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
  * main.c - the command line: options into struct jim, signals to jim_stop() and jim_reload(), and
- * the subcommands that read a store without serving it. Everything else is the library's, so that
+ * the subcommands that work on a store without serving it. Everything else is the library's, so that
  * an embedding program has it too.
  */
 #include "jim.h"
@@ -17,7 +17,8 @@ static void
 usage(FILE *out)
 {
     fputs("usage: jim [-c FILE] [-p PORT] [-b ADDR] [-d DIR] [-o key=value]... [-q] [-v]\n"
-          "       jim check [-r] DIR | export DIR | -h | -V\n"
+          "       jim check [-r] DIR | export [-a] DIR | -h | -V\n"
+          "       jim import [--jim-redis HOST:PORT] DIR\n"
           "\n"
           "  -c FILE       read a jim.properties file\n"
           "  -p PORT       listen on PORT (jim.port); again for more, 0 for a free one\n"
@@ -27,7 +28,9 @@ usage(FILE *out)
           "  -q, -v        log errors only; log more\n"
           "  check DIR     verify a store: 0 clean, 1 torn tail, 2 damaged;\n"
           "                -r: copy what is left of a damaged one to DIR.repaired\n"
-          "  export DIR    stored messages as JSON lines\n"
+          "  export DIR    stored messages as JSON lines; -a: users, groups and cursors too\n"
+          "  import DIR    JSON lines from stdin into a store: 0 all, 1 some refused, 2 failed;\n"
+          "                --jim-redis: what J-IM keeps in Redis (password: JIM_REDIS_AUTH)\n"
           "\n"
           "options (defaults in brackets; live: SIGHUP reads them again):\n", out);
     conf_print(out);
@@ -196,21 +199,38 @@ run(int argc, char **argv)
     return status;
 }
 
+/* The subcommands: `argv` is what stands behind jim. */
+static int
+subcommand(int argc, char **argv)
+{
+    static const struct {
+        const char *name, *option;
+        bool value; /* the option takes one */
+        int (*plain)(const char *dir, FILE *out);
+        int (*special)(const char *dir, FILE *out); /* with the option */
+    } commands[] = {{"check", "-r", false, store_check, store_repair},
+                    {"export", "-a", false, store_export, export_all},
+                    {"import", "--jim-redis", true, NULL, NULL}};
+
+    for (size_t i = 0; i < sizeof commands / sizeof commands[0]; i++) {
+        if (strcmp(argv[0], commands[i].name) != 0)
+            continue;
+        int at = argc > 1 && strcmp(argv[1], commands[i].option) == 0 ? 2 + commands[i].value : 1;
+        if (argc != at + 1 || argv[at][0] == '-')
+            return bad_usage("check, export and import take a directory");
+        if (!commands[i].value)
+            return (at > 1 ? commands[i].special : commands[i].plain)(argv[at], stdout);
+        signal(SIGPIPE, SIG_IGN); /* a connection that ends is told as such */
+        return at > 1 ? import_redis(argv[at], argv[2], stdout)
+                      : import_lines(argv[at], STDIN_FILENO, stdout);
+    }
+    return -1;
+}
+
 int
 main(int argc, char **argv)
 {
-    static const struct {
-        const char *name;
-        int (*fn)(const char *dir, FILE *out);
-    } commands[] = {{"check", store_check}, {"export", store_export}};
+    int code = argc > 1 ? subcommand(argc - 1, argv + 1) : -1;
 
-    if (argc == 4 && strcmp(argv[1], "check") == 0 && strcmp(argv[2], "-r") == 0)
-        return store_repair(argv[3], stdout);
-    for (size_t i = 0; argc > 1 && i < sizeof commands / sizeof commands[0]; i++)
-        if (strcmp(argv[1], commands[i].name) == 0) {
-            if (argc != 3 || argv[2][0] == '-')
-                return bad_usage("check and export take a directory");
-            return commands[i].fn(argv[2], stdout);
-        }
-    return run(argc, argv);
+    return code >= 0 ? code : run(argc, argv);
 }

@@ -65,10 +65,9 @@ line_begin(struct chat *c)
 }
 
 void
-record_user(struct chat *c, struct user *u)
+record_put_user(struct buf *b, const struct user *u)
 {
-    struct buf *b = line_begin(c);
-
+    buf_add(b, "{", 1);
     if (u->profile != NULL) {
         put_profile(b, "avatar", u->profile->avatar);
         put_profile(b, "extras", u->profile->extras);
@@ -77,18 +76,31 @@ record_user(struct chat *c, struct user *u)
     }
     put_text(b, "userId", user_id(u));
     buf_add(b, "}", 1);
+}
+
+void
+record_user(struct chat *c, struct user *u)
+{
+    c->line.len = 0;
+    record_put_user(&c->line, u);
     record_append(c, REC_USER, NULL, u, 0);
+}
+
+void
+record_put_group(struct buf *b, const struct conv *v)
+{
+    buf_add(b, "{", 1);
+    put_text(b, "groupId", str_of(v->id));
+    if (v->name != NULL)
+        put_text(b, "name", str_of(v->name));
+    buf_add(b, "}", 1);
 }
 
 void
 record_group(struct chat *c, struct conv *v)
 {
-    struct buf *b = line_begin(c);
-
-    put_text(b, "groupId", str_of(v->id));
-    if (v->name != NULL)
-        put_text(b, "name", str_of(v->name));
-    buf_add(b, "}", 1);
+    c->line.len = 0;
+    record_put_group(&c->line, v);
     record_append(c, REC_GROUP, v, NULL, 0);
 }
 
@@ -114,7 +126,7 @@ record_again(struct chat *c, const struct pending *p)
         record_member(c, member_of(&c->roster, p->from, p->conv));
 }
 
-static void
+static uint64_t
 record_cursor(struct chat *c, struct member *m)
 {
     struct buf *b = line_begin(c);
@@ -125,8 +137,8 @@ record_cursor(struct chat *c, struct member *m)
     json_put_raw(b, "\"userId\":", 9); /* no comma: "live" has brought its own */
     json_put_string(b, m->user->id, m->user->idlen);
     buf_add(b, "}", 1);
-    store_append(c->store, REC_CURSOR, (struct str){m->conv->key, m->conv->keylen}, m->cursor,
-                 (struct str){b->p, b->len}, c->now_ms(), NULL);
+    return store_append(c->store, REC_CURSOR, (struct str){m->conv->key, m->conv->keylen},
+                        m->cursor, (struct str){b->p, b->len}, c->now_ms(), NULL);
 }
 
 void
@@ -146,9 +158,11 @@ record_unsaved(const struct chat *c)
            !store_failed(c->store);
 }
 
-void
+uint64_t
 record_save(struct chat *c, size_t max)
 {
+    uint64_t last = 0;
+
     for (size_t i = 0; i < c->redo_n; i++)
         record_again(c, &c->redo[i]);
     c->redo_n = 0;
@@ -157,8 +171,9 @@ record_save(struct chat *c, size_t max)
         c->roster.dirty = m->next_dirty;
         m->dirty = false;
         if (!m->left && store_keeps(c->store))
-            record_cursor(c, m);
+            last = record_cursor(c, m);
     }
+    return last;
 }
 
 /* --- reading ---------------------------------------------------------------------------------- */
@@ -281,4 +296,32 @@ record_replay(struct chat *c, const struct store_rec *rec)
     } else if (rec->type == REC_CURSOR) {
         replay_cursor(c, v, u, rec);
     }
+}
+
+bool
+record_import(struct chat *c, struct user *u, struct conv *v, struct str json)
+{
+    struct store_rec rec = {.type = u != NULL ? REC_USER : REC_GROUP, .conv = STR("-"),
+                            .json = json};
+    struct buf before = {0}, after = {0};
+
+    if (v != NULL) {
+        rec.conv = (struct str){v->key, v->keylen};
+        record_put_group(&before, v);
+        record_replay(c, &rec);
+        record_put_group(&after, v);
+    } else {
+        if (u->known) /* else it is news in any case */
+            record_put_user(&before, u);
+        record_replay(c, &rec);
+        record_put_user(&after, u);
+    }
+    bool news = !str_eq((struct str){before.p, before.len}, (struct str){after.p, after.len});
+    if (news && v != NULL)
+        record_group(c, v);
+    else if (news)
+        record_user(c, u);
+    buf_free(&before);
+    buf_free(&after);
+    return news;
 }

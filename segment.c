@@ -774,22 +774,26 @@ store_check(const char *dir, FILE *out)
     return code;
 }
 
-static void
-export_record(void *arg, const struct store_rec *rec)
+void
+export_message(FILE *out, const struct store_rec *rec)
 {
-    FILE *out = arg;
-
-    if (rec->type != REC_MESSAGE || rec->json.n < 2 || rec->json.p[rec->json.n - 1] != '}')
+    if (rec->json.n < 2 || rec->json.p[rec->json.n - 1] != '}')
         return;
     fwrite(rec->json.p, 1, rec->json.n - 1, out);
     fprintf(out, "%s\"time\":%" PRId64 "}\n", rec->json.n > 2 ? "," : "", rec->time_ms);
 }
 
-int
-store_export(const char *dir, FILE *out)
+static void
+export_record(void *arg, const struct store_rec *rec)
 {
-    struct scan c = {.io = &store_disk, .dir = dir, .go_on = true,
-                     .record = export_record, .arg = out};
+    if (rec->type == REC_MESSAGE)
+        export_message(arg, rec);
+}
+
+int
+store_walk(const char *dir, void (*record)(void *arg, const struct store_rec *rec), void *arg)
+{
+    struct scan c = {.io = &store_disk, .dir = dir, .go_on = true, .record = record, .arg = arg};
 
     scan_run(&c);
     bool bad = c.result == SCAN_DAMAGED || c.result == SCAN_ERROR;
@@ -797,9 +801,17 @@ store_export(const char *dir, FILE *out)
         say_bad(&c, stderr);
     free(c.first);
     free(c.seg);
+    return bad ? 2 : 0;
+}
+
+int
+store_export(const char *dir, FILE *out)
+{
+    int code = store_walk(dir, export_record, out);
+
     if (fflush(out) != 0 || ferror(out)) {
         fprintf(stderr, "jim: cannot write: %s\n", strerror(errno));
         return 2;
     }
-    return bad ? 2 : 0;
+    return code;
 }

@@ -395,6 +395,26 @@ send_api(struct chat *c, struct conn *conn, const struct request *r)
     return send_draft(c, &d);
 }
 
+uint64_t
+send_import(struct chat *c, const struct request *r, const struct sent *m)
+{
+    struct draft d = {.r = r, .from = m->from, .conv = m->conv, .chat_type = m->chat_type,
+                      .create_ms = m->create_ms, .id = m->id};
+    struct str key = {m->conv->key, m->conv->keylen};
+    size_t id_at;
+
+    d.has_msg_type = request_int(r, F_MSG_TYPE, 0, &d.msg_type) > 0;
+    d.has_cmd = request_int(r, F_CMD, 0, &d.cmd) > 0;
+    c->out.len = 0;
+    put_chat(&c->out, &d, m->seq, &id_at);
+    uint64_t number = store_append(c->store, REC_MESSAGE, key, m->seq,
+                                   (struct str){c->out.p, c->out.len}, m->time_ms,
+                                   &m->conv->index);
+    if (number != 0)
+        m->conv->seq = m->conv->durable = m->seq; /* who imports asks the store itself what is safe */
+    return number;
+}
+
 /* --- delivery --------------------------------------------------------------------------------- */
 
 static void
