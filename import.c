@@ -87,7 +87,7 @@ track_get(struct import *im, struct conv *v)
     return t;
 }
 
-static void seen_add(struct seen *s, uint64_t print, uint64_t seq);
+static void seen_add(struct prints *s, uint64_t print, uint64_t seq);
 
 /* A message's id, copied to dst; false when it has none that is kept. */
 static bool
@@ -297,7 +297,7 @@ import_close(struct import *im, FILE *out)
 /* --- messages there --------------------------------------------------------------------------- */
 
 static void
-seen_put(struct seen *s, uint64_t print, uint32_t seq)
+seen_put(struct prints *s, uint64_t print, uint32_t seq)
 {
     size_t at = (size_t)print & (s->cap - 1);
 
@@ -308,10 +308,10 @@ seen_put(struct seen *s, uint64_t print, uint32_t seq)
 }
 
 static void
-seen_add(struct seen *s, uint64_t print, uint64_t seq)
+seen_add(struct prints *s, uint64_t print, uint64_t seq)
 {
     if (s->n >= s->cap / 4 * 3) {
-        struct seen old = *s;
+        struct prints old = *s;
         s->cap = old.cap == 0 ? 1024 : 2 * old.cap;
         s->print = xcalloc(s->cap, sizeof s->print[0]);
         s->seq = xcalloc(s->cap, sizeof s->seq[0]);
@@ -351,7 +351,7 @@ static uint64_t
 seen_seq(struct import *im, const struct conv *v, uint64_t print, const struct user *from,
          struct str id)
 {
-    const struct seen *s = &im->seen;
+    const struct prints *s = &im->seen;
 
     if (s->cap == 0)
         return 0;

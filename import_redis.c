@@ -281,7 +281,7 @@ struct walk {
     struct import *im;
     struct redis *r;
     const struct key_type *(*type_of)(struct str key); /* NULL: not for this walk */
-    struct buf names; /* keys of one answer to SCAN, each with a NUL behind it */
+    struct buf names; /* keys of one answer to SCAN, the length before each */
 };
 
 static void

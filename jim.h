@@ -4,8 +4,8 @@
  *
  * Part 1 is the whole public interface, for programs that embed the server. Part 2, under
  * JIM_INTERNAL, is every shared limit, struct and function of the server itself, grouped by file in
- * reading order: util, hash, codec, resp, loop, store, conf, conn, input, roster, the chat (request,
- * chat, send, query, record), jim, http, api, export, import.
+ * reading order: util, hash, codec, resp, loop, store, conf, conn, input, roster, the chat
+ * (request, chat, send, query, record), jim, http, api, export, import.
  */
 #ifndef JIM_H
 #define JIM_H
@@ -1077,8 +1077,8 @@ void record_user(struct chat *c, struct user *u);
 void record_group(struct chat *c, struct conv *v);
 void record_member(struct chat *c, struct member *m);
 void record_redo(struct chat *c, const struct pending *p); /* its batch is lost */
-/* Write up to `max` moved cursors, and states that were lost. Returns the number of the last cursor,
- * 0 when there was none. */
+/* Write up to `max` moved cursors, and states that were lost. Returns the record number of the last
+ * cursor, 0 when there was none. */
 uint64_t record_save(struct chat *c, size_t max);
 bool record_unsaved(const struct chat *c); /* is there something for record_save() to do? */
 void record_replay(struct chat *c, const struct store_rec *rec); /* at start */
@@ -1164,7 +1164,7 @@ int export_all(const char *dir, FILE *out);
 /* --- import.c: from elsewhere into a store ---------------------------------------------------- */
 
 /* Messages the store has, by fingerprint: open addressing, 12 bytes a slot. */
-struct seen {
+struct prints {
     uint64_t *print; /* owned; 0: free */
     uint32_t *seq;   /* owned; low half of the message's number */
     size_t cap, n;   /* cap: a power of two, or 0 */
@@ -1179,7 +1179,7 @@ struct import {
     struct map tracks;   /* struct track by conversation; owned */
     struct map firsts;   /* struct first by user and conversation; owned */
     size_t runs;         /* of all tracks */
-    struct seen seen;
+    struct prints seen;
     struct buf line, text; /* scratch: of the store; of a state */
     uint64_t wrote;      /* number of the last record appended */
     size_t waiting;      /* bytes appended since the last wait for the disk */

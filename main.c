@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /*
  * main.c - the command line: options into struct jim, signals to jim_stop() and jim_reload(), and
- * the subcommands that work on a store without serving it. Everything else is the library's, so that
- * an embedding program has it too.
+ * the subcommands that work on a store without serving it. Everything else is the library's, so
+ * that an embedding program has it too.
  */
 #include "jim.h"
 

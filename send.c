@@ -410,8 +410,8 @@ send_import(struct chat *c, const struct request *r, const struct sent *m)
     uint64_t number = store_append(c->store, REC_MESSAGE, key, m->seq,
                                    (struct str){c->out.p, c->out.len}, m->time_ms,
                                    &m->conv->index);
-    if (number != 0)
-        m->conv->seq = m->conv->durable = m->seq; /* who imports asks the store itself what is safe */
+    if (number != 0) /* nobody is shown it before the import has ended */
+        m->conv->seq = m->conv->durable = m->seq;
     return number;
 }
 
