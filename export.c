@@ -2,9 +2,9 @@
 /*
  * export.c - `jim export -a`: all that a server needs to go on elsewhere, as JSON lines. Messages
  * are printed as they are read, exactly as `jim export` prints them. The rest is replayed on the
- * way, as at the start of a server, and what has become of it is printed behind the messages, in
- * the order in which it first came up; that order is also the one in which clients see it. What
- * the lines look like: docs/export.md.
+ * way, as at the start of a server, and what has become of it is printed behind the messages:
+ * users, groups, memberships, cursors, each in the order in which they first came up, for that is
+ * the order in which clients see them. What the lines look like: docs/export.md.
  */
 #include "jim.h"
 
@@ -105,8 +105,8 @@ put_progress(struct buf *b, const struct member *m, const char *type)
     }
     json_put_key(b, "seq");
     json_put_int(b, (int64_t)m->cursor);
-    put_text(b, "type", str_of(type));
     put_text(b, "userId", user_id(m->user));
+    put_text(b, "type", str_of(type));
     buf_add(b, "}", 1);
 }
 
@@ -181,8 +181,10 @@ export_all(const char *dir, FILE *out)
     conf_init(&opt);
     chat_init(&e.chat, &opt, &log, &stats);
     int code = store_walk(dir, export_record, &e);
-    for (size_t i = 0; i < e.n; i++)
-        export_item(&e, &e.item[i]);
+    for (enum item_kind kind = ITEM_USER; kind <= ITEM_PAIR; kind++)
+        for (size_t i = 0; i < e.n; i++)
+            if (e.item[i].kind == kind)
+                export_item(&e, &e.item[i]);
     chat_free(&e.chat);
     conf_free(&opt);
     buf_free(&e.line);
