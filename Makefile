@@ -113,7 +113,7 @@ check-ppc:
 	    ONLY="codec_ json_ util_ roster_ conf_ store_"
 werror: page.inc tests/list.inc
 	for cc in gcc clang; do \
-	    for f in main.c $(LIB) $(TESTSRC) tests/bench_store.c; do \
+	    for f in main.c $(LIB) $(TESTSRC) tests/bench_store.c tests/talk.c; do \
 	        $$cc $(SANE) -O2 -Werror -DTEST_LIST='"list.inc"' -c -o /dev/null $$f || exit 1; \
 	    done; \
 	done
@@ -137,7 +137,14 @@ bench-store: jim build/bench-store
 	build/bench-store
 	build/bench-store big
 
-check-all: test werror lint analyze asan tsan check-poll check-kqueue browser
+# Import from a real redis-server, filled as J-IM fills it (redis-server, curl).
+build/talk: tests/talk.c
+	mkdir -p build
+	$(CC) $(ALL) $(LDFLAGS) -o $@ tests/talk.c
+import-redis: jim build/talk
+	JIM=./jim TALK=build/talk sh tests/import_redis.sh
+
+check-all: test werror lint analyze asan tsan check-poll check-kqueue browser import-redis
 
 .PHONY: all run test check install uninstall clean dist variant asan tsan check-poll check-kqueue \
-	check-ppc werror lint analyze browser bench-store check-all
+	check-ppc werror lint analyze browser bench-store import-redis check-all

@@ -665,12 +665,16 @@ int
 import_redis(const char *dir, const char *address, FILE *out)
 {
     struct import im;
-    struct redis r = {.fd = -1};
+    struct redis r;
 
+    if (!redis_open(&r, address)) { /* before a directory is made for nothing */
+        fprintf(stderr, "jim: %s: %s\n", address, r.err);
+        redis_close(&r);
+        return 2;
+    }
     if (import_open(&im, dir)) {
-        if (redis_open(&r, address) && walk(&im, &r, "store:*", type_of_history) &&
-            walk(&im, &r, "push:*", type_of_push) && walk(&im, &r, "group:*", type_of_group) &&
-            walk(&im, &r, "user:*", type_of_user))
+        if (walk(&im, &r, "store:*", type_of_history) && walk(&im, &r, "push:*", type_of_push) &&
+            walk(&im, &r, "group:*", type_of_group) && walk(&im, &r, "user:*", type_of_user))
             import_pairs(&im);
         if (r.err[0] != '\0' && im.failed == NULL)
             im.failed = r.err;
