@@ -110,7 +110,7 @@ check-kqueue:
 # 32 bits and big-endian, emulated (gcc-powerpc-linux-gnu, qemu-user).
 check-ppc:
 	$(MAKE) variant V=ppc CC=powerpc-linux-gnu-gcc F="-O2 -static" EMULATOR="env -u CC qemu-ppc" \
-	    ONLY="codec_ json_ util_ roster_ conf_ store_"
+	    ONLY="codec_ resp_ json_ util_ roster_ conf_ store_"
 werror: page.inc tests/list.inc
 	for cc in gcc clang; do \
 	    for f in main.c $(LIB) $(TESTSRC) tests/bench_store.c tests/talk.c; do \

@@ -268,21 +268,93 @@ TEST(import_cursors_follow)
                 &o);
     import_text("data",
                 CHAT("1", "1", T) CHAT("2", "2", T) CHAT("3", "3", T) CHAT("4", "4", T)
+                CHAT("5", "5", T)
                 "{'chatType':1,'createTime':2,'from':'x','groupId':'g','id':'1','seq':1}\n"
                 "{'chatType':1,'createTime':2,'from':'x','groupId':'g','id':'2','seq':2}\n"
-                "{'fromUserId':'ann','live':[4,4],'seq':2,'userId':'bob','type':'cursor'}\n"
+                "{'fromUserId':'ann','live':[4,5],'seq':2,'userId':'bob','type':'cursor'}\n"
                 "{'groupId':'g','seq':1,'userId':'bob','type':'member'}\n"
                 "{'groupId':'g','userId':'late','type':'member'}\n"
                 "{'groupId':'empty','seq':7,'userId':'bob','type':'member'}\n", 0, &o);
     struct buf got = export_of("data");
-    check_holds(got, "{'fromUserId':'ann','live':[5,5],'seq':3,'userId':'bob','type':'cursor'}\n");
+    check_holds(got, "{'fromUserId':'ann','live':[5,6],'seq':3,'userId':'bob','type':'cursor'}\n");
     check_holds(got, "{'groupId':'g','seq':2,'userId':'bob','type':'member'}\n"
                      "{'groupId':'g','seq':3,'userId':'late','type':'member'}\n"
                      "{'groupId':'empty','seq':0,'userId':'bob','type':'member'}\n");
     /* a cursor never falls */
     import_text("data", CHAT("1", "1", T)
                 "{'fromUserId':'ann','seq':1,'userId':'bob','type':'cursor'}\n", 0, &o);
-    check_holds(export_of("data"), "{'fromUserId':'ann','live':[5,5],'seq':3,'userId':'bob',");
+    check_holds(export_of("data"), "{'fromUserId':'ann','live':[5,6],'seq':3,'userId':'bob',");
+}
+
+/* A cursor may stand where there is no message, here or there. */
+TEST(import_cursor_in_a_gap)
+{
+    struct output o;
+
+    import_text("data",
+                "{'chatType':2,'content':'','createTime':1,'from':'ann','id':'o','to':'bob'}\n", 0,
+                &o);
+    import_text("data",
+                CHAT("1", "1", T) CHAT("2", "2", T) CHAT("3", "10", T)
+                "{'fromUserId':'ann','seq':5,'userId':'bob','type':'cursor'}\n"
+                "{'fromUserId':'bob','seq':99,'userId':'ann','type':'cursor'}\n", 0, &o);
+    struct buf got = export_of("data");
+    check_holds(got, "{'fromUserId':'ann','seq':3,'userId':'bob','type':'cursor'}\n");
+    check_holds(got, "{'fromUserId':'bob','seq':10,'userId':'ann','type':'cursor'}\n");
+}
+
+static void
+import_one(struct import *im, const char *json)
+{
+    struct buf b = quoted(json);
+    struct request r;
+
+    CHECK(request_parse(&r, (struct str){b.p, b.len}));
+    CHECK(import_chat(im, (struct str){b.p, b.len}, &r, IMPORT_ANY, -1, NULL) == NULL);
+    buf_free(&b);
+}
+
+/* Two messages of one fingerprint, which chance will not bring: both are kept. */
+TEST(import_coincidence)
+{
+    struct import im;
+
+    CHECK(import_open(&im, "data"));
+    import_one(&im, "{'chatType':2,'createTime':1,'from':'a','id':'1','to':'b'}");
+    struct user *a = user_find(&im.chat.roster, STR("a"));
+    const struct conv *v = member_with(&im.chat.roster, a, STR("b"))->conv;
+    uint64_t print = retry_print(&im.chat, a, v, STR("2"));
+    size_t at = (size_t)print & (im.seen.cap - 1);
+    im.seen.n += im.seen.print[at] == 0;
+    im.seen.print[at] = print;
+    im.seen.seq[at] = 1;
+    import_one(&im, "{'chatType':2,'createTime':1,'from':'a','id':'2','to':'b'}");
+    CHECK_INT(im.messages, 2);
+    import_one(&im, "{'chatType':2,'createTime':1,'from':'a','id':'2','to':'b'}");
+    CHECK_INT(im.again, 1);
+    CHECK_INT(import_close(&im, stdout), 0);
+}
+
+/* Who has left is not in the lines, and lines do not bring him back. */
+TEST(import_who_has_left)
+{
+    struct log log = {stderr, LOG_LEVEL_ERROR};
+    struct store_options opt = {.dir = "data", .policy = STORE_OFF, .segment = 1 << 20,
+                                .log = &log};
+    struct output o;
+
+    import_text("data", "{'groupId':'g','userId':'ann','type':'member'}\n"
+                "{'groupId':'g','userId':'bob','type':'member'}\n", 0, &o);
+    struct buf before = export_of("data");
+    write_file("in", before.p);
+    struct store *s = store_open(&opt);
+    CHECK(s != NULL);
+    CHECK(store_append(s, REC_LEAVE, STR("g:g"), 0, STR("{\"userId\":\"ann\"}"), 5, NULL) != 0);
+    CHECK_INT(store_close(s), 0);
+    check_export("data", "{'groupId':'g','seq':0,'userId':'bob','type':'member'}\n");
+    import_file("data", "in", &o);
+    CHECK_INT(o.code, 0);
+    check_export("data", "{'groupId':'g','seq':0,'userId':'bob','type':'member'}\n");
 }
 
 /* Times of a conversation's records never fall, and none is in the future. */
@@ -522,7 +594,8 @@ TEST(import_carries_a_server)
 /* --- a Redis of the test's own ---------------------------------------------------------------- */
 
 struct value {
-    char kind; /* s: string, l: list, z: sorted set of member and score; n: `many` members */
+    char kind; /* s: string, l: list, z: sorted set of member and score; n: `many` members;
+                  h: a string above the limit */
     const char *key;
     const char *item[8];
     int many;
@@ -630,6 +703,14 @@ fake_read(struct fake *f, char **arg, char kind, struct buf *b)
         if (strcmp(f->value[k].key, arg[1]) == 0)
             v = &f->value[k];
     CHECK(v != NULL);
+    if (kind == 's' && v->kind == 'h') {
+        buf_printf(b, "$%u\r\n", MAX_RECORD + 70000);
+        buf_reserve(b, MAX_RECORD + 70000);
+        memset(b->p + b->len, '\n', MAX_RECORD + 70000);
+        b->len += MAX_RECORD + 70000;
+        buf_add(b, "\r\n", 2);
+        return;
+    }
     if (kind == 's' && v->kind == 's') {
         put_bulk(b, v->item[0]);
         return;
@@ -873,20 +954,22 @@ TEST(import_redis_refused)
         {'s', "user:u:info", {"[1]"}, 0},
         {'s', "group:g:info", {"{\"name\":\"no id\"}"}, 0},
         {'s', "user:v:info", {"{\"userId\":\"v\",\"nick\":{}}"}, 0},
+        {'h', "user:w:info", {NULL}, 0},
+        {'s', "user:x:info", {"{\"userId\":\"x\"}"}, 0},
     };
     static const char *const want[] = {
         "store:user:a-b: no value of the kind", "store:user:c-d: a message that is no JSON",
         "store:user:c-d: a private message without a receiver", "store:user:e-f: the sender's id",
         "store:group:null: a group message without groupId", "push:group:x:b: a message of another",
         "group:g:user: the user's id", "user:u:info: no JSON", "group:g:info: the group's id",
-        "user:v:info: avatar, name"};
+        "user:v:info: avatar, name", "user:w:info: a value over 16 MiB"};
     struct output o;
 
     import_fake(&(struct fake){TABLE(odd)}, "data", 1, &o);
     for (size_t i = 0; i < sizeof want / sizeof want[0]; i++)
         if (!has(o.err, want[i]))
             test_fail(__FILE__, __LINE__, "no %s", want[i]);
-    CHECK(has(o.out, "imported 2 messages, 0 users, 0 groups, 1 memberships"));
+    CHECK(has(o.out, "imported 2 messages, 1 users, 0 groups, 1 memberships"));
 }
 
 TEST(import_redis_password)
