@@ -850,10 +850,11 @@ import_line(struct import *im, struct str line)
     const struct json *type = &r.f[F_TYPE];
     if (type->type != JSON_STRING)
         return import_chat(im, line, &r, IMPORT_ANY, -1, NULL);
+    const char *why = "a type of line that this version does not know";
     for (size_t i = 0; i < sizeof states / sizeof states[0]; i++)
         if (str_eq((struct str){type->p, type->n}, states[i].type))
-            return states[i].fn(im, line, &r);
-    return "a type of line that this version does not know";
+            why = states[i].fn(im, line, &r);
+    return why;
 }
 
 static void
