@@ -80,17 +80,17 @@ static void
 export_record(void *arg, const struct store_rec *rec)
 {
     struct export *e = arg;
-
-    if (rec->type != REC_MESSAGE) {
-        export_state(e, rec);
-        return;
-    }
     bool first = conv_find_key(&e->chat.roster, rec->conv) == NULL;
-    record_replay(&e->chat, rec);
+
+    if (rec->type == REC_MESSAGE) {
+        record_replay(&e->chat, rec);
+        export_message(e->out, rec);
+    } else {
+        export_state(e, rec);
+    }
     struct conv *v = conv_find_key(&e->chat.roster, rec->conv);
-    if (first && v != NULL && !v->group)
+    if (first && v != NULL && !v->group) /* by whichever record: its messages may be gone */
         item_add(e, ITEM_PAIR, v);
-    export_message(e->out, rec);
 }
 
 /* --- writing ---------------------------------------------------------------------------------- */
