@@ -22,7 +22,7 @@ LIB = util.c hash.c codec.c resp.c loop.c \
 	segment.c store.c repair.c \
 	conf.c \
 	conn.c input.c \
-	roster.c request.c chat.c send.c query.c record.c \
+	roster.c request.c chat.c group.c send.c query.c record.c \
 	jim.c \
 	http.c api.c \
 	export.c import.c import_redis.c

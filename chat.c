@@ -3,11 +3,9 @@
  * chat.c - what commands mean: who may do what, and what follows. Knows connections only as struct
  * conn, conn_send() and conn_reply(); never sees a descriptor or a wire format, so all of it runs
  * in a test without sockets. What becomes of a message is send.c's, what is asked for is
- * query.c's.
+ * query.c's, who is in a group and who is told of it group.c's.
  *
- *   presence   who is told that somebody has come or gone
  *   login      names to users, users to connections
- *   groups     joining
  *   commands   the table of all that a client may ask
  *   start      and end
  */
@@ -16,60 +14,6 @@
 #include <assert.h>
 #include <stdlib.h>
 #include <string.h>
-
-/* --- presence --------------------------------------------------------------------------------- */
-
-/* Notify 9: {"code":10011,"command":9,"group":…,"msg":…,"user":…}. A reference for the caller. */
-static struct msg *
-joined_msg(struct chat *c, const struct conv *v, const struct user *u)
-{
-    struct buf *b = answer_begin(c, CODE_JOIN_OK, CMD_JOIN_NOTIFY);
-
-    put_text(b, "group", str_of(v->id));
-    put_msg(b, CODE_JOIN_OK);
-    json_put_key(b, "user");
-    put_user_brief(b, u, true);
-    buf_add(b, "}", 1);
-    return msg_new(CMD_JOIN_NOTIFY, 0, b->p, b->len);
-}
-
-/* Notify 10: {"command":10,"data":{"group":…,"user":…}}. */
-static struct msg *
-left_msg(struct chat *c, const struct conv *v, const struct user *u)
-{
-    struct buf *b = answer_begin(c, 0, CMD_EXIT_NOTIFY);
-
-    json_put_key(b, "data");
-    buf_add(b, "{", 1);
-    put_text(b, "group", str_of(v->id));
-    json_put_key(b, "user");
-    put_user_brief(b, u, false);
-    buf_add(b, "}}", 2);
-    return msg_new(CMD_EXIT_NOTIFY, 0, b->p, b->len);
-}
-
-/* Tell everybody online in a group but one user, unless they are too many to be told. */
-static void
-tell_others(struct chat *c, const struct conv *v, struct msg *m, const struct user *but)
-{
-    if (v->nonline > c->opt->notify_max)
-        return;
-    for (uint32_t i = 0; i < v->nonline; i++)
-        if (v->member[i]->user != but)
-            for (struct conn *o = v->member[i]->user->conns; o != NULL; o = o->next_of_user)
-                conn_send(o, m, NULL);
-}
-
-static void
-announce_joined(struct chat *c, struct conv *v, const struct user *u, struct conn *own, bool others)
-{
-    struct msg *m = joined_msg(c, v, u);
-
-    conn_send(own, m, NULL);
-    if (others)
-        tell_others(c, v, m, u);
-    msg_unref(m);
-}
 
 /* --- login ------------------------------------------------------------------------------------ */
 
@@ -89,13 +33,7 @@ unbind(struct chat *c, struct conn *conn)
     if (--u->nconns > 0)
         return;
     user_online(&c->roster, u, false);
-    for (struct member *m = u->members; m != NULL; m = m->next_of_user) {
-        if (!m->conv->group || m->left || m->conv->nonline > c->opt->notify_max)
-            continue;
-        struct msg *notice = left_msg(c, m->conv, u);
-        tell_others(c, m->conv, notice, u);
-        msg_unref(notice);
-    }
+    group_absent(c, u);
 }
 
 void
@@ -130,25 +68,12 @@ displace(struct chat *c, struct user *u, const struct conn *conn)
 }
 
 static void
-set_group_name(struct chat *c, struct conv *v, struct str name)
-{
-    if (name.n == 0 || v->name != NULL)
-        return;
-    v->name = xstrndup(name.p, name.n);
-    record_group(c, v);
-}
-
-static void
 join_login_groups(struct chat *c, struct user *u)
 {
     struct str id, name;
 
-    for (size_t i = 0; conf_login_group(c->opt->login_groups, i, &id, &name); i++) {
-        struct conv *v = group_get(&c->roster, id);
-        set_group_name(c, v, name);
-        if (member_in_group(&c->roster, u, id) == NULL)
-            record_member(c, member_add(&c->roster, u, v));
-    }
+    for (size_t i = 0; conf_login_group(c->opt->login_groups, i, &id, &name); i++)
+        group_enter(c, u, id, name);
 }
 
 static void
@@ -168,8 +93,7 @@ login(struct chat *c, struct conn *conn, uint32_t seq, struct str id)
         conn_logged_in(conn);
     }
     if (!u->known) {
-        u->known = true;
-        c->roster.nusers++;
+        user_know(&c->roster, u);
         record_user(c, u);
     }
     join_login_groups(c, u);
@@ -179,9 +103,7 @@ login(struct chat *c, struct conn *conn, uint32_t seq, struct str id)
     json_put_key(b, "user");
     put_user(b, u);
     answer_send(c, conn, CMD_LOGIN_RESP, seq);
-    for (struct member *m = u->members; m != NULL; m = m->next_of_user)
-        if (m->conv->group && !m->left)
-            announce_joined(c, m->conv, u, conn, first);
+    group_present(c, u, conn, first);
 }
 
 static void
@@ -218,70 +140,6 @@ chat_login_query(struct chat *c, struct conn *from, struct str user, struct str 
         login(c, from, 0, id);
     else
         login_failed(c, from, 0);
-}
-
-/* --- groups ----------------------------------------------------------------------------------- */
-
-static void
-join_refused(struct chat *c, struct conn *from, uint32_t seq, int code)
-{
-    struct buf *b = answer_begin(c, code, CMD_JOIN_RESP);
-
-    put_msg(b, code);
-    json_put_key(b, "result");
-    json_put_int(b, 0);
-    answer_send(c, from, CMD_JOIN_RESP, seq);
-}
-
-/* Answer 8 in both its forms: 2.x looks into `data`, 3.x beside it. */
-static void
-join_accepted(struct chat *c, struct conn *from, uint32_t seq, struct str id)
-{
-    struct buf *b = answer_begin(c, CODE_JOIN_OK, CMD_JOIN_RESP);
-
-    json_put_key(b, "data");
-    buf_add(b, "{", 1);
-    put_text(b, "group", id);
-    json_put_key(b, "result");
-    json_put_int(b, 1);
-    buf_add(b, "}", 1);
-    put_text(b, "group", id);
-    put_msg(b, CODE_JOIN_OK);
-    json_put_key(b, "result");
-    json_put_int(b, 1);
-    answer_send(c, from, CMD_JOIN_RESP, seq);
-}
-
-static bool
-on_join(struct chat *c, struct conn *from, uint32_t seq, const struct request *r)
-{
-    char text[MAX_ID], name_text[MAX_ID];
-    struct str id, name = {NULL, 0};
-    struct user *u = from->user;
-
-    if (r == NULL || u == NULL || !request_id(r, F_GROUP_ID, text, &id)) {
-        join_refused(c, from, seq, CODE_JOIN_FAILED);
-        return true;
-    }
-    bool already = member_in_group(&c->roster, u, id) != NULL;
-    if (!already && c->opt->group_join == JOIN_API) {
-        join_refused(c, from, seq, CODE_FORBIDDEN);
-        return true;
-    }
-    struct conv *v = group_get(&c->roster, id);
-    if (v->nmembers == 0 && request_id(r, F_NAME, name_text, &name))
-        set_group_name(c, v, name);
-    if (!already)
-        record_member(c, member_add(&c->roster, u, v));
-    join_accepted(c, from, seq, id);
-    announce_joined(c, v, u, from, !already);
-    for (struct conn *o = u->conns; !already && o != NULL; o = o->next_of_user)
-        if (o != from) { /* his other devices learn of the group too */
-            struct msg *m = joined_msg(c, v, u);
-            conn_send(o, m, NULL);
-            msg_unref(m);
-        }
-    return true;
 }
 
 /* --- commands --------------------------------------------------------------------------------- */
@@ -362,12 +220,13 @@ static const struct handler {
     [CMD_HANDSHAKE] = {on_handshake, CMD_HANDSHAKE_RESP, false},
     [CMD_AUTH] = {on_auth, CMD_AUTH_RESP, false},
     [CMD_LOGIN] = {on_login, CMD_LOGIN_RESP, false},
-    [CMD_JOIN] = {on_join, CMD_JOIN_RESP, true},
+    [CMD_JOIN] = {group_join, CMD_JOIN_RESP, true},
     [CMD_CHAT] = {send_chat, CMD_CHAT_RESP, true},
     [CMD_HEARTBEAT] = {on_heartbeat, CMD_HEARTBEAT, false},
     [CMD_CLOSE] = {on_close, CMD_CLOSE, false},
     [CMD_USER] = {query_user, CMD_USER_RESP, true},
     [CMD_MESSAGES] = {query_messages, CMD_MESSAGES_RESP, true},
+    [CMD_LEAVE] = {group_leave, CMD_LEAVE_RESP, true},
 };
 
 /*
@@ -452,11 +311,7 @@ void
 chat_free(struct chat *c)
 {
     while (c->pending_n > 0) {
-        struct pending *p = &c->pending[c->pending_head];
-        if (p->msg != NULL)
-            msg_unref(p->msg);
-        if (p->conn != NULL)
-            conn_answered(p->conn);
+        send_forget(&c->pending[c->pending_head]);
         c->pending_head = (c->pending_head + 1) & (c->pending_cap - 1);
         c->pending_n--;
     }

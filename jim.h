@@ -93,6 +93,11 @@ void jim_free(struct jim *j);
 #define RETRY_MS 86400000      /* and for how long: 24 hours */
 #define CLOCK_SKEW_MS 300000   /* how far a client's createTime may be off to be believed */
 #define MAX_LISTEN 16          /* listening ports */
+#define MAX_NAMES 256          /* users or groups that one call of the API may name */
+#define MAX_FAN (16u << 20)    /* bytes that one call may make of a message to several: they are
+                                  stored in one turn, and wait in memory for the disk */
+#define MAX_PAGE 1000          /* users or groups in one answer of the API */
+#define MAX_BROADCASTS 16      /* broadcasts on their way at once */
 
 /* --- util.c: strings, buffers, maps, log, time ------------------------------------------------ */
 
@@ -400,8 +405,9 @@ enum store_type {
     REC_BATCH = 'b',    /* json: {"synced":N}: all up to N were on disk before this was written;
                            with "closed":true the mark of a clean stop. Not handed to replay() */
     REC_CURSOR = 'C',   /* seq: delivered up to; json: {"userId":…[,"live":[lo,hi]]} */
-    REC_GROUP = 'G',    /* json: {"groupId":…,"name":…}: what is known of a group, latest wins */
-    REC_JOIN = 'J',     /* seq: the last message before; json: {"userId":…} */
+    REC_GROUP = 'G',    /* json: {["dismissed":true,]"groupId":…[,"life":N][,"name":…]}: what is
+                           known of a group, latest wins; a higher life ends all memberships */
+    REC_JOIN = 'J',     /* seq: the last message before; json: {["life":N,]"userId":…} */
     REC_LEAVE = 'L',    /* json: {"userId":…} */
     REC_USER = 'U'      /* conversation "-"; json: {"userId":…, profile}: latest wins */
 };
@@ -656,6 +662,7 @@ struct stats { /* since start; counted where it happens, read by api.c */
     uint64_t delivered;    /* chat messages written to a receiver's connection, whole */
     uint64_t encoded;      /* frames encoded: at most one a message and wire format */
     uint64_t retries;      /* messages recognised as sent before */
+    uint64_t refused_sends[32]; /* messages refused, by enum code counted from CODE_SENT */
     uint64_t overflows;    /* connections closed because they did not read */
     uint64_t lags;         /* times a reader fell behind and was sent to the store */
     uint64_t bytes_in, bytes_out;
@@ -834,6 +841,7 @@ struct user {
     uint8_t idlen;
     bool known;             /* has logged in once */
     uint32_t nconns;
+    uint32_t place;         /* known: index in roster->user */
     struct conn *conns;     /* borrowed; linked by next_of_user */
     struct member *members; /* owned; linked by next_of_user */
     struct profile *profile; /* owned; NULL: nick is the id, nothing else */
@@ -848,7 +856,9 @@ struct profile { /* JSON texts as they are printed, quotes included; NULL: absen
 struct conv {
     uint32_t hash;
     bool group;
+    bool gone;              /* a group that was dismissed: only its history is left */
     uint32_t nmembers, nonline, cap;
+    uint32_t place;         /* a group that is not gone: index in roster->group */
     struct member **member; /* owned array: the online ones first, so that a message costs what it
                                delivers, not what the group has members */
     uint64_t seq;           /* last number handed out */
@@ -856,6 +866,7 @@ struct conv {
     struct store_index index;
     char *name;             /* group: owned, NULL: none */
     char *id;               /* group: owned; else NULL */
+    uint32_t life;          /* group: times it was dismissed; memberships of earlier ones are void */
     uint32_t keylen;
     char key[];             /* as in the log: g:ID or p:A:B, blanks, '%' and ':' percent-encoded */
 };
@@ -881,7 +892,11 @@ struct member {
 struct roster {
     struct map users, convs, members;
     struct member *dirty;
-    size_t nusers, nonline;   /* known; with a connection */
+    struct user **user;       /* owned array: who is known, those online first, so that a page of
+                                 a list costs what it shows */
+    size_t nusers, nonline, user_cap; /* known; with a connection */
+    struct conv **group;      /* owned array: the groups that are not gone, in no order */
+    size_t ngroups, group_cap;
 };
 
 void roster_init(struct roster *r);
@@ -891,8 +906,16 @@ bool id_ok(struct str id);
 struct user *user_find(struct roster *r, struct str id);
 struct user *user_get(struct roster *r, struct str id); /* made when missing; id_ok() by promise */
 struct str user_id(const struct user *u);
-struct conv *group_find(struct roster *r, struct str id);
+void user_know(struct roster *r, struct user *u); /* he has logged in once; may be said again */
+struct conv *group_find(struct roster *r, struct str id); /* NULL: also when it is gone */
+struct conv *group_find_any(struct roster *r, struct str id); /* or one that is gone */
+/* Made when missing; one that is gone stays so until group_revive(). */
 struct conv *group_get(struct roster *r, struct str id);
+/* The group is in its n-th life, from which no earlier membership counts: all its members leave,
+ * unless it was in that life already. */
+void group_enter_life(struct conv *v, uint32_t life);
+void group_bury(struct roster *r, struct conv *v);   /* it is gone; its members have left before */
+void group_revive(struct roster *r, struct conv *v); /* it is there again, without a member */
 /* a == b: notes to oneself. */
 struct conv *pair_get(struct roster *r, struct user *a, struct user *b);
 struct conv *conv_find_key(struct roster *r, struct str key);
@@ -921,7 +944,8 @@ uint64_t member_next_missing(const struct member *m, uint64_t seq);
 enum pending_kind {
     PENDING_SEND,  /* a message: delivered and acknowledged when it is on disk */
     PENDING_RETRY, /* a message sent again: only acknowledged */
-    PENDING_STATE  /* a user, group or membership: written again should the batch be lost */
+    PENDING_STATE, /* a user, group or membership: written again should the batch be lost */
+    PENDING_CALL   /* a call of the API that changed such: answered when all of it is on disk */
 };
 struct pending {
     uint64_t number;   /* record it waits for */
@@ -929,7 +953,11 @@ struct pending {
     char type;         /* PENDING_STATE: the record's type */
     uint32_t id_at, id_len; /* where in msg->data the message id stands, quotes included */
     uint32_t reply_seq;
-    struct msg *msg;   /* ref: the delivery; a retry: only the text of its id; a state: NULL */
+    int code;          /* PENDING_CALL: of its answer */
+    uint32_t fan_at;   /* which of the fan's messages it is */
+    struct fan *fan;   /* send.c: one of several answered together; shared by them; else NULL */
+    struct msg *msg;   /* ref: the delivery; a retry: only the text of its id; a call: its answer;
+                          a state: NULL */
     struct conv *conv; /* a user's state: NULL */
     struct user *from;
     struct user *to;   /* private: the receiver; else NULL */
@@ -963,7 +991,9 @@ enum command { /* commands.md section 0 */
     CMD_UNKNOWN, CMD_HANDSHAKE, CMD_HANDSHAKE_RESP, CMD_AUTH, CMD_AUTH_RESP, CMD_LOGIN,
     CMD_LOGIN_RESP, CMD_JOIN, CMD_JOIN_RESP, CMD_JOIN_NOTIFY, CMD_EXIT_NOTIFY, CMD_CHAT,
     CMD_CHAT_RESP, CMD_HEARTBEAT, CMD_CLOSE, CMD_CANCEL, CMD_CANCEL_RESP, CMD_USER, CMD_USER_RESP,
-    CMD_MESSAGES, CMD_MESSAGES_RESP, COMMANDS
+    CMD_MESSAGES, CMD_MESSAGES_RESP,
+    CMD_LEAVE, CMD_LEAVE_RESP, /* from here on jim's own */
+    COMMANDS
 };
 
 enum code { /* texts: code_text() */
@@ -976,18 +1006,21 @@ enum code { /* texts: code_text() */
 };
 const char *code_text(int code); /* "ok 发送成功"; valid for every enum code */
 
-enum field { /* members a request may have; their names: field_names in chat.c */
+enum field { /* members a request may have; their names: field_names in request.c */
     F_CMD, F_USER_ID, F_PASSWORD, F_TOKEN, F_TO, F_FROM, F_GROUP_ID, F_FROM_USER_ID, F_CHAT_TYPE,
     F_MSG_TYPE, F_CONTENT, F_CREATE_TIME, F_ID, F_EXTRAS, F_TYPE, F_BEGIN_TIME, F_END_TIME,
-    F_OFFSET, F_COUNT, F_NAME, F_BEFORE_SEQ, F_AFTER_SEQ, F_LOGIN_NAME, FIELDS
+    F_OFFSET, F_COUNT, F_NAME, F_BEFORE_SEQ, F_AFTER_SEQ, F_LOGIN_NAME, F_USERS, F_LIFE,
+    F_DISMISSED, FIELDS
 };
 struct request {
     struct json f[FIELDS]; /* JSON_NONE: absent or null */
 };
 /* Parse one JSON object; false when it is not one. Views borrow the text. */
 bool request_parse(struct request *r, struct str json);
+enum field request_field(const struct json *name); /* FIELDS: none that a request may have */
 /* A member that names a user or group, copied to dst; false when absent or no valid id. */
 bool request_id(const struct request *r, enum field f, char dst[MAX_ID], struct str *id);
+bool value_id(const struct json *v, char dst[MAX_ID], struct str *id); /* the same of a value */
 /* An integer member: 1 and *n, 0 and `missing` when absent, -1 when it is none. */
 int request_int(const struct request *r, enum field f, int64_t missing, int64_t *n);
 
@@ -1030,15 +1063,43 @@ void chat_rate_take(const struct chat *c, struct conn *from);
 /* Close a user's connections but `except`; each is told `code` first, unless that is 0. */
 void chat_close_user(struct chat *c, struct user *u, int code, const struct conn *except);
 
+/* --- group.c: who is in a group, and who is told ---------------------------------------------- */
+
+/* Commands 7 and 21. */
+bool group_join(struct chat *c, struct conn *from, uint32_t seq, const struct request *r);
+bool group_leave(struct chat *c, struct conn *from, uint32_t seq, const struct request *r);
+/* Presence. The user has logged in on `own`, which is told of each group; the others in them are
+ * when it is his first connection. His last connection has gone. */
+void group_present(struct chat *c, const struct user *u, struct conn *own, bool first);
+void group_absent(struct chat *c, const struct user *u);
+/* At login, before group_present(): into a group that is made if need be, and left alone if it was
+ * dismissed. The name counts when it has none yet; may be empty. */
+void group_enter(struct chat *c, struct user *u, struct str id, struct str name);
+/* What the API may do; all of it recorded, all of it without effect when it is so already. */
+struct conv *group_create(struct chat *c, struct str id, struct str name);
+/* In or out; his connections but `by` are told, and the other members. False: he was so before. */
+bool group_add(struct chat *c, struct conv *v, struct user *u, const struct conn *by);
+bool group_remove(struct chat *c, struct conv *v, struct user *u, const struct conn *by);
+void group_rename(struct chat *c, struct conv *v, struct str name); /* tells nobody */
+void group_dismiss(struct chat *c, struct conv *v); /* each member is told that he is out */
+
 /* --- send.c: the way of a message ------------------------------------------------------------- */
 
 /* Command 11. False: has to wait, see chat_command(). r NULL: it was no JSON object. */
 bool send_chat(struct chat *c, struct conn *from, uint32_t seq, const struct request *r);
 /*
- * A message through the HTTP API: from anyone, to anyone. Returns 0 when it is accepted (the answer
- * comes through api_sent(), conn->deferred counts it) or the enum code it is refused with.
+ * A message through the HTTP API: from anyone, to anyone, or to each of an array. Returns 0 when it
+ * is accepted (the answer comes through api_sent(), conn->deferred counts what it waits for; of an
+ * array also when all are refused) or the enum code it is refused with.
  */
 int send_api(struct chat *c, struct conn *conn, const struct request *r);
+/* A message to everybody, as the API makes it: not stored, not numbered. NULL and *code when it is
+ * refused. A reference for the caller. */
+struct msg *send_to_all(struct chat *c, struct conn *conn, const struct request *r, int *code);
+/* Answer a call of the API through api_sent() once what has been recorded so far is on disk; should
+ * it get lost, with CODE_STORE. */
+void send_after(struct chat *c, struct conn *conn, int code, struct str json);
+void send_forget(const struct pending *p); /* release what it refers to, without an answer */
 /* Each turn: what the store has made durable is delivered and acknowledged. */
 void send_committed(struct chat *c);
 /* A message handed to conn_send() with a member, or an answer 20, has left for the peer. */
@@ -1068,6 +1129,11 @@ uint64_t send_import(struct chat *c, const struct request *r, const struct sent 
 
 bool query_user(struct chat *c, struct conn *from, uint32_t seq, const struct request *r);
 bool query_messages(struct chat *c, struct conn *from, uint32_t seq, const struct request *r);
+/* The same for the API: type 0 or 1, of anybody, no cursor moves. Returns the code; the answer is in
+ * c->out when it is CODE_OFFLINE_MESSAGES or CODE_HISTORY. */
+int query_api(struct chat *c, int64_t type, const struct request *r);
+/* A flat User with friends and groups in it; type: which members of them, as in command 17. */
+void put_user_whole(struct chat *c, struct buf *b, const struct user *u, int64_t type);
 
 /* --- record.c: what the chat keeps in the log beside messages --------------------------------- */
 

@@ -38,9 +38,8 @@ put_group(struct chat *c, struct buf *b, const struct conv *v, int64_t type, siz
     buf_add(b, "]}", 2);
 }
 
-/* Oneself: a flat User with friends and groups in it, all keys in alphabetical order. */
-static void
-put_self(struct chat *c, struct buf *b, const struct user *u, int64_t type)
+void
+put_user_whole(struct chat *c, struct buf *b, const struct user *u, int64_t type)
 {
     size_t room = (size_t)c->opt->queue_max / 2;
 
@@ -78,7 +77,7 @@ query_user(struct chat *c, struct conn *from, uint32_t seq, const struct request
     struct buf *b = answer_begin(c, codes[type], CMD_USER_RESP);
     json_put_key(b, "data");
     if (u == from->user)
-        put_self(c, b, u, type);
+        put_user_whole(c, b, u, type);
     else
         put_user(b, u);
     put_msg(b, codes[type]);
@@ -97,6 +96,7 @@ struct fetch {
     int64_t left;            /* messages it may still take */
     int64_t taken;
     bool more;               /* something was left out for want of room */
+    bool peek;               /* no cursor will move */
     struct fetched *marks;   /* owned until it goes with the answer */
     size_t marks_cap;
 };
@@ -171,7 +171,7 @@ fetch_missed(struct fetch *f, struct member *m, struct str key)
     }
     if (opened)
         buf_add(f->out, "]", 1);
-    if (last > m->cursor)
+    if (last > m->cursor && !f->peek)
         fetch_mark(f, m, last);
 }
 
@@ -366,25 +366,6 @@ history_bounds(struct chat *c, const struct request *r, struct conv *v, struct h
 
 /* --- command 19 ------------------------------------------------------------------------------- */
 
-static void
-messages_send(struct fetch *f, struct conn *from, uint32_t seq, int code, struct str user)
-{
-    struct buf *b = f->out;
-
-    if (f->more) {
-        json_put_key(b, "more");
-        json_put_raw(b, "true", 4);
-    }
-    put_text(b, "userId", user);
-    buf_add(b, "}", 1);
-    put_msg(b, code);
-    buf_add(b, "}", 1);
-    struct msg *m = msg_new(CMD_MESSAGES_RESP, seq, b->p, b->len);
-    m->fetched = f->marks;
-    conn_send(from, m, NULL);
-    msg_unref(m);
-}
-
 /* Both maps, "friends" and "groups": offline messages of one conversation or of all. */
 static void
 put_offline(struct fetch *f, struct member *only)
@@ -426,66 +407,133 @@ put_history(struct fetch *f, struct history *h, struct str key)
 /* Whose conversation with whom is asked for. */
 struct subject {
     char id_text[MAX_ID], key_text[MAX_ID];
-    struct str id;         /* userId */
-    struct user *user;
+    struct str id;         /* userId; empty: a group's history for the API */
+    struct user *user;     /* NULL: nobody has heard of him */
     bool one;              /* groupId or fromUserId is given */
+    bool group;
     struct str key;        /* that id */
-    struct member *member; /* NULL: nothing has been said there */
+    struct member *member; /* NULL: not in it, or nothing has been said there */
+    struct conv *conv;     /* the same */
 };
 
-/* Returns 0 or the code to refuse with. */
+/* The names a request holds, and what they stand for. Returns 0 or the code to refuse with. */
 static int
-messages_subject(struct chat *c, const struct conn *from, const struct request *r,
-                 struct subject *s)
+subject_names(struct chat *c, const struct request *r, struct subject *s)
 {
-    bool group = r->f[F_GROUP_ID].type != JSON_NONE;
-
-    if (!request_id(r, F_USER_ID, s->id_text, &s->id))
+    s->group = r->f[F_GROUP_ID].type != JSON_NONE;
+    s->one = s->group || r->f[F_FROM_USER_ID].type != JSON_NONE;
+    if (r->f[F_USER_ID].type != JSON_NONE && !request_id(r, F_USER_ID, s->id_text, &s->id))
         return CODE_MESSAGES_FAILED;
-    s->user = from->user != NULL ? from->user : user_find(&c->roster, s->id);
-    if (from->user != NULL && !str_eq(s->id, user_id(from->user)))
-        return CODE_FORBIDDEN;
-    s->one = group || r->f[F_FROM_USER_ID].type != JSON_NONE;
-    if (!s->one || s->user == NULL)
-        return 0;
-    if (!request_id(r, group ? F_GROUP_ID : F_FROM_USER_ID, s->key_text, &s->key))
+    if (s->one && !request_id(r, s->group ? F_GROUP_ID : F_FROM_USER_ID, s->key_text, &s->key))
         return CODE_MESSAGES_FAILED;
-    s->member = group ? member_in_group(&c->roster, s->user, s->key)
-                      : member_with(&c->roster, s->user, s->key);
-    return group && s->member == NULL ? CODE_FORBIDDEN : 0;
+    if (s->id.n > 0)
+        s->user = user_find(&c->roster, s->id);
+    if (s->one && s->user != NULL) {
+        s->member = s->group ? member_in_group(&c->roster, s->user, s->key)
+                             : member_with(&c->roster, s->user, s->key);
+        s->conv = s->member != NULL ? s->member->conv : NULL;
+    }
+    return 0;
 }
 
-bool
-query_messages(struct chat *c, struct conn *from, uint32_t seq, const struct request *r)
+/* What a client may ask for: his own, and of groups those he is in. */
+static int
+subject_of_client(const struct conn *from, const struct subject *s)
+{
+    if (s->id.n == 0)
+        return CODE_MESSAGES_FAILED;
+    if (from->user != NULL && !str_eq(s->id, user_id(from->user)))
+        return CODE_FORBIDDEN;
+    return s->group && s->user != NULL && s->member == NULL ? CODE_FORBIDDEN : 0;
+}
+
+/* What the API may: all there is, also of groups that are gone, and without being in them. */
+static int
+subject_of_api(struct chat *c, struct subject *s, int64_t type)
+{
+    if (s->id.n == 0 && (type == 0 || !s->group))
+        return CODE_MESSAGES_FAILED;
+    if (!s->group)
+        return 0;
+    s->conv = type == 1 ? group_find_any(&c->roster, s->key) : group_find(&c->roster, s->key);
+    return s->conv == NULL ? CODE_NO_GROUP : 0;
+}
+
+/*
+ * The answer 20 in c->out, but for its last brace. from NULL: the API asks, and moves no cursor.
+ * Returns its code; when that refuses the request, nothing is written.
+ */
+static int
+messages_answer(struct chat *c, const struct conn *from, int64_t type, const struct request *r,
+                struct fetched **marks)
 {
     struct subject s = {.one = false};
     struct history h = {0};
-    int64_t type;
+    struct buf *b = &c->out;
     int code = CODE_MESSAGES_FAILED;
 
-    if (r != NULL && store_keeps(c->store) && request_int(r, F_TYPE, -1, &type) > 0 &&
-        (type == 0 || type == 1))
-        code = messages_subject(c, from, r, &s);
+    if (store_keeps(c->store) && (type == 0 || type == 1))
+        code = subject_names(c, r, &s);
+    if (code == 0)
+        code = from != NULL ? subject_of_client(from, &s) : subject_of_api(c, &s, type);
     if (code == 0 && type == 1 && !s.one)
         code = CODE_MESSAGES_FAILED;
-    if (code == 0 && type == 1 && s.member != NULL && !history_bounds(c, r, s.member->conv, &h))
+    if (code == 0 && type == 1 && s.conv != NULL && !history_bounds(c, r, s.conv, &h))
         code = CODE_MESSAGES_FAILED;
-    if (code != 0) {
-        answer_code(c, from, CMD_MESSAGES_RESP, seq, code);
-        return true;
-    }
-    struct fetch f = {.c = c, .user = s.user, .out = &c->out, .left = c->opt->fetch_max,
-                      .room = (size_t)c->opt->queue_max / 2};
+    if (code != 0)
+        return code;
+    struct fetch f = {.c = c, .user = s.user, .out = b, .left = c->opt->fetch_max,
+                      .room = (size_t)c->opt->queue_max / 2, .peek = from == NULL};
     code = type == 0 ? CODE_OFFLINE_MESSAGES : CODE_HISTORY;
     answer_begin(c, code, CMD_MESSAGES_RESP);
-    json_put_key(&c->out, "data");
-    buf_add(&c->out, "{", 1);
+    json_put_key(b, "data");
+    buf_add(b, "{", 1);
     if (type == 1)
         put_history(&f, &h, s.key);
     else if (s.user != NULL && (!s.one || s.member != NULL))
         put_offline(&f, s.member);
     else
-        json_put_raw(&c->out, "\"friends\":{},\"groups\":{}", 24);
-    messages_send(&f, from, seq, code, s.id);
+        json_put_raw(b, "\"friends\":{},\"groups\":{}", 24);
+    if (f.more) {
+        json_put_key(b, "more");
+        json_put_raw(b, "true", 4);
+    }
+    if (s.id.n > 0)
+        put_text(b, "userId", s.id);
+    buf_add(b, "}", 1);
+    put_msg(b, code);
+    *marks = f.marks;
+    return code;
+}
+
+bool
+query_messages(struct chat *c, struct conn *from, uint32_t seq, const struct request *r)
+{
+    struct fetched *marks;
+    int64_t type;
+    int code = CODE_MESSAGES_FAILED;
+
+    if (r != NULL && request_int(r, F_TYPE, -1, &type) > 0)
+        code = messages_answer(c, from, type, r, &marks);
+    if (code != CODE_OFFLINE_MESSAGES && code != CODE_HISTORY) {
+        answer_code(c, from, CMD_MESSAGES_RESP, seq, code);
+        return true;
+    }
+    buf_add(&c->out, "}", 1);
+    struct msg *m = msg_new(CMD_MESSAGES_RESP, seq, c->out.p, c->out.len);
+    m->fetched = marks;
+    conn_send(from, m, NULL);
+    msg_unref(m);
     return true;
+}
+
+int
+query_api(struct chat *c, int64_t type, const struct request *r)
+{
+    struct fetched *marks;
+    int code = messages_answer(c, NULL, type, r, &marks);
+
+    if (code == CODE_OFFLINE_MESSAGES || code == CODE_HISTORY)
+        buf_add(&c->out, "}", 1);
+    return code;
 }

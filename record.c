@@ -46,14 +46,14 @@ record_append(struct chat *c, enum store_type type, struct conv *v, struct user 
     struct str json = {c->line.p, c->line.len};
     uint64_t number = store_append(c->store, (char)type, key, seq, json, c->now_ms(), NULL);
 
+    struct pending p = {.number = number, .kind = PENDING_STATE, .type = (char)type, .conv = v,
+                        .from = u};
+
+    if (number == 0 && !store_failed(c->store))
+        record_redo(c, &p); /* too much waits for a disk that hangs */
     if (number == 0 || number <= store_durable(c->store))
         return; /* failed for good: health says so; or there is nothing to wait for */
-    struct pending *p = pending_push(c);
-    p->number = number;
-    p->kind = PENDING_STATE;
-    p->type = (char)type;
-    p->conv = v;
-    p->from = u;
+    *pending_push(c) = p;
 }
 
 static struct buf *
@@ -86,10 +86,23 @@ record_user(struct chat *c, struct user *u)
     record_append(c, REC_USER, NULL, u, 0);
 }
 
+static void
+put_life(struct buf *b, const struct conv *v)
+{
+    if (v->life == 0)
+        return;
+    json_put_key(b, "life");
+    json_put_int(b, v->life);
+}
+
 void
 record_put_group(struct buf *b, const struct conv *v)
 {
     buf_add(b, "{", 1);
+    if (v->gone) {
+        json_put_key(b, "dismissed");
+        json_put_raw(b, "true", 4);
+    }
     put_text(b, "groupId", str_of(v->id));
     if (v->name != NULL)
         put_text(b, "name", str_of(v->name));
@@ -101,6 +114,9 @@ record_group(struct chat *c, struct conv *v)
 {
     c->line.len = 0;
     record_put_group(&c->line, v);
+    c->line.len--; /* the brace comes back behind this */
+    put_life(&c->line, v);
+    buf_add(&c->line, "}", 1);
     record_append(c, REC_GROUP, v, NULL, 0);
 }
 
@@ -109,6 +125,7 @@ record_member(struct chat *c, struct member *m)
 {
     struct buf *b = line_begin(c);
 
+    put_life(b, m->conv);
     put_text(b, "userId", user_id(m->user));
     buf_add(b, "}", 1);
     record_append(c, m->left ? REC_LEAVE : REC_JOIN, m->conv, m->user, m->cursor);
@@ -257,6 +274,36 @@ replay_cursor(struct chat *c, struct conv *v, struct user *u, const struct store
     m->live_hi = (uint64_t)range[1];
 }
 
+static void
+replay_group(struct roster *r, struct conv *v, const struct request *q, int64_t life)
+{
+    char name[6 * MAX_ID];
+
+    if (life < v->life)
+        return;
+    group_enter_life(v, (uint32_t)life);
+    if (q->f[F_DISMISSED].type == JSON_TRUE)
+        group_bury(r, v);
+    else
+        group_revive(r, v);
+    free(v->name);
+    v->name = NULL;
+    if (q->f[F_NAME].type == JSON_STRING && q->f[F_NAME].n <= sizeof name)
+        v->name = xstrndup(name, json_text(&q->f[F_NAME], name));
+}
+
+/* A state that was lost is written again later, perhaps behind what came after it: which life of
+ * the group a record speaks of is what decides, not its place in the log. */
+static void
+replay_join(struct roster *r, struct conv *v, struct user *u, int64_t life, uint64_t seq)
+{
+    if (life < v->life)
+        return;
+    group_enter_life(v, (uint32_t)life);
+    group_revive(r, v);
+    member_add(r, u, v)->cursor = seq;
+}
+
 void
 record_replay(struct chat *c, const struct store_rec *rec)
 {
@@ -266,30 +313,27 @@ record_replay(struct chat *c, const struct store_rec *rec)
     char text[MAX_ID];
     struct str id;
     struct user *u = NULL;
+    int64_t life;
 
     if (rec->type == REC_MESSAGE) {
         if (v != NULL)
             replay_message(c, v, rec);
         return;
     }
-    if (!request_parse(&q, rec->json))
+    if (!request_parse(&q, rec->json) || request_int(&q, F_LIFE, 0, &life) < 0 || life < 0 ||
+        life > UINT32_MAX)
         return;
     if (request_id(&q, F_USER_ID, text, &id))
         u = user_get(r, id);
     if (rec->type == REC_USER && u != NULL) {
         replay_user(u, rec->json);
-        r->nusers += !u->known;
-        u->known = true;
+        user_know(r, u);
     } else if (rec->type == REC_GROUP && v != NULL && v->group) {
-        char name[6 * MAX_ID];
-        free(v->name);
-        v->name = NULL;
-        if (q.f[F_NAME].type == JSON_STRING && q.f[F_NAME].n <= sizeof name)
-            v->name = xstrndup(name, json_text(&q.f[F_NAME], name));
+        replay_group(r, v, &q, life);
     } else if (v == NULL || u == NULL) {
         return;
     } else if (rec->type == REC_JOIN && v->group) {
-        member_add(r, u, v)->cursor = rec->seq;
+        replay_join(r, v, u, life, rec->seq);
     } else if (rec->type == REC_LEAVE && v->group) {
         if (member_in_group(r, u, str_of(v->id)) != NULL)
             member_leave(member_of(r, u, v));

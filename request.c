@@ -38,10 +38,13 @@ static const char *const field_names[FIELDS] = {
     [F_BEFORE_SEQ] = "beforeseq",
     [F_AFTER_SEQ] = "afterseq",
     [F_LOGIN_NAME] = "loginname", /* what 2.x called userId */
+    [F_USERS] = "users",
+    [F_LIFE] = "life",            /* these two only in the log */
+    [F_DISMISSED] = "dismissed",
 };
 
-static enum field
-field_of(const struct json *key)
+enum field
+request_field(const struct json *key)
 {
     char name[JSON_NAME_MAX];
     size_t n = json_fold(key, name);
@@ -63,7 +66,7 @@ request_parse(struct request *r, struct str json)
     if (json.n >= UINT32_MAX || json_open(&it, json.p, json.n) != 0 || it.close != '}')
         return false;
     while ((more = json_next(&it, &key, &value)) > 0) {
-        enum field f = field_of(&key);
+        enum field f = request_field(&key);
         if (f == FIELDS)
             continue;
         if (value.type == JSON_NULL)
@@ -78,7 +81,12 @@ request_parse(struct request *r, struct str json)
 bool
 request_id(const struct request *r, enum field f, char dst[MAX_ID], struct str *id)
 {
-    const struct json *v = &r->f[f];
+    return value_id(&r->f[f], dst, id);
+}
+
+bool
+value_id(const struct json *v, char dst[MAX_ID], struct str *id)
+{
     char text[6 * MAX_ID]; /* every byte of an id may have come as \u00xx */
 
     if (v->type == JSON_NONE || v->type >= JSON_ARRAY || v->n > sizeof text)

@@ -5,13 +5,14 @@
  * replays the log into it at start.
  *
  *   ids           what may name a user or group, and how ids become keys of the log
- *   users         found by id
+ *   users         found by id, and listed
  *   conversations found by the log's key: a group, or a pair of users
  *   members       found by (user, group or peer), so that a message costs one look-up; each
  *                 knows how far its user has got: the cursor
  *
  * A conversation keeps its online members in front of the offline ones. Presence moves a member
- * over the border by one swap, and a message walks the online part only.
+ * over the border by one swap, and a message walks the online part only. The list of all users who
+ * have ever logged in is kept the same way.
  */
 #include "jim.h"
 
@@ -139,6 +140,33 @@ user_get(struct roster *r, struct str id)
 }
 
 static void
+user_swap(struct roster *r, size_t a, size_t b)
+{
+    struct user *u = r->user[a];
+
+    r->user[a] = r->user[b];
+    r->user[b] = u;
+    r->user[a]->place = (uint32_t)a;
+    r->user[b]->place = (uint32_t)b;
+}
+
+void
+user_know(struct roster *r, struct user *u)
+{
+    if (u->known)
+        return;
+    if (r->nusers == r->user_cap) {
+        r->user_cap += r->user_cap / 2 + 16;
+        r->user = xrealloc(r->user, r->user_cap * sizeof r->user[0]);
+    }
+    u->known = true;
+    u->place = (uint32_t)r->nusers;
+    r->user[r->nusers++] = u;
+    if (u->nconns > 0) /* user_online() has counted him */
+        user_swap(r, u->place, r->nonline - 1);
+}
+
+static void
 user_free(struct user *u)
 {
     while (u->members != NULL) {
@@ -195,11 +223,30 @@ conv_free(struct conv *v)
 }
 
 struct conv *
-group_find(struct roster *r, struct str id)
+group_find_any(struct roster *r, struct str id)
 {
     char key[MAX_KEY];
 
     return conv_find_key(r, key_of_group(key, id));
+}
+
+struct conv *
+group_find(struct roster *r, struct str id)
+{
+    struct conv *v = group_find_any(r, id);
+
+    return v == NULL || v->gone ? NULL : v;
+}
+
+static void
+group_list(struct roster *r, struct conv *v)
+{
+    if (r->ngroups == r->group_cap) {
+        r->group_cap += r->group_cap / 2 + 16;
+        r->group = xrealloc(r->group, r->group_cap * sizeof r->group[0]);
+    }
+    v->place = (uint32_t)r->ngroups;
+    r->group[r->ngroups++] = v;
 }
 
 struct conv *
@@ -213,6 +260,7 @@ group_get(struct roster *r, struct str id)
         v = conv_new(r, key);
         v->group = true;
         v->id = xstrndup(id.p, id.n);
+        group_list(r, v);
     }
     return v;
 }
@@ -422,12 +470,45 @@ member_leave(struct member *m)
 }
 
 void
+group_enter_life(struct conv *v, uint32_t life)
+{
+    if (life <= v->life)
+        return;
+    while (v->nmembers > 0)
+        member_leave(v->member[v->nmembers - 1]);
+    free(v->member);
+    v->member = NULL;
+    v->cap = 0;
+    v->life = life;
+}
+
+void
+group_bury(struct roster *r, struct conv *v)
+{
+    assert(v->group && v->nmembers == 0);
+    if (v->gone)
+        return;
+    v->gone = true;
+    r->group[v->place] = r->group[--r->ngroups];
+    r->group[v->place]->place = v->place;
+}
+
+void
+group_revive(struct roster *r, struct conv *v)
+{
+    if (!v->gone)
+        return;
+    v->gone = false;
+    group_list(r, v);
+}
+
+void
 user_online(struct roster *r, struct user *u, bool online)
 {
-    if (online)
-        r->nonline++;
-    else
-        r->nonline--;
+    size_t border = online ? r->nonline++ : --r->nonline;
+
+    if (u->known)
+        user_swap(r, u->place, border);
     for (struct member *m = u->members; m != NULL; m = m->next_of_user)
         if (m->conv->group && !m->left)
             place_online(m, online);
@@ -518,4 +599,6 @@ roster_free(struct roster *r)
     map_free(&r->users);
     map_free(&r->convs);
     map_free(&r->members);
+    free(r->user);
+    free(r->group);
 }

@@ -6,6 +6,7 @@
  *
  *   retries    message ids seen before: sent again, a message gets its first answer
  *   sending    from a request to a record and an entry in the queue
+ *   several    receivers of one call of the API, answered together
  *   delivery   from the queue to the receivers, then to the sender
  */
 #include "jim.h"
@@ -140,12 +141,30 @@ text_length(struct chat *c, const struct json *v)
 #define DELIVERY_HEAD "{\"command\":11,\"data\":"
 static const struct str delivery_head = {DELIVERY_HEAD, sizeof DELIVERY_HEAD - 1};
 
+/* Sends that one call of the API has made of an array, and what became of them. */
+struct fan {
+    struct conn *conn;  /* who asked: their `deferred` holds it in memory */
+    uint32_t left;      /* answers still owed; one more while the sends are being made */
+    uint32_t n;
+    bool group;         /* the names are groups */
+    struct fan_item {
+        int code;
+        char *name;     /* JSON of the receiver, as it was given; owned */
+        char *id;       /* JSON of the message id; owned; NULL: refused */
+        int64_t create_ms;
+        uint64_t seq;
+    } item[];
+};
+
 /* A message on its way through the checks. */
 struct draft {
     const struct request *r;
     struct conn *conn;     /* who gets the answer */
     uint32_t reply_seq;
     bool api;              /* from the HTTP API: may do all */
+    bool to_all;           /* a broadcast: no receiver, no number, not stored */
+    struct fan *fan;       /* one of several answered together; NULL: answered alone */
+    uint32_t fan_at;
     struct user *from;
     struct user *to;       /* private */
     struct conv *conv;
@@ -179,8 +198,12 @@ draft_fields(struct chat *c, struct draft *d)
     int got_cmd = request_int(r, F_CMD, 0, &d->cmd);
     int64_t now = c->now_ms();
 
-    if (request_int(r, F_CHAT_TYPE, 0, &d->chat_type) < 0 || got_type < 0 ||
-        (d->chat_type != 1 && d->chat_type != 2))
+    if (d->to_all)
+        d->chat_type = 0;
+    else if (request_int(r, F_CHAT_TYPE, 0, &d->chat_type) < 0 ||
+             (d->chat_type != 1 && d->chat_type != 2))
+        return CODE_SEND_FAILED;
+    if (got_type < 0)
         return CODE_SEND_FAILED;
     d->has_msg_type = got_type > 0;
     d->has_cmd = got_cmd > 0;
@@ -247,6 +270,7 @@ draft_to(struct chat *c, struct draft *d)
         return d->conv == NULL ? CODE_NO_GROUP : 0;
     } else if (c->opt->group_open) {
         d->conv = group_get(&c->roster, id);
+        return d->conv->gone ? CODE_NO_GROUP : 0;
     } else {
         return CODE_FORBIDDEN;
     }
@@ -274,7 +298,8 @@ put_chat(struct buf *b, const struct draft *d, uint64_t seq, size_t *id_at)
         json_put_value(b, &r->f[F_EXTRAS]);
     }
     put_text(b, "from", user_id(d->from));
-    put_field(b, "groupId", &r->f[F_GROUP_ID]);
+    if (!d->to_all)
+        put_field(b, "groupId", &r->f[F_GROUP_ID]);
     json_put_key(b, "id");
     *id_at = b->len;
     json_put_string(b, d->id.p, d->id.n);
@@ -282,10 +307,20 @@ put_chat(struct buf *b, const struct draft *d, uint64_t seq, size_t *id_at)
         json_put_key(b, "msgType");
         json_put_int(b, d->msg_type);
     }
-    json_put_key(b, "seq");
-    json_put_int(b, (int64_t)seq);
-    put_field(b, "to", &r->f[F_TO]);
+    if (!d->to_all) {
+        json_put_key(b, "seq");
+        json_put_int(b, (int64_t)seq);
+        put_field(b, "to", &r->f[F_TO]);
+    }
     buf_add(b, "}", 1);
+}
+
+static void
+owe_answer(const struct draft *d)
+{
+    d->conn->deferred++;
+    if (d->fan != NULL)
+        d->fan->left++;
 }
 
 /* A message that was sent before: owe its sender the same answer, once that message is safe. */
@@ -299,12 +334,13 @@ send_again(struct chat *c, const struct draft *d, const struct retry *t)
     json_put_string(&c->out, d->id.p, d->id.n);
     *p = (struct pending){.kind = PENDING_RETRY, .reply_seq = d->reply_seq, .conv = d->conv,
                           .from = d->from, .to = d->to, .conn = d->conn, .seq = t->seq,
-                          .create_ms = t->create_ms, .id_len = (uint32_t)c->out.len};
+                          .create_ms = t->create_ms, .id_len = (uint32_t)c->out.len,
+                          .fan = d->fan, .fan_at = d->fan_at};
     p->msg = msg_new(0, 0, c->out.p, c->out.len);
     /* Its turn comes after everything that was accepted before it: also the message it repeats. */
     size_t before = (c->pending_head + c->pending_n - 2) & (c->pending_cap - 1);
     p->number = c->pending_n > 1 ? c->pending[before].number : 0;
-    d->conn->deferred++;
+    owe_answer(d);
 }
 
 /* Number it, encode it, store it. */
@@ -335,10 +371,11 @@ send_new(struct chat *c, const struct draft *d, uint64_t print)
     *p = (struct pending){.number = number, .kind = PENDING_SEND, .reply_seq = d->reply_seq,
                           .conv = v, .from = d->from, .to = d->to, .conn = d->conn, .seq = v->seq,
                           .create_ms = d->create_ms, .id_at = (uint32_t)id_at,
-                          .id_len = (uint32_t)(id_end + 1 - id_at)};
+                          .id_len = (uint32_t)(id_end + 1 - id_at), .fan = d->fan,
+                          .fan_at = d->fan_at};
     p->msg = msg_new(CMD_CHAT, 0, b->p, b->len);
     p->msg->chat_seq = v->seq;
-    d->conn->deferred++;
+    owe_answer(d);
     return 0;
 }
 
@@ -373,6 +410,16 @@ send_draft(struct chat *c, struct draft *d)
     return code;
 }
 
+_Static_assert(CODE_END - CODE_SENT <= sizeof((struct stats *)0)->refused_sends / 8, "a code each");
+
+/* A message was refused: with the code it has. */
+static int
+refused(struct chat *c, int code)
+{
+    c->stats->refused_sends[code - CODE_SENT]++;
+    return code;
+}
+
 bool
 send_chat(struct chat *c, struct conn *from, uint32_t seq, const struct request *r)
 {
@@ -383,16 +430,195 @@ send_chat(struct chat *c, struct conn *from, uint32_t seq, const struct request 
         return true;
     if (from->deferred > 0)
         return false; /* a refusal, too, comes after the answers to what was sent before */
-    answer_code(c, from, CMD_CHAT_RESP, seq, code);
+    answer_code(c, from, CMD_CHAT_RESP, seq, refused(c, code));
     return true;
+}
+
+struct msg *
+send_to_all(struct chat *c, struct conn *conn, const struct request *r, int *code)
+{
+    struct draft d = {.r = r, .conn = conn, .api = true, .to_all = true};
+    size_t id_at;
+
+    *code = r->f[F_CONTENT].type == JSON_NONE ? CODE_SEND_FAILED : draft_fields(c, &d);
+    if (*code == 0)
+        *code = draft_from(c, &d);
+    if (*code == 0 && c->stopping)
+        *code = CODE_STOPPING;
+    if (*code != 0) {
+        refused(c, *code);
+        return NULL;
+    }
+    c->out.len = 0;
+    buf_str(&c->out, delivery_head);
+    put_chat(&c->out, &d, 0, &id_at);
+    buf_add(&c->out, "}", 1);
+    return msg_new(CMD_CHAT, 0, c->out.p, c->out.len);
+}
+
+/* --- several receivers ------------------------------------------------------------------------ */
+
+static void
+fan_free(struct fan *f)
+{
+    for (uint32_t i = 0; i < f->n; i++) {
+        free(f->item[i].name);
+        free(f->item[i].id);
+    }
+    free(f);
+}
+
+static void
+put_result(struct buf *b, const struct fan *f, const struct fan_item *t)
+{
+    json_put_comma(b);
+    buf_add(b, "{", 1);
+    json_put_key(b, "code");
+    json_put_int(b, t->code);
+    if (t->id != NULL) {
+        json_put_key(b, "createTime");
+        json_put_int(b, t->create_ms);
+    }
+    if (f->group)
+        put_profile(b, "groupId", t->name);
+    put_profile(b, "id", t->id);
+    put_msg(b, t->code);
+    if (t->id != NULL) {
+        json_put_key(b, "seq");
+        json_put_int(b, (int64_t)t->seq);
+    }
+    if (!f->group)
+        put_profile(b, "to", t->name);
+    buf_add(b, "}", 1);
+}
+
+/* The best of the results stands for all of them; who looks at no more learns that much. */
+static int
+fan_code(const struct fan *f, uint32_t *failed)
+{
+    int code = f->item[0].code;
+
+    *failed = 0;
+    for (uint32_t i = 0; i < f->n; i++) {
+        int one = f->item[i].code;
+        bool sent = one == CODE_SENT || one == CODE_OFFLINE;
+        *failed += !sent;
+        if (one == CODE_SENT || (sent && code != CODE_SENT))
+            code = one;
+    }
+    return code;
+}
+
+/* One answer less to wait for; with the last the call is answered. */
+static void
+fan_drop(struct chat *c, struct fan *f)
+{
+    uint32_t failed;
+
+    if (--f->left > 0)
+        return;
+    int code = fan_code(f, &failed);
+    struct buf *b = answer_begin(c, code, CMD_CHAT_RESP);
+    json_put_key(b, "data");
+    buf_add(b, "[", 1);
+    for (uint32_t i = 0; i < f->n; i++)
+        put_result(b, f, &f->item[i]);
+    buf_add(b, "]", 1);
+    if (failed > 0) {
+        json_put_key(b, "failed");
+        json_put_int(b, failed);
+    }
+    put_msg(b, code);
+    buf_add(b, "}", 1);
+    api_sent(f->conn, code, b->p, b->len);
+    fan_free(f);
+}
+
+/* What a pending message of a fan comes to. */
+static void
+fan_result(struct chat *c, const struct pending *p, int code)
+{
+    struct fan_item *t = &p->fan->item[p->fan_at];
+
+    t->code = code;
+    if (code == CODE_SENT || code == CODE_OFFLINE) {
+        t->create_ms = p->create_ms;
+        t->seq = p->seq;
+        t->id = xstrndup(p->msg->data + p->id_at, p->id_len);
+    }
+    fan_drop(c, p->fan);
+}
+
+static char *
+json_text_of(const struct json *v)
+{
+    struct buf b = {0};
+
+    json_put_value(&b, v);
+    buf_add(&b, "", 1);
+    return b.p;
+}
+
+/* How many receivers an array has; -1: too many, or of too much altogether. */
+static int
+fan_size(const struct request *r, enum field f)
+{
+    struct json_iter it;
+    struct json v;
+    size_t bytes = 0;
+    int n = 0;
+
+    json_enter(&it, &r->f[f]);
+    while (n <= MAX_NAMES && json_next(&it, NULL, &v) > 0)
+        n++;
+    for (enum field i = 0; i < FIELDS; i++)
+        bytes += i == f ? 0 : r->f[i].n;
+    return n > MAX_NAMES || bytes * (size_t)n > MAX_FAN ? -1 : n;
+}
+
+/* Send to each of an array: as many messages as it has members. */
+static int
+send_fan(struct chat *c, struct conn *conn, const struct request *r, enum field to)
+{
+    struct request one = *r;
+    struct json_iter it;
+    int n = fan_size(r, to);
+
+    if (n <= 0)
+        return n < 0 ? CODE_TOO_LARGE : CODE_SEND_FAILED;
+    struct fan *f = xcalloc(1, sizeof *f + (size_t)n * sizeof f->item[0]);
+    f->conn = conn;
+    f->left = 1;
+    f->group = to == F_GROUP_ID;
+    json_enter(&it, &r->f[to]);
+    while (f->n < (uint32_t)n && json_next(&it, NULL, &one.f[to]) > 0) {
+        struct draft d = {.r = &one, .conn = conn, .api = true, .fan = f, .fan_at = f->n};
+        struct fan_item *t = &f->item[f->n++];
+        t->name = json_text_of(&one.f[to]);
+        int code = send_draft(c, &d);
+        if (code != 0)
+            t->code = refused(c, code);
+    }
+    fan_drop(c, f);
+    return 0;
 }
 
 int
 send_api(struct chat *c, struct conn *conn, const struct request *r)
 {
     struct draft d = {.r = r, .conn = conn, .api = true};
+    int64_t chat_type;
+    bool group = request_int(r, F_CHAT_TYPE, 0, &chat_type) > 0 && chat_type == 1;
+    enum field to = group ? F_GROUP_ID : F_TO, other = group ? F_TO : F_GROUP_ID;
+    int code = CODE_SEND_FAILED;
 
-    return send_draft(c, &d);
+    if (r->f[other].type == JSON_NONE || r->f[other].type < JSON_ARRAY) {
+        if (r->f[to].type == JSON_ARRAY)
+            code = send_fan(c, conn, r, to);
+        else if (r->f[to].type != JSON_OBJECT)
+            code = send_draft(c, &d);
+    }
+    return code == 0 ? 0 : refused(c, code);
 }
 
 uint64_t
@@ -449,6 +675,11 @@ deliver_message(struct chat *c, const struct pending *p)
 static void
 acknowledge(struct chat *c, const struct pending *p, int code)
 {
+    if (p->fan != NULL) {
+        fan_result(c, p, code);
+        conn_answered(p->conn);
+        return;
+    }
     struct buf *b = answer_begin(c, code, CMD_CHAT_RESP);
 
     if (code == CODE_SENT || code == CODE_OFFLINE) {
@@ -472,6 +703,25 @@ acknowledge(struct chat *c, const struct pending *p, int code)
     conn_answered(p->conn);
 }
 
+/* What a call of the API has changed is on disk, or was lost: then it is written again later, but
+ * the caller had better ask again. */
+static void
+call_done(struct chat *c, const struct pending *p, bool safe)
+{
+    if (safe) {
+        api_sent(p->conn, p->code, p->msg->data, p->msg->len);
+    } else {
+        c->out.len = 0;
+        buf_add(&c->out, "{", 1);
+        json_put_key(&c->out, "code");
+        json_put_int(&c->out, CODE_STORE);
+        put_msg(&c->out, CODE_STORE);
+        buf_add(&c->out, "}", 1);
+        api_sent(p->conn, CODE_STORE, c->out.p, c->out.len);
+    }
+    conn_answered(p->conn);
+}
+
 static void
 deliver(struct chat *c, struct pending *p)
 {
@@ -479,7 +729,10 @@ deliver(struct chat *c, struct pending *p)
         return;
     if (p->kind == PENDING_SEND)
         deliver_message(c, p);
-    acknowledge(c, p, p->to != NULL && p->to->nconns == 0 ? CODE_OFFLINE : CODE_SENT);
+    if (p->kind == PENDING_CALL)
+        call_done(c, p, true);
+    else
+        acknowledge(c, p, p->to != NULL && p->to->nconns == 0 ? CODE_OFFLINE : CODE_SENT);
     msg_unref(p->msg);
 }
 
@@ -502,8 +755,41 @@ lost(struct chat *c, struct pending *p)
         deliver(c, p); /* what it repeats is safe; only its turn came behind what is lost */
         return;
     }
-    acknowledge(c, p, CODE_STORE);
+    if (p->kind == PENDING_CALL)
+        call_done(c, p, false);
+    else
+        acknowledge(c, p, refused(c, CODE_STORE));
     msg_unref(p->msg);
+}
+
+void
+send_forget(const struct pending *p)
+{
+    if (p->fan != NULL && --p->fan->left == 0)
+        fan_free(p->fan);
+    if (p->msg != NULL)
+        msg_unref(p->msg);
+    if (p->conn != NULL)
+        conn_answered(p->conn);
+}
+
+void
+send_after(struct chat *c, struct conn *conn, int code, struct str json)
+{
+    size_t last = (c->pending_head + c->pending_n - 1) & (c->pending_cap - 1);
+
+    if (c->pending_n == 0) {
+        api_sent(conn, code, json.p, json.n);
+        return;
+    }
+    uint64_t number = c->pending[last].number;
+    struct pending *p = pending_push(c);
+    p->number = number;
+    p->kind = PENDING_CALL;
+    p->code = code;
+    p->conn = conn;
+    p->msg = msg_new(0, 0, json.p, json.n);
+    conn->deferred++;
 }
 
 void

@@ -831,9 +831,9 @@ TEST(chat_handshake_heartbeat)
 
 TEST(chat_unknown_commands)
 {
-    static const int unknown[] = {0, 2, 4, 6, 8, 9, 10, 12, 15, 16, 18, 20, 21, 100, 127, 255};
+    static const int unknown[] = {0, 2, 4, 6, 8, 9, 10, 12, 15, 16, 18, 20, 22, 23, 100, 127, 255};
     static const char *const bodies[] = {"{}", "", "{", "[]", "{'cmd':null}", "{'cmd':'x'}",
-                                         "{'cmd':[11]}", "{'cmd':0}", "{'cmd':15}", "{'cmd':21}",
+                                         "{'cmd':[11]}", "{'cmd':0}", "{'cmd':15}", "{'cmd':22}",
                                          "{'cmd':-1}", "{'cmd':267}", "{'cmd':4294967307}",
                                          "{'cmd':11", "{'cmd':99999999999999999999}"};
     begin(NULL);

@@ -488,7 +488,7 @@ TEST(ws_messages_refused) { talk_messages_refused(PROTO_WS); }
 TEST(server_unknown_commands_are_answered)
 {
     static const int commands[] = {0,  2,  4,  6,  8,  9,  10, 12, 15,  16,
-                                   18, 20, 21, 32, 33, 99, 127, 128, 254, 255};
+                                   18, 20, 22, 23, 32, 33, 99, 127, 128, 254, 255};
     struct server s;
     struct peer p;
 
@@ -507,7 +507,7 @@ TEST(server_unknown_commands_are_answered)
 TEST(ws_unknown_commands_are_answered)
 {
     static const char *const texts[] = {"", "{}", "[]", "null", "not json", "{\"cmd\":null}",
-                                        "{\"cmd\":-1}", "{\"cmd\":0}", "{\"cmd\":21}",
+                                        "{\"cmd\":-1}", "{\"cmd\":0}", "{\"cmd\":22}",
                                         "{\"cmd\":\"x\"}", "{\"cmd\":99}", "{\"cmd\":13}x",
                                         "{\"cmd\":15}", "{\"command\":13}", "{\"cmd\":4294967309}"};
     struct server s;
