@@ -23,8 +23,8 @@ LIB = util.c hash.c codec.c resp.c loop.c \
 	conf.c \
 	conn.c input.c \
 	roster.c request.c chat.c group.c send.c query.c record.c \
-	jim.c \
-	http.c api.c \
+	jim.c broadcast.c \
+	http.c api.c routes.c metrics.c \
 	export.c import.c import_redis.c
 LIBO = $(LIB:.c=.o)
 TESTSRC = tests/run.c tests/client.c tests/test_*.c

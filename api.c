@@ -1,12 +1,12 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * api.c - the HTTP API: its routes as a table, who may call them, and what they answer. The chat
- * behind the routes is chat.c's, HTTP itself http.c's.
+ * api.c - the HTTP API: who may call it and with what, and its routes as a table. What the routes
+ * do is in routes.c and metrics.c, HTTP itself in http.c.
  *
  *   answers     JSON and codes as responses
  *   access      key or loopback
  *   parameters  query, form and JSON body made into one struct request
- *   routes      one function each, and the table
+ *   routes      the table, and what is the same for all of them
  */
 #include "jim.h"
 
@@ -15,31 +15,20 @@
 
 /* --- answers ---------------------------------------------------------------------------------- */
 
-/* One API request on its way. */
-struct call {
-    struct conn *c;
-    struct chat *chat;
-    const struct http_req *http;
-    struct str body;
-    struct buf params;  /* JSON made of query and form; owned */
-    struct request r;   /* all parameters */
-    struct buf extra;   /* header lines for the answer (CORS); owned */
-};
-
-static void
-answer_json(struct call *k, int status, struct buf *json)
+void
+call_json(struct call *k, int status, struct buf *json)
 {
     http_respond(k->c, status, JSON_TYPE, (struct str){k->extra.p, k->extra.len},
-            (struct str){json->p, json->len});
+                 (struct str){json->p, json->len});
     buf_free(json);
 }
 
-/* {"code":…,"msg":…} with the status that goes with the code. */
 static int
 status_of(int code)
 {
     switch (code) {
     case CODE_SEND_FAILED:
+    case CODE_JOIN_FAILED:
     case CODE_MESSAGES_FAILED:
     case CODE_INVALID:
         return 400;
@@ -62,9 +51,9 @@ status_of(int code)
     }
 }
 
-/* command: as J-IM has it, 0: none. */
-static void
-call_code(struct call *k, int code, int command)
+/* data NULL: none; freed. */
+static struct buf
+answer_json(int code, int command, struct buf *data)
 {
     struct buf b = {0};
 
@@ -75,9 +64,61 @@ call_code(struct call *k, int code, int command)
         json_put_key(&b, "command");
         json_put_int(&b, command);
     }
+    if (data != NULL) {
+        json_put_key(&b, "data");
+        json_put_raw(&b, data->p, data->len);
+        buf_free(data);
+    }
     put_msg(&b, code);
     buf_add(&b, "}", 1);
-    answer_json(k, status_of(code), &b);
+    return b;
+}
+
+void
+call_code(struct call *k, int code, int command)
+{
+    struct buf b = answer_json(code, command, NULL);
+
+    call_json(k, status_of(code), &b);
+}
+
+void
+call_data(struct call *k, int code, struct buf *data)
+{
+    struct buf b = answer_json(code, 0, data);
+
+    call_json(k, status_of(code), &b);
+}
+
+void
+call_later(struct call *k)
+{
+    struct buf *head = conn_answer_head(k->c);
+
+    head->len = 0;
+    buf_add(head, k->extra.p, k->extra.len);
+}
+
+void
+call_changed(struct call *k, int code, struct buf *data)
+{
+    struct buf b = answer_json(code, 0, data);
+
+    call_later(k);
+    send_after(k->chat, k->c, code, (struct str){b.p, b.len});
+    buf_free(&b);
+}
+
+void
+api_sent(struct conn *c, int code, const char *json, size_t n)
+{
+    if (c->state == CONN_DEAD)
+        return;
+    struct buf head = *conn_answer_head(c);
+    *conn_answer_head(c) = (struct buf){0};
+    http_respond(c, status_of(code), JSON_TYPE, (struct str){head.p, head.len},
+                 (struct str){json, n});
+    buf_free(&head);
 }
 
 /* --- access ----------------------------------------------------------------------------------- */
@@ -123,13 +164,59 @@ put_cors(struct call *k, bool preflight)
 
 /* --- parameters ------------------------------------------------------------------------------- */
 
-/* Add `a=b&c=d` to a JSON object; false when something is not percent-encoded UTF-8. */
-static bool
-add_pairs(struct buf *json, struct str pairs)
+/* Parameters of which there may be several, as an array in JSON, or given again and again. */
+static const enum field lists[] = {F_TO, F_GROUP_ID, F_USERS};
+#define LISTS (sizeof lists / sizeof lists[0])
+
+/* `name=value`, decoded, into a JSON object, or into one of the lists. */
+static void
+add_pair(struct buf *json, struct buf list[LISTS], struct str name, struct str value)
 {
+    struct json key = {.p = name.p, .n = (uint32_t)name.n, .type = JSON_STRING};
+    enum field f = request_field(&key);
+
+    for (size_t i = 0; i < LISTS; i++)
+        if (f == lists[i]) {
+            json_put_comma(&list[i]);
+            json_put_string(&list[i], value.p, value.n);
+            return;
+        }
+    json_put_comma(json);
+    json_put_string(json, name.p, name.n);
+    buf_add(json, ":", 1);
+    json_put_string(json, value.p, value.n);
+}
+
+/* The lists as members: a text when there is one, else an array. */
+static void
+add_lists(struct buf *json, struct buf list[LISTS])
+{
+    static const char *const names[LISTS] = {"to", "groupId", "users"};
+
+    for (size_t i = 0; i < LISTS; i++) {
+        struct buf *b = &list[i];
+        if (b->len == 0)
+            continue;
+        size_t first = 1;
+        while (b->p[first] != '"')
+            first += b->p[first] == '\\' ? 2 : 1;
+        json_put_key(json, names[i]);
+        buf_add(json, "[", first + 1 < b->len ? 1 : 0);
+        json_put_raw(json, b->p, b->len);
+        buf_add(json, "]", first + 1 < b->len ? 1 : 0);
+        buf_free(b);
+    }
+}
+
+/* `a=b&c=d` as a JSON object; false when something is not percent-encoded UTF-8. */
+static bool
+pairs_to_json(struct buf *json, struct str pairs)
+{
+    struct buf list[LISTS] = {{0}};
     struct str name, value;
     bool ok = true;
 
+    buf_add(json, "{", 1);
     while (ok && query_next(&pairs, &name, &value)) {
         char *text = xmalloc(name.n + value.n + 1);
         uint32_t state = 0;
@@ -137,14 +224,12 @@ add_pairs(struct buf *json, struct str pairs)
         ptrdiff_t v = n < 0 ? -1 : url_decode(text + n, value, true);
         ok = v >= 0 && utf8_check(&state, text, (size_t)n) && state == 0 &&
              utf8_check(&state, text + n, (size_t)v) && state == 0;
-        if (ok && n > 0) {
-            json_put_comma(json);
-            json_put_string(json, text, (size_t)n);
-            buf_add(json, ":", 1);
-            json_put_string(json, text + n, (size_t)v);
-        }
+        if (ok && n > 0)
+            add_pair(json, list, (struct str){text, (size_t)n}, (struct str){text + n, (size_t)v});
         free(text);
     }
+    add_lists(json, list);
+    buf_add(json, "}", 1);
     return ok;
 }
 
@@ -152,7 +237,7 @@ add_pairs(struct buf *json, struct str pairs)
 static bool
 parse_params(struct call *k)
 {
-    struct str type = k->http->header[HTTP_CONTENT_TYPE], kind;
+    struct str type = k->http->header[HTTP_CONTENT_TYPE], kind, json = k->body;
     struct request body;
     bool form;
 
@@ -161,15 +246,17 @@ parse_params(struct call *k)
     /* Clients that name no type (`curl -d`) are said to send a form; a brace says what it is. */
     form = str_ieq(str_trim(kind), STR("application/x-www-form-urlencoded")) &&
            (k->body.n == 0 || str_trim(k->body).p[0] != '{');
-    buf_add(&k->params, "{", 1);
-    if (!add_pairs(&k->params, k->http->query) || (form && !add_pairs(&k->params, k->body)))
+    if (!pairs_to_json(&k->query, k->http->query) ||
+        !request_parse(&k->r, (struct str){k->query.p, k->query.len}))
         return false;
-    buf_add(&k->params, "}", 1);
-    if (!request_parse(&k->r, (struct str){k->params.p, k->params.len}))
-        return false;
-    if (form || k->body.n == 0)
+    if (k->body.n == 0)
         return true;
-    if (!request_parse(&body, k->body))
+    if (form) {
+        if (!pairs_to_json(&k->form, k->body))
+            return false;
+        json = (struct str){k->form.p, k->form.len};
+    }
+    if (!request_parse(&body, json))
         return false;
     for (int f = 0; f < FIELDS; f++)
         if (body.f[f].type != JSON_NONE)
@@ -179,140 +266,33 @@ parse_params(struct call *k)
 
 /* --- routes ----------------------------------------------------------------------------------- */
 
-static void
-route_send(struct call *k)
-{
-    int code = CODE_SEND_FAILED;
-    struct buf *head = conn_answer_head(k->c);
-
-    buf_add(head, k->extra.p, k->extra.len); /* the answer may come when this call is forgotten */
-    if (k->r.f[F_TO].type < JSON_ARRAY && k->r.f[F_GROUP_ID].type < JSON_ARRAY)
-        code = send_api(k->chat, k->c, &k->r);
-    if (code != 0) {
-        buf_free(head);
-        call_code(k, code, CMD_CHAT_RESP);
-    }
-}
-
-void
-api_sent(struct conn *c, int code, const char *json, size_t n)
-{
-    struct buf head = *conn_answer_head(c);
-
-    *conn_answer_head(c) = (struct buf){0};
-    http_respond(c, status_of(code), JSON_TYPE, (struct str){head.p, head.len},
-                 (struct str){json, n});
-    buf_free(&head);
-}
-
-static void
-route_online(struct call *k)
-{
-    char text[MAX_ID];
-    struct str id;
-    const struct user *u;
-
-    if (!request_id(&k->r, F_USER_ID, text, &id)) {
-        call_code(k, CODE_INVALID, 0);
-        return;
-    }
-    u = user_find(&k->chat->roster, id);
-    call_code(k, u != NULL && u->nconns > 0 ? CODE_ONLINE : CODE_OFFLINE, 0);
-}
-
-static void
-route_close(struct call *k)
-{
-    char text[MAX_ID];
-    struct str id;
-    struct user *u;
-
-    if (!request_id(&k->r, F_USER_ID, text, &id)) {
-        call_code(k, CODE_INVALID, 0);
-        return;
-    }
-    u = user_find(&k->chat->roster, id);
-    if (u != NULL)
-        chat_close_user(k->chat, u, 0, NULL);
-    call_code(k, CODE_CLOSED, 0);
-}
-
-static void
-put_number(struct buf *b, const char *key, uint64_t n)
-{
-    json_put_key(b, key);
-    json_put_int(b, (int64_t)n);
-}
-
-static const char *
-store_state(const struct store *s)
-{
-    return !store_keeps(s) ? "off" : store_failed(s) ? "failed" : "on";
-}
-
-static void
-route_stats(struct call *k)
-{
-    const struct jim *j = k->c->jim;
-    const struct stats *s = &j->stats;
-    int64_t sync = j->opt.store_sync;
-    struct buf b = {0};
-
-    buf_add(&b, "{", 1);
-    put_number(&b, "accepted", s->accepted);
-    put_text(&b, "backend", str_of(loop_backend()));
-    put_number(&b, "bytesIn", s->bytes_in);
-    put_number(&b, "bytesOut", s->bytes_out);
-    put_number(&b, "closed", s->closed);
-    put_number(&b, "connections", j->conns);
-    put_number(&b, "conversations", j->chat.roster.convs.count);
-    put_number(&b, "delivered", s->delivered);
-    put_number(&b, "encoded", s->encoded);
-    put_number(&b, "http", s->proto[PROTO_HTTP]);
-    put_number(&b, "lags", s->lags);
-    put_number(&b, "messages", s->messages);
-    put_number(&b, "online", j->chat.roster.nonline);
-    put_number(&b, "overflows", s->overflows);
-    put_number(&b, "reads", s->reads);
-    put_number(&b, "refused", s->refused);
-    put_number(&b, "requests", s->requests);
-    put_number(&b, "retries", s->retries);
-    put_text(&b, "store", str_of(store_state(j->store)));
-    put_text(&b, "sync", sync == STORE_GROUP ? STR("group")
-                         : sync == STORE_OFF ? STR("off")
-                                             : STR("timed"));
-    put_number(&b, "tcp", s->proto[PROTO_TCP]);
-    put_number(&b, "uptimeMs", (uint64_t)(k->chat->now_ms() - j->start_ms));
-    put_number(&b, "users", j->chat.roster.nusers);
-    put_text(&b, "version", STR(JIM_VERSION));
-    put_number(&b, "writes", s->writes);
-    put_number(&b, "ws", s->proto[PROTO_WS]);
-    buf_add(&b, "}", 1);
-    answer_json(k, 200, &b);
-}
-
-static void
-route_health(struct call *k)
-{
-    struct buf b = {0};
-    bool ok = !store_failed(k->chat->store) && !k->c->jim->draining;
-
-    buf_printf(&b, "{\"status\":\"%s\"}", ok ? "ok" : "unavailable");
-    answer_json(k, ok ? 200 : 503, &b);
-}
-
-static const struct route {
-    const char *path;
-    bool post_only; /* it changes something */
-    bool open;      /* for everybody */
-    void (*fn)(struct call *);
-} routes[] = {
-    {"/api/message/send", true, false, route_send},
-    {"/api/user/online", false, false, route_online},
-    {"/api/user/close", true, false, route_close},
-    {"/api/stats", false, false, route_stats},
-    {"/healthz", false, true, route_health},
+static const struct route routes[] = {
+    {"/api/message/send", true, false, CMD_CHAT_RESP, CODE_SEND_FAILED, route_send},
+    {"/api/message/broadcast", true, false, CMD_CHAT_RESP, CODE_SEND_FAILED, route_broadcast},
+    {"/api/message/history", false, false, CMD_MESSAGES_RESP, CODE_MESSAGES_FAILED, route_history},
+    {"/api/message/offline", false, false, CMD_MESSAGES_RESP, CODE_MESSAGES_FAILED, route_offline},
+    {"/api/user/online", false, false, 0, CODE_INVALID, route_user_online},
+    {"/api/user/list", false, false, 0, CODE_INVALID, route_user_list},
+    {"/api/user/info", false, false, 0, CODE_INVALID, route_user_info},
+    {"/api/user/close", true, false, 0, CODE_INVALID, route_user_close},
+    {"/api/group/create", true, false, 0, CODE_INVALID, route_group_create},
+    {"/api/group/join", true, false, 0, CODE_INVALID, route_group_join},
+    {"/api/group/leave", true, false, 0, CODE_INVALID, route_group_leave},
+    {"/api/group/dismiss", true, false, 0, CODE_INVALID, route_group_dismiss},
+    {"/api/group/rename", true, false, 0, CODE_INVALID, route_group_rename},
+    {"/api/group/info", false, false, 0, CODE_INVALID, route_group_info},
+    {"/api/group/list", false, false, 0, CODE_INVALID, route_group_list},
+    {"/api/group/users", false, false, 0, CODE_INVALID, route_group_users},
+    {"/api/stats", false, false, 0, CODE_INVALID, route_stats},
+    {"/metrics", false, false, 0, CODE_INVALID, route_metrics},
+    {"/healthz", false, true, 0, CODE_INVALID, route_health},
 };
+
+const struct route *
+api_route(size_t n)
+{
+    return n < sizeof routes / sizeof routes[0] ? &routes[n] : NULL;
+}
 
 static void
 call_route(struct call *k, const struct route *route)
@@ -349,10 +329,8 @@ call_route(struct call *k, const struct route *route)
     chat_rate_take(k->chat, k->c);
     if (parse_params(k))
         route->fn(k);
-    else if (route->fn == route_send)
-        call_code(k, CODE_SEND_FAILED, CMD_CHAT_RESP);
     else
-        call_code(k, CODE_INVALID, 0);
+        call_code(k, route->invalid, route->command);
 }
 
 bool
@@ -360,11 +338,13 @@ api_call(struct conn *c, const struct http_req *r, struct str body)
 {
     struct call k = {.c = c, .chat = &c->jim->chat, .http = r, .body = body};
 
-    for (size_t i = 0; i < sizeof routes / sizeof routes[0]; i++) {
-        if (!str_eq(r->path, str_of(routes[i].path)))
+    for (const struct route *route = routes; route < routes + sizeof routes / sizeof routes[0];
+         route++) {
+        if (!str_eq(r->path, str_of(route->path)))
             continue;
-        call_route(&k, &routes[i]);
-        buf_free(&k.params);
+        call_route(&k, route);
+        buf_free(&k.query);
+        buf_free(&k.form);
         buf_free(&k.extra);
         return true;
     }

@@ -62,6 +62,7 @@ displace(struct chat *c, struct user *u, const struct conn *conn)
         return;
     for (struct conn *o = u->conns; o != NULL; o = o->next_of_user)
         if (o != conn && (c->opt->login_policy == LOGIN_ONE || o->proto == conn->proto)) {
+            c->stats->drops[DROP_DISPLACED]++;
             answer_code(c, o, CMD_CLOSE, 0, CODE_ELSEWHERE);
             conn_finish(o, WS_POLICY);
         }
@@ -82,6 +83,7 @@ login(struct chat *c, struct conn *conn, uint32_t seq, struct str id)
     struct user *u = user_get(&c->roster, id);
     bool first = false;
 
+    c->stats->logins++;
     if (conn->user != u) {
         unbind(c, conn); /* a connection is one user at a time */
         conn->user = u;
@@ -109,6 +111,7 @@ login(struct chat *c, struct conn *conn, uint32_t seq, struct str id)
 static void
 login_failed(struct chat *c, struct conn *conn, uint32_t seq)
 {
+    c->stats->login_failures++;
     answer_code(c, conn, CMD_LOGIN_RESP, seq, CODE_LOGIN_FAILED);
     conn_finish(conn, WS_POLICY);
 }
@@ -286,9 +289,11 @@ chat_command(struct chat *c, struct conn *from, int cmd, uint32_t seq, struct st
     } else if (from->deferred > 0) {
         return false;
     } else {
-        answer_code(c, from, h->answer, seq,
-                    !allowed ? CODE_RATE : h->fn == NULL ? CODE_UNKNOWN_COMMAND
-                                                         : CODE_NOT_LOGGED_IN);
+        int code = !allowed ? CODE_RATE : h->fn == NULL ? CODE_UNKNOWN_COMMAND
+                                                        : CODE_NOT_LOGGED_IN;
+        if (h->fn == send_chat)
+            send_refused(c, code);
+        answer_code(c, from, h->answer, seq, code);
     }
     if (allowed) /* not before: a command that has to wait comes here twice */
         chat_rate_take(c, from);

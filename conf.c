@@ -69,7 +69,7 @@ static const struct row rows[] = {
     {"jim.group.open", K_BOOL, AT(group_open), 0, 0, true, "off", NULL,
      "on: anyone may send to a group he is not in"},
     {"jim.group.join", K_CHOICE, AT(group_join), 0, 0, true, "open", "open,api",
-     "open: command 7 joins or creates any group"},
+     "open: commands 7 and 21 join, create and leave"},
     {"jim.group.notify.max", K_INT, AT(notify_max), 0, 1000000, true, "200", NULL,
      "members online above which comings and goings are not announced"},
     {"jim.group.list.max", K_INT, AT(list_max), 0, 100000, true, "500", NULL,

@@ -156,6 +156,7 @@ out_release(struct conn *c)
         out_pop(o);
     if (o->file >= 0)
         close(o->file);
+    c->jim->stats.queued -= o->bytes;
     c->out = NULL;
     free(o->lag);
     o->lag = NULL;
@@ -197,6 +198,7 @@ out_push(struct conn *c, struct msg *m, struct member *member)
     o->entry[at].msg = m;
     o->entry[at].member = member;
     o->bytes += m->len + MAX_PKT_HEAD;
+    c->jim->stats.queued += m->len + MAX_PKT_HEAD;
 }
 
 /* Is this conversation's next message to come from the store? */
@@ -265,9 +267,14 @@ conn_send(struct conn *c, struct msg *m, struct member *member)
         lag_add(o, member, m->chat_seq);
         c->jim->stats.lags++;
     } else {
-        c->jim->stats.overflows++;
-        conn_close(c, "does not read what is sent to him");
+        conn_drop(c, DROP_UNREAD, "does not read what is sent to him");
     }
+}
+
+bool
+conn_has_room(const struct conn *c, size_t n)
+{
+    return c->out == NULL || c->out->bytes + n <= (size_t)c->jim->opt.queue_max;
 }
 
 void
@@ -382,6 +389,7 @@ out_written(struct conn *c, size_t n)
         }
         n -= left;
         o->bytes -= m->len + MAX_PKT_HEAD;
+        c->jim->stats.queued -= m->len + MAX_PKT_HEAD;
         if (member != NULL || m->fetched != NULL)
             send_written(&c->jim->chat, m, member);
         out_pop(o);
@@ -489,6 +497,14 @@ conn_close(struct conn *c, const char *why)
     conn_attend(c);
 }
 
+void
+conn_drop(struct conn *c, enum drop reason, const char *why)
+{
+    if (c->state != CONN_DEAD)
+        c->jim->stats.drops[reason]++;
+    conn_close(c, why);
+}
+
 /* No more input: what is owed and queued is still written, within a time that passes without
  * progress. */
 static void
@@ -529,6 +545,15 @@ conn_answered(struct conn *c)
     conn_attend(c);
 }
 
+void
+conn_speaks(struct conn *c, enum proto proto)
+{
+    c->jim->stats.open[c->proto]--;
+    c->proto = (uint8_t)proto;
+    c->jim->stats.open[proto]++;
+    c->jim->stats.proto[proto]++;
+}
+
 const char *
 conn_terminal(const struct conn *c)
 {
@@ -551,6 +576,7 @@ conn_release(struct conn *c)
         chat_closed(&j->chat, c);
         j->conns--;
         j->stats.closed++;
+        j->stats.open[c->proto]--;
         j->room = true; /* for another */
     }
     if (c->deferred == 0)
@@ -657,12 +683,12 @@ conn_idle(struct conn *c)
     int64_t now = loop_now(j->loop), heartbeat = j->opt.heartbeat, next = 0;
 
     if (heartbeat > 0 && now - c->read_ms >= heartbeat) {
-        conn_close(c, "heartbeat timeout");
+        conn_drop(c, DROP_SILENT, "heartbeat timeout");
         return;
     }
     if (c->proto == PROTO_WS && now - c->read_ms >= PING_MS) {
         if (c->silent++ >= MAX_SILENT) {
-            conn_close(c, "does not answer pings");
+            conn_drop(c, DROP_SILENT, "does not answer pings");
             return;
         }
         conn_control(c, WS_PING, NULL, 0);
@@ -694,17 +720,18 @@ conn_timer(struct timer *t)
     struct conn *c = (struct conn *)(void *)((char *)t - offsetof(struct conn, timer));
 
     if (c->state == CONN_DETECT)
-        conn_close(c, "showed no protocol in time");
+        conn_drop(c, DROP_DETECT, "showed no protocol in time");
     else if (c->state != CONN_OPEN)
         conn_close(c, "did not close in time");
     else if (c->proto != PROTO_HTTP && c->user == NULL && c->jim->opt.login_required)
-        conn_close(c, "did not log in in time");
+        conn_drop(c, DROP_LOGIN, "did not log in in time");
     else if (c->proto != PROTO_HTTP)
         conn_idle(c);
     else if (c->busy)
         conn_deadline(c, c->jim->opt.http_ms);
     else
-        conn_close(c, "idle, or too slow with its request");
+        conn_drop(c, c->pend != NULL && c->pend->head == 0 ? DROP_DETECT : DROP_IDLE,
+                  "idle, or too slow with its request");
 }
 
 /* --- attending -------------------------------------------------------------------------------- */
@@ -734,6 +761,7 @@ conn_new(struct listener *l, int fd, bool loopback)
     loop_timer(j->loop, &c->timer, c->read_ms + j->opt.detect_ms, conn_timer);
     j->conns++;
     j->stats.accepted++;
+    j->stats.open[c->proto]++;
 }
 
 /* Everything a connection may need at the end of a turn, once. */

@@ -196,7 +196,7 @@ group_dismiss(struct chat *c, struct conv *v)
 {
     if (v->gone)
         return;
-    for (uint32_t i = 0; i < v->nonline; i++) { /* each of himself: of the others he need not know */
+    for (uint32_t i = 0; i < v->nonline; i++) { /* each of himself, not of the others */
         struct msg *notice = left_msg(c, v, v->member[i]->user);
         tell_user(v->member[i]->user, notice, NULL);
         msg_unref(notice);

@@ -62,6 +62,7 @@ static void
 put_head(struct conn *c, struct buf *b, int status, const char *type, uint64_t length,
          struct str extra)
 {
+    c->jim->stats.http_status[status / 100 % 6]++;
     buf_printf(b, "HTTP/1.1 %d %s\r\nserver: jim/" JIM_VERSION "\r\n", status, status_text(status));
     put_date(b, "date", (time_t)(c->jim->chat.now_ms() / 1000));
     if (status != 204 && status != 304)
@@ -391,6 +392,7 @@ serve_file(struct conn *c, const struct http_req *r)
 void
 http_refuse(struct conn *c, int status)
 {
+    c->jim->stats.drops[DROP_PROTOCOL]++;
     c->keep_alive = false;
     http_error(c, status, status == 426 ? STR("upgrade: websocket\r\n"
                                               "sec-websocket-version: 13\r\n")

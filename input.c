@@ -82,7 +82,8 @@ input_tcp(struct conn *c, char *p, size_t n)
     ptrdiff_t used = pkt_decode(p, n, (size_t)c->jim->opt.frame_max, &pkt);
 
     if (used < 0) {
-        conn_close(c, used == PKT_BAD_VERSION ? "bad protocol version" : "bad frame length");
+        conn_drop(c, DROP_PROTOCOL,
+                  used == PKT_BAD_VERSION ? "bad protocol version" : "bad frame length");
         return n;
     }
     if (used > 0)
@@ -129,6 +130,7 @@ input_ws(struct conn *c, char *p, size_t n)
     if (c->pend != NULL || state.opcode != 0 || state.done > 0)
         pend_get(c)->ws = state;
     if (used < 0) {
+        c->jim->stats.drops[DROP_PROTOCOL]++;
         conn_finish(c, (enum ws_close)-used);
         return n;
     }
@@ -160,8 +162,7 @@ ws_open(struct conn *c, const struct http_req *r)
                "connection: upgrade\r\nsec-websocket-accept: %.28s\r\n\r\n", accept);
     conn_reply(c, 0, 0, head.p, head.len);
     buf_free(&head);
-    c->proto = PROTO_WS;
-    c->jim->stats.proto[PROTO_WS]++;
+    conn_speaks(c, PROTO_WS);
     while (query_next(&query, &name, &value)) {
         if (str_eq(name, STR("username")) || str_eq(name, STR("userId")))
             user = value;
@@ -296,16 +297,15 @@ conn_detect(struct conn *c, char first)
     unsigned http = PROTO_BIT(PROTO_HTTP) | PROTO_BIT(PROTO_WS);
 
     if (first == 0x01 && c->protos & PROTO_BIT(PROTO_TCP)) {
-        c->proto = PROTO_TCP;
+        conn_speaks(c, PROTO_TCP);
         conn_deadline(c, c->jim->opt.login_ms);
     } else if (first >= 'A' && first <= 'Z' && c->protos & http) {
-        c->proto = PROTO_HTTP;
+        conn_speaks(c, PROTO_HTTP);
     } else {
-        conn_close(c, "no protocol this port serves");
+        conn_drop(c, DROP_PROTOCOL, "no protocol this port serves");
         return false;
     }
     c->state = CONN_OPEN;
-    c->jim->stats.proto[c->proto]++;
     return true;
 }
 

@@ -359,15 +359,20 @@ save_timer_fired(struct timer *t)
     record_save(&j->chat, MAX_SAVE);
 }
 
-/* Call fn for every connection: whatever the loop watches that is no listener. */
+struct conn *
+jim_conn(const struct jim *j, int fd)
+{
+    for (size_t i = 0; i < j->listeners; i++)
+        if (j->listen[i].fd == fd)
+            return NULL;
+    return loop_arg(j->loop, fd);
+}
+
 static void
 each_conn(struct jim *j, void (*fn)(struct conn *c))
 {
     for (int fd = 0; fd < loop_top(j->loop); fd++) {
-        struct conn *c = loop_arg(j->loop, fd);
-        for (size_t i = 0; i < j->listeners; i++)
-            if (j->listen[i].fd == fd)
-                c = NULL;
+        struct conn *c = jim_conn(j, fd);
         if (c != NULL)
             fn(c);
     }
@@ -434,7 +439,7 @@ begin_drain(struct jim *j)
 static bool
 jim_turn(struct jim *j)
 {
-    int64_t wait = j->attend != NULL ? 0 : -1;
+    int64_t wait = j->attend != NULL || j->broadcasts != NULL ? 0 : -1;
 
     if (j->draining) {
         int64_t left = j->drain_until - loop_now(j->loop);
@@ -453,6 +458,7 @@ jim_turn(struct jim *j)
         reload(j);
     send_committed(&j->chat);
     store_commit(j->store);
+    broadcast_step(j);
     jim_attend(j);
     store_commit(j->store); /* what resumed connections have added */
     if (j->room && j->accept_paused)
@@ -515,6 +521,7 @@ jim_free(struct jim *j)
     if (j->loop != NULL) {
         close_listeners(j);
         drop_all(j);
+        broadcast_free(j);
         chat_free(&j->chat);
         drop_all(j); /* and those who were still owed an answer when they went */
     }

@@ -5,7 +5,8 @@
  * Part 1 is the whole public interface, for programs that embed the server. Part 2, under
  * JIM_INTERNAL, is every shared limit, struct and function of the server itself, grouped by file in
  * reading order: util, hash, codec, resp, loop, store, conf, conn, input, roster, the chat
- * (request, chat, send, query, record), jim, http, api, export, import.
+ * (request, chat, group, send, query, record), jim, broadcast, http, api, routes, metrics, export,
+ * import.
  */
 #ifndef JIM_H
 #define JIM_H
@@ -172,6 +173,7 @@ void log_write(const struct log *l, enum log_level level, const char *format, ..
 
 int64_t time_wall_ms(void); /* since 1970, UTC */
 int64_t time_mono_ms(void); /* since an arbitrary start, never backwards */
+int64_t time_mono_us(void); /* the same clock */
 void random_bytes(void *p, size_t n); /* from the kernel; dies when it has none */
 uint64_t siphash13(const uint64_t key[2], const void *p, size_t n);
 
@@ -489,6 +491,19 @@ enum store_news {
 enum store_news store_poll(struct store *s);
 /* Every record up to this number is as safe as the policy says: may be acknowledged and shown. */
 uint64_t store_durable(const struct store *s);
+#define STORE_BOUNDS 13 /* of the histogram of waiting times */
+extern const int64_t store_bounds_us[STORE_BOUNDS];
+struct store_stats { /* since it was opened */
+    uint64_t appended, durable; /* records; those of lost batches stay in `appended` alone */
+    uint64_t batches, lost;     /* batches that became durable; that could not be written */
+    uint64_t bytes;             /* of the former */
+    uint64_t segments;          /* files of the log, now */
+    uint64_t within[STORE_BOUNDS + 1]; /* batches by the time from the append of the oldest record
+                                   to the turn that knew it durable: up to this bound and above
+                                   the one before; the last: above all */
+    uint64_t waited_us;         /* sum of these times */
+};
+void store_stats(const struct store *s, struct store_stats *out);
 bool store_failed(const struct store *s); /* a sync failed: refuses for the rest of its life */
 
 /* Read message `seq`: its line is appended to `to` and *rec points into it (valid until `to`
@@ -654,8 +669,25 @@ bool conf_login_group(const char *list, size_t n, struct str *id, struct str *na
 
 struct listener;
 
-struct stats { /* since start; counted where it happens, read by api.c */
+enum drop { /* why the server closed a connection that its peer had not finished with */
+    DROP_UNREAD,   /* he does not read what is sent to him */
+    DROP_DETECT,   /* no protocol, or no HTTP head, in time */
+    DROP_LOGIN,    /* no login in time */
+    DROP_IDLE,     /* HTTP: idle, or too slow with a body */
+    DROP_SILENT,   /* heartbeat, or PINGs without an answer */
+    DROP_PROTOCOL, /* what he sent cannot be understood */
+    DROP_DISPLACED, /* jim.login.policy */
+    DROPS
+};
+
+struct stats { /* since start; counted where it happens, read by metrics.c */
     uint64_t accepted, refused, closed;
+    uint64_t open[PROTO_HTTP + 1]; /* connections there are now, by what they speak */
+    uint64_t drops[DROPS];
+    uint64_t logins, login_failures;
+    uint64_t http_status[6]; /* HTTP responses by the first digit of their status */
+    uint64_t broadcasts;
+    uint64_t queued;       /* bytes that wait for sockets now */
     uint64_t proto[PROTO_HTTP + 1]; /* connections that were detected as such */
     uint64_t requests;     /* commands and HTTP requests */
     uint64_t messages;     /* chat messages accepted */
@@ -663,7 +695,6 @@ struct stats { /* since start; counted where it happens, read by api.c */
     uint64_t encoded;      /* frames encoded: at most one a message and wire format */
     uint64_t retries;      /* messages recognised as sent before */
     uint64_t refused_sends[32]; /* messages refused, by enum code counted from CODE_SENT */
-    uint64_t overflows;    /* connections closed because they did not read */
     uint64_t lags;         /* times a reader fell behind and was sent to the store */
     uint64_t bytes_in, bytes_out;
     uint64_t reads, writes; /* system calls on client sockets */
@@ -792,9 +823,13 @@ void conn_send(struct conn *c, struct msg *m, struct member *member);
 void conn_reply(struct conn *c, uint8_t command, uint32_t seq, const char *json, size_t n);
 /* HTTP: stream `size` bytes of fd (owned from here on) behind what is queued. */
 void conn_send_file(struct conn *c, int fd, off_t size);
+/* May n more bytes be queued, within jim.queue.max? */
+bool conn_has_room(const struct conn *c, size_t n);
 /* Answer, flush, then close; on WebSocket with a CLOSE frame holding `code`. */
 void conn_finish(struct conn *c, enum ws_close code);
 void conn_close(struct conn *c, const char *why); /* at the end of the turn, output dropped */
+void conn_drop(struct conn *c, enum drop reason, const char *why); /* the same, and counted */
+void conn_speaks(struct conn *c, enum proto proto); /* from now on */
 /* The connection has got its user: from now on silence is judged by heartbeat and PING. */
 void conn_logged_in(struct conn *c);
 /* HTTP: header lines for an answer that comes later; kept until the answer frees them. */
@@ -866,7 +901,7 @@ struct conv {
     struct store_index index;
     char *name;             /* group: owned, NULL: none */
     char *id;               /* group: owned; else NULL */
-    uint32_t life;          /* group: times it was dismissed; memberships of earlier ones are void */
+    uint32_t life;          /* group: times it was dismissed; no earlier membership counts */
     uint32_t keylen;
     char key[];             /* as in the log: g:ID or p:A:B, blanks, '%' and ':' percent-encoded */
 };
@@ -914,7 +949,7 @@ struct conv *group_get(struct roster *r, struct str id);
 /* The group is in its n-th life, from which no earlier membership counts: all its members leave,
  * unless it was in that life already. */
 void group_enter_life(struct conv *v, uint32_t life);
-void group_bury(struct roster *r, struct conv *v);   /* it is gone; its members have left before */
+void group_bury(struct roster *r, struct conv *v);   /* it is gone, its members have left */
 void group_revive(struct roster *r, struct conv *v); /* it is there again, without a member */
 /* a == b: notes to oneself. */
 struct conv *pair_get(struct roster *r, struct user *a, struct user *b);
@@ -1106,6 +1141,7 @@ void send_committed(struct chat *c);
 void send_written(struct chat *c, const struct msg *m, struct member *member);
 /* Message seq as it was delivered, from the store; a reference for the caller. NULL: it is gone. */
 struct msg *send_stored(struct chat *c, const struct conv *v, uint64_t seq);
+int send_refused(struct chat *c, int code); /* a message was; counts, and returns the code */
 /* Remember a message id against retries. */
 uint64_t retry_print(const struct chat *c, const struct user *from, const struct conv *v,
                      struct str id);
@@ -1129,8 +1165,8 @@ uint64_t send_import(struct chat *c, const struct request *r, const struct sent 
 
 bool query_user(struct chat *c, struct conn *from, uint32_t seq, const struct request *r);
 bool query_messages(struct chat *c, struct conn *from, uint32_t seq, const struct request *r);
-/* The same for the API: type 0 or 1, of anybody, no cursor moves. Returns the code; the answer is in
- * c->out when it is CODE_OFFLINE_MESSAGES or CODE_HISTORY. */
+/* The same for the API: type 0 or 1, of anybody, no cursor moves. Returns the code; the answer is
+ * in c->out when it is CODE_OFFLINE_MESSAGES or CODE_HISTORY. */
 int query_api(struct chat *c, int64_t type, const struct request *r);
 /* A flat User with friends and groups in it; type: which members of them, as in command 17. */
 void put_user_whole(struct chat *c, struct buf *b, const struct user *u, int64_t type);
@@ -1182,6 +1218,8 @@ struct jim {
     struct out *free_out;      /* spare output queues: no malloc in the steady state */
     char *input;               /* MAX_READ bytes, shared by all reads of a turn */
     char *gather;              /* MAX_GATHER bytes, shared by all writes */
+    struct broadcast *broadcasts; /* on their way, oldest first; owned */
+    size_t nbroadcasts;
     struct timer accept_timer; /* listeners are paused until it fires */
     struct timer save_timer;   /* moved cursors go to the log */
     int64_t drain_until;       /* loop clock, while draining */
@@ -1191,6 +1229,17 @@ struct jim {
     int64_t start_ms;          /* wall clock */
     _Atomic int stop, reload; /* set by jim_stop() and jim_reload(); loop_wake() orders them */
 };
+
+/* The connection on a descriptor, NULL: there is none. For walking all up to loop_top(). */
+struct conn *jim_conn(const struct jim *j, int fd);
+
+/* --- broadcast.c: one message to everybody ---------------------------------------------------- */
+
+/* Send m (reference taken) to every connection that is logged in now, some a turn; then answer
+ * `conn` through api_sent(). False: too many are on their way. */
+bool broadcast_begin(struct jim *j, struct conn *conn, struct msg *m);
+void broadcast_step(struct jim *j); /* each turn */
+void broadcast_free(struct jim *j);
 
 /* --- http.c: responses, origins, static files ------------------------------------------------- */
 
@@ -1214,12 +1263,67 @@ bool http_host_is_loopback(struct str host);
 bool http_origin_is_own(const struct http_req *r);
 bool http_origin_listed(const char *list, struct str origin); /* "*", or with commas */
 
-/* --- api.c: the API's routes ------------------------------------------------------------------ */
+/* --- api.c: who may call the API, with what parameters, and the table of its routes ----------- */
+
+struct call { /* a request for a route on its way */
+    struct conn *c;
+    struct chat *chat;
+    const struct http_req *http;
+    struct str body;
+    struct buf query, form; /* JSON made of them; owned */
+    struct request r;   /* all parameters; views of query, form and body */
+    struct buf extra;   /* header lines for the answer (CORS); owned */
+};
+
+struct route {
+    const char *path;
+    bool post_only; /* it changes something */
+    bool open;      /* for everybody */
+    int command;    /* of J-IM, in its answers; 0: none */
+    int invalid;    /* enum code: its parameters cannot be understood */
+    void (*fn)(struct call *);
+};
+const struct route *api_route(size_t n); /* the n-th of the table, NULL past the last */
 
 /* Answer a request for one of the routes, now or later; false when its path is none. */
 bool api_call(struct conn *c, const struct http_req *r, struct str body);
-/* The answer to a send that waited for the store. */
+/* The answer to a call that waited for the store. */
 void api_sent(struct conn *c, int code, const char *json, size_t n);
+
+/* Answers: {"code":…[,"command":…],"msg":…} with the status that goes with the code; the same with
+ * the JSON `data` in it, which is freed; the same once what the call has recorded is on disk; and
+ * JSON as it is, freed. */
+void call_code(struct call *k, int code, int command);
+void call_data(struct call *k, int code, struct buf *data);
+void call_changed(struct call *k, int code, struct buf *data); /* data NULL: none */
+void call_json(struct call *k, int status, struct buf *json);
+/* The answer comes later, through api_sent(): keep what the call knows of it. */
+void call_later(struct call *k);
+
+/* --- routes.c: what the routes do ------------------------------------------------------------- */
+
+void route_send(struct call *k);
+void route_broadcast(struct call *k);
+void route_history(struct call *k);
+void route_offline(struct call *k);
+void route_user_online(struct call *k);
+void route_user_list(struct call *k);
+void route_user_info(struct call *k);
+void route_user_close(struct call *k);
+void route_group_create(struct call *k);
+void route_group_join(struct call *k);
+void route_group_leave(struct call *k);
+void route_group_dismiss(struct call *k);
+void route_group_rename(struct call *k);
+void route_group_info(struct call *k);
+void route_group_list(struct call *k);
+void route_group_users(struct call *k);
+
+/* --- metrics.c: the server in numbers --------------------------------------------------------- */
+
+void route_stats(struct call *k);
+void route_metrics(struct call *k);
+void route_health(struct call *k);
 
 /* --- export.c: a whole server as lines -------------------------------------------------------- */
 

@@ -469,25 +469,32 @@ member_leave(struct member *m)
     m->left = true;
 }
 
-void
-group_enter_life(struct conv *v, uint32_t life)
+static void
+group_empty(struct conv *v)
 {
-    if (life <= v->life)
-        return;
     while (v->nmembers > 0)
         member_leave(v->member[v->nmembers - 1]);
     free(v->member);
     v->member = NULL;
     v->cap = 0;
+}
+
+void
+group_enter_life(struct conv *v, uint32_t life)
+{
+    if (life <= v->life)
+        return;
+    group_empty(v);
     v->life = life;
 }
 
 void
 group_bury(struct roster *r, struct conv *v)
 {
-    assert(v->group && v->nmembers == 0);
+    assert(v->group);
     if (v->gone)
         return;
+    group_empty(v);
     v->gone = true;
     r->group[v->place] = r->group[--r->ngroups];
     r->group[v->place]->place = v->place;

@@ -149,7 +149,7 @@ struct fan {
     bool group;         /* the names are groups */
     struct fan_item {
         int code;
-        char *name;     /* JSON of the receiver, as it was given; owned */
+        char *name;     /* JSON of the receiver, as it was given; owned; NULL: far too long */
         char *id;       /* JSON of the message id; owned; NULL: refused */
         int64_t create_ms;
         uint64_t seq;
@@ -412,9 +412,8 @@ send_draft(struct chat *c, struct draft *d)
 
 _Static_assert(CODE_END - CODE_SENT <= sizeof((struct stats *)0)->refused_sends / 8, "a code each");
 
-/* A message was refused: with the code it has. */
-static int
-refused(struct chat *c, int code)
+int
+send_refused(struct chat *c, int code)
 {
     c->stats->refused_sends[code - CODE_SENT]++;
     return code;
@@ -430,7 +429,7 @@ send_chat(struct chat *c, struct conn *from, uint32_t seq, const struct request 
         return true;
     if (from->deferred > 0)
         return false; /* a refusal, too, comes after the answers to what was sent before */
-    answer_code(c, from, CMD_CHAT_RESP, seq, refused(c, code));
+    answer_code(c, from, CMD_CHAT_RESP, seq, send_refused(c, code));
     return true;
 }
 
@@ -446,7 +445,7 @@ send_to_all(struct chat *c, struct conn *conn, const struct request *r, int *cod
     if (*code == 0 && c->stopping)
         *code = CODE_STOPPING;
     if (*code != 0) {
-        refused(c, *code);
+        send_refused(c, *code);
         return NULL;
     }
     c->out.len = 0;
@@ -594,10 +593,11 @@ send_fan(struct chat *c, struct conn *conn, const struct request *r, enum field 
     while (f->n < (uint32_t)n && json_next(&it, NULL, &one.f[to]) > 0) {
         struct draft d = {.r = &one, .conn = conn, .api = true, .fan = f, .fan_at = f->n};
         struct fan_item *t = &f->item[f->n++];
-        t->name = json_text_of(&one.f[to]);
+        if (one.f[to].n <= 6 * MAX_ID) /* what is longer is no id, and need not be repeated */
+            t->name = json_text_of(&one.f[to]);
         int code = send_draft(c, &d);
         if (code != 0)
-            t->code = refused(c, code);
+            t->code = send_refused(c, code);
     }
     fan_drop(c, f);
     return 0;
@@ -618,7 +618,7 @@ send_api(struct chat *c, struct conn *conn, const struct request *r)
         else if (r->f[to].type != JSON_OBJECT)
             code = send_draft(c, &d);
     }
-    return code == 0 ? 0 : refused(c, code);
+    return code == 0 ? 0 : send_refused(c, code);
 }
 
 uint64_t
@@ -758,7 +758,7 @@ lost(struct chat *c, struct pending *p)
     if (p->kind == PENDING_CALL)
         call_done(c, p, false);
     else
-        acknowledge(c, p, refused(c, CODE_STORE));
+        acknowledge(c, p, send_refused(c, CODE_STORE));
     msg_unref(p->msg);
 }
 

@@ -44,6 +44,7 @@ struct batch {
     uint64_t first, last; /* record numbers */
     uint64_t prev;        /* the last number before it */
     int64_t time_ms;
+    int64_t begun_us;     /* when its first record was appended, on time_mono_us() */
     uint32_t segment;     /* where it goes, and at which offset */
     uint32_t base;
     bool rotate;          /* `segment` is to be created first, with `header` */
@@ -89,6 +90,7 @@ struct store {
     bool lossy;          /* the last batch was lost, and that was logged */
     struct read_fd reader[READERS];
     uint64_t reads;
+    struct store_stats stats;
 
     /* The helper's only; store_open() and store_close() use them while there is no helper. */
     int fd;           /* of the last segment, -1: none to be written to */
@@ -542,6 +544,7 @@ begin_batch(struct store *s, int64_t now_ms)
 
     b->first = s->next++;
     b->prev = s->last;
+    b->begun_us = time_mono_us();
     b->time_ms = now_ms;
     b->must_sync = s->clean; /* or a power cut might show the log clean and without this batch */
     b->rotate = s->fresh || s->end >= s->o.segment;
@@ -588,6 +591,7 @@ store_append(struct store *s, char type, struct str conv, uint64_t seq, struct s
     line_put(&b->buf, &s->crc, s->seg[b->segment].seed, &rec);
     s->end += b->buf.len - len;
     s->last = b->last = rec.number;
+    s->stats.appended++;
     if (index != NULL)
         store_index_add(index, &rec);
     return rec.number;
@@ -640,6 +644,25 @@ rewind_to(struct store *s, const struct batch *b)
     s->end = s->segs > 0 ? s->seg[s->segs - 1].size : 0;
 }
 
+const int64_t store_bounds_us[STORE_BOUNDS] = {
+    100, 250, 500, 1000, 2500, 5000, 10000, 25000, 50000, 100000, 250000, 500000, 1000000};
+
+/* One batch more that is safe: how long its oldest record has waited for that. */
+static void
+count_batch(struct store *s, const struct batch *b)
+{
+    int64_t us = time_mono_us() - b->begun_us;
+    int i = 0;
+
+    while (i < STORE_BOUNDS && us > store_bounds_us[i])
+        i++;
+    s->stats.within[i]++;
+    s->stats.waited_us += (uint64_t)us;
+    s->stats.batches++;
+    s->stats.bytes += b->buf.len;
+    s->stats.durable += b->last - b->first; /* `first` is the batch's own line */
+}
+
 /* What became of the batch in `work`. */
 static enum store_news
 batch_done(struct store *s)
@@ -652,8 +675,10 @@ batch_done(struct store *s)
         s->lossy = s->clean = false;
         s->durable = b->last;
         s->seg[b->segment].size = b->base + (uint32_t)b->buf.len;
+        count_batch(s, b);
         return STORE_MORE;
     }
+    s->stats.lost++;
     if (b->outcome == BATCH_FAILED)
         fail_for_life(s, b->what, b->err);
     else if (!s->lossy)
@@ -696,6 +721,13 @@ store_poll(struct store *s)
     s->job = JOB_IDLE;
     pthread_mutex_unlock(&s->mutex);
     return news;
+}
+
+void
+store_stats(const struct store *s, struct store_stats *out)
+{
+    *out = s->stats;
+    out->segments = s->segs;
 }
 
 uint64_t

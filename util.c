@@ -396,24 +396,30 @@ log_write(const struct log *l, enum log_level level, const char *format, ...)
 /* --- time and random bytes -------------------------------------------------------------------- */
 
 static int64_t
-clock_ms(clockid_t clock)
+clock_us(clockid_t id)
 {
     struct timespec ts;
 
-    clock_gettime(clock, &ts);
-    return (int64_t)ts.tv_sec * 1000 + ts.tv_nsec / 1000000;
+    clock_gettime(id, &ts);
+    return (int64_t)ts.tv_sec * 1000000 + ts.tv_nsec / 1000;
 }
 
 int64_t
 time_wall_ms(void)
 {
-    return clock_ms(CLOCK_REALTIME);
+    return clock_us(CLOCK_REALTIME) / 1000;
 }
 
 int64_t
 time_mono_ms(void)
 {
-    return clock_ms(CLOCK_MONOTONIC);
+    return clock_us(CLOCK_MONOTONIC) / 1000;
+}
+
+int64_t
+time_mono_us(void)
+{
+    return clock_us(CLOCK_MONOTONIC);
 }
 
 void

@@ -13,7 +13,7 @@
  *   harness         a server without listeners, its connections, its disk
  *   talking         says, hears, and shorter words for what is said and heard most
  *   commands        every command, every answer
- *   login, presence, groups, sending, retries, users
+ *   login, presence, groups, leaving and dismissing, sending, retries, users
  *   store           order, offline, history, restarts, a full disk, a dead disk
  *   everything      a long random run: what was acknowledged is heard, once it is asked for
  */
@@ -1322,6 +1322,286 @@ TEST(chat_group_names)
     end();
 }
 
+/* --- leaving and dismissing ------------------------------------------------------------------- */
+
+static void
+hears_left(struct conn *c, int code, const char *group)
+{
+    char want[200];
+
+    snprintf(want, sizeof want, "{'code':%d,'command':22,'group':'%s',~}", code, group);
+    hears(c, want);
+}
+
+/* The notice of somebody's leaving for good: he is still online. */
+static void
+hears_goodbye_at(int line, struct conn *c, const char *who, const char *group)
+{
+    char want[300];
+
+    snprintf(want, sizeof want,
+             "{'command':10,'data':{'group':'%s','user':{'nick':'%s','status':'online',"
+             "'userId':'%s'}}}", group, who, who);
+    hears_at(line, c, want);
+}
+#define hears_goodbye(c, who, group) hears_goodbye_at(__LINE__, (c), (who), (group))
+
+TEST(chat_leave)
+{
+    begin(NULL);
+    struct conn *alice = enters("alice"), *phone = enters_by(PROTO_WS, "alice");
+    struct conn *bob = enters("bob"), *carol = enters("carol");
+    joins(alice, "g");
+    joins(bob, "g");
+    quiet();
+    says(alice, 21, "{'groupId':'g'}");
+    hears_left(alice, 10029, "g");
+    silent(alice);
+    hears_goodbye(phone, "alice", "g"); /* his other devices are told */
+    hears_goodbye(bob, "alice", "g");
+    silent(carol);
+    sends(alice, "#g", "x", NULL);
+    hears_code(alice, 12, 10024);
+    sends(bob, "#g", "y", "1");
+    hears_chat(bob, "bob", "#g", "y", "1", 1);
+    hears_ack(bob, 10000, "1", 1);
+    silent(phone);
+    says(alice, 21, "{'groupId':'g'}"); /* once more, as after a lost answer */
+    hears_left(alice, 10029, "g");
+    silent(bob);
+    end();
+}
+
+TEST(chat_leave_refused)
+{
+    static const char *const bad[] = {"{}", "{'groupId':''}", "{'groupId':{}}", "["};
+
+    begin(NULL);
+    struct conn *stranger = comes(PROTO_TCP), *alice = enters("alice"), *bob = enters("bob");
+    says(stranger, 21, "{'groupId':'g'}");
+    hears_code(stranger, 22, 10022);
+    joins(bob, "his");
+    for (size_t i = 0; i < sizeof bad / sizeof bad[0]; i++) {
+        says(alice, 21, bad[i]);
+        hears_code(alice, 22, 10020);
+    }
+    says(alice, 21, "{'groupId':'none'}");
+    hears_left(alice, 10030, "none");
+    says(alice, 21, "{'groupId':'his'}"); /* the same: whether it exists is not hers to know */
+    hears_left(alice, 10030, "his");
+    silent(bob);
+    end();
+}
+
+TEST(chat_leave_by_api_only)
+{
+    begin("jim.group.join=api", "jim.login.groups=100", NULL);
+    struct conn *alice = enters("alice");
+    says(alice, 21, "{'groupId':'100'}");
+    hears_left(alice, 10024, "100");
+    CHECK(member_in_group(&w.c->roster, alice->user, STR("100")) != NULL);
+    group_remove(w.c, group_find(&w.c->roster, STR("100")), alice->user, NULL);
+    hears_goodbye(alice, "alice", "100");
+    says(alice, 7, "{'groupId':'100'}");
+    hears(alice, "{'code':10024,'command':8,~,'result':0}");
+    group_add(w.c, group_find(&w.c->roster, STR("100")), alice->user, NULL);
+    hears_join(alice, "alice", "100");
+    end();
+}
+
+TEST(chat_leave_is_kept)
+{
+    begin("jim.store=on", NULL);
+    struct conn *alice = enters("alice"), *bob = enters("bob");
+    joins(alice, "g");
+    joins(bob, "g");
+    says(alice, 21, "{'groupId':'g'}");
+    quiet();
+    restart();
+    bob = enters("bob");
+    alice = enters("alice");
+    sends(alice, "#g", "x", NULL);
+    hears_code(alice, 12, 10024);
+    says(alice, 21, "{'groupId':'g'}");
+    hears_left(alice, 10029, "g");
+    says(bob, 17, "{'userId':'bob','type':0}");
+    hears(bob, "{'code':10005,'command':18,'data':{'friends':[],'groups':[{'groupId':'g',"
+               "'name':'g','online':1,'users':[{'nick':'bob','status':'online','terminal':'tcp',"
+               "'userId':'bob'}]}],'nick':'bob','status':'online','terminal':'tcp',"
+               "'userId':'bob'},~}");
+    end();
+}
+
+TEST(chat_leave_a_large_group)
+{
+    begin("jim.group.notify.max=1", NULL);
+    struct conn *alice = enters("alice"), *phone = enters_by(PROTO_WS, "alice");
+    struct conn *bob = enters("bob");
+    joins(alice, "g");
+    joins(bob, "g");
+    quiet();
+    says(alice, 21, "{'groupId':'g'}");
+    hears_left(alice, 10029, "g");
+    hears_goodbye(phone, "alice", "g");
+    silent(bob);
+    end();
+}
+
+static struct conv *
+founds(const char *group, const char *name)
+{
+    return group_create(w.c, str_of(group), str_of(name));
+}
+
+TEST(chat_dismiss)
+{
+    begin("jim.store=on", "jim.login.groups=100", "jim.group.open=on", NULL);
+    struct conn *alice = enters("alice"), *bob = enters("bob");
+    joins(alice, "g");
+    joins(bob, "g");
+    sends(alice, "#g", "x", "1");
+    commit();
+    quiet();
+    group_dismiss(w.c, group_find(&w.c->roster, STR("g")));
+    hears_goodbye(alice, "alice", "g"); /* each of himself */
+    hears_goodbye(bob, "bob", "g");
+    silent(alice);
+    silent(bob);
+    for (int again = 0; again < 2; again++) {
+        CHECK(group_find(&w.c->roster, STR("g")) == NULL);
+        says(alice, 7, "{'groupId':'g'}");
+        hears(alice, "{'code':10030,'command':8,~,'result':0}");
+        sends(alice, "#g", "x", NULL);
+        hears_code(alice, 12, 10030);
+        says(alice, 21, "{'groupId':'g'}"); /* that is where he wants to be */
+        hears_left(alice, 10029, "g");
+        says(alice, 19, "{'userId':'alice','type':1,'groupId':'g'}");
+        hears_code(alice, 20, 10024); /* what was said there is not his any more */
+        group_dismiss(w.c, group_find_any(&w.c->roster, STR("100")));
+        quiet();
+        restart();
+        alice = enters("alice"); /* and not even the configuration brings 100 back */
+        CHECK(group_find(&w.c->roster, STR("100")) == NULL);
+    }
+    end();
+}
+
+TEST(chat_dismiss_and_found_again)
+{
+    begin("jim.store=on", NULL);
+    struct conn *alice = enters("alice"), *bob = enters("bob");
+    joins(alice, "g");
+    sends(alice, "#g", "x", "1");
+    sends(alice, "#g", "x", "2");
+    commit();
+    group_dismiss(w.c, group_find(&w.c->roster, STR("g")));
+    struct conv *v = founds("g", "second");
+    CHECK_INT(v->nmembers, 0);
+    joins(bob, "g");
+    quiet();
+    for (int again = 0; again < 2; again++) {
+        v = group_find(&w.c->roster, STR("g"));
+        CHECK(v != NULL && v->nmembers == 1 && v->life == 1);
+        CHECK_STR(str_of(v->name), "second");
+        sends(alice, "#g", "x", NULL);
+        hears_code(alice, 12, 10024);
+        sends(bob, "#g", "y", NULL);
+        commit();
+        CHECK_INT(v->seq, 3 + again); /* numbers go on */
+        restart();
+        alice = enters("alice");
+        bob = enters("bob");
+        quiet();
+    }
+    joins(alice, "g");
+    fetches(alice, "{'userId':'alice','type':0,'groupId':'g'}", "10016");
+    end();
+}
+
+/* The dismissal never got to the disk, the members who came after it did. */
+TEST(chat_dismiss_while_full)
+{
+    begin("jim.store=on", NULL);
+    struct conn *alice = enters("alice"), *bob = enters("bob");
+    joins(alice, "g");
+    commit();
+    disk.full = true;
+    group_dismiss(w.c, group_find(&w.c->roster, STR("g")));
+    founds("g", "");
+    commit();
+    disk.full = false;
+    joins(bob, "g");
+    commit();
+    record_save(w.c, 1000); /* here they are written again */
+    commit();
+    restart();
+    struct conv *v = group_find(&w.c->roster, STR("g"));
+    CHECK(v != NULL && v->nmembers == 1);
+    CHECK_STR(user_id(v->member[0]->user), "bob");
+    end();
+    (void)alice;
+}
+
+static void
+logged(char type, const char *json)
+{
+    char *text = quoted(json);
+    struct store_rec rec = {.number = 1, .time_ms = NOW, .type = type, .conv = STR("g:g"),
+                            .json = str_of(text)};
+
+    record_replay(w.c, &rec);
+    free(text);
+}
+
+/* What was lost is written again later, behind what is newer: the life it speaks of decides. */
+TEST(chat_dismiss_replayed_out_of_order)
+{
+    begin(NULL);
+    logged(REC_JOIN, "{'userId':'old'}");
+    struct conv *v = group_find(&w.c->roster, STR("g"));
+    CHECK_INT(v->nmembers, 1);
+    logged(REC_JOIN, "{'life':2,'userId':'new'}"); /* tells of two dismissals that come later */
+    CHECK_INT(v->nmembers, 1);
+    CHECK_STR(user_id(v->member[0]->user), "new");
+    logged(REC_GROUP, "{'dismissed':true,'groupId':'g','life':1}");
+    logged(REC_JOIN, "{'userId':'old'}");
+    logged(REC_GROUP, "{'groupId':'g','life':2,'name':'n'}");
+    CHECK(group_find(&w.c->roster, STR("g")) == v && v->nmembers == 1);
+    CHECK_STR(str_of(v->name), "n");
+    logged(REC_GROUP, "{'dismissed':true,'groupId':'g','life':3}");
+    CHECK(group_find(&w.c->roster, STR("g")) == NULL && v->nmembers == 0);
+    CHECK_INT(w.c->roster.ngroups, 0);
+    logged(REC_JOIN, "{'life':3,'userId':'newest'}"); /* it was created anew, then */
+    CHECK(group_find(&w.c->roster, STR("g")) == v && v->nmembers == 1);
+    logged(REC_JOIN, "{'life':-1,'userId':'x'}"); /* nonsense changes nothing */
+    logged(REC_JOIN, "{'life':99999999999,'userId':'x'}");
+    logged(REC_JOIN, "{'life':'x','userId':'x'}");
+    CHECK(v->life == 3 && v->nmembers == 1);
+    logged(REC_GROUP, "{'dismissed':true,'groupId':'g','life':3}"); /* members or not */
+    CHECK(v->gone && v->nmembers == 0);
+    end();
+}
+
+TEST(chat_group_changes_without_effect)
+{
+    begin("jim.store=on", NULL);
+    struct conn *alice = enters("alice");
+    struct conv *v = founds("g", "name");
+    CHECK(group_add(w.c, v, alice->user, NULL));
+    commit();
+    quiet();
+    CHECK(founds("g", "other") == v);
+    CHECK_STR(str_of(v->name), "name");
+    CHECK(!group_add(w.c, v, alice->user, NULL));
+    group_rename(w.c, v, STR("name"));
+    CHECK_INT(w.c->pending_n, 0); /* nothing was recorded */
+    silent(alice);
+    group_rename(w.c, v, STR("other"));
+    CHECK_INT(w.c->pending_n, 1);
+    silent(alice);
+    end();
+}
+
 /* --- sending --------------------------------------------------------------------------------- */
 
 TEST(chat_private)
@@ -2100,6 +2380,107 @@ TEST(chat_api)
     CHECK_INT(api(http, "{'chatType':2,'content':'x'}"), 10002);
     CHECK_INT(api(http, "{'chatType':2,'to':'alice','from':'a\\nb'}"), 10002);
     CHECK_INT(api(http, "{'chatType':0,'to':'alice'}"), 10002);
+    end();
+}
+
+/* A whole call. */
+static void
+calls(struct conn *c, const char *path, const char *json)
+{
+    struct http_req r = {.method = STR("POST"), .path = str_of(path)};
+    char *text = quoted(json);
+
+    c->loopback = c->keep_alive = true;
+    CHECK(api_call(c, &r, str_of(text)));
+    free(text);
+}
+
+/* Its answer. */
+static void
+answers_at(int line, struct conn *c, int status, const char *want)
+{
+    const struct msg *m = next_message(c, want, line);
+    const char *body = memmem(m->data, m->len, "\r\n\r\n", 4);
+
+    CHECK_INT(atoi(m->data + strlen("HTTP/1.1 ")), status);
+    CHECK(body != NULL);
+    body += 4;
+    if (!matches(want, body, (size_t)(m->data + m->len - body)))
+        test_fail(__FILE__, line, "answered\n  %.*s\ninstead of\n  %s", (int)m->len, m->data, want);
+    pop(c, true);
+}
+#define answers(c, status, want) answers_at(__LINE__, (c), (status), (want))
+
+TEST(chat_api_answers_when_it_is_safe)
+{
+    begin("jim.store=on", NULL);
+    struct conn *http = comes(PROTO_HTTP);
+    calls(http, "/api/message/send", "{'chatType':2,'to':['a','b'],'id':'1'}");
+    silent(http);
+    CHECK_INT(http->deferred, 2);
+    commit();
+    answers(http, 200, "{'code':10001,'command':12,'data':["
+            "{'code':10001,'createTime':@,'id':'1','msg':'offline 用户不在线','seq':1,'to':'a'},"
+            "{'code':10001,'createTime':@,'id':'1','msg':'offline 用户不在线','seq':1,'to':'b'}],~}");
+    silent(http); /* once */
+    calls(http, "/api/group/create", "{'groupId':'g','userId':'a'}");
+    silent(http);
+    commit();
+    answers(http, 200, "{'code':10011,'data':{'groupId':'g','name':'g','online':0,'total':1},~}");
+    calls(http, "/api/group/create", "{'groupId':'g','userId':'a'}"); /* nothing to wait for */
+    answers(http, 200, "{'code':10011,'data':{'groupId':'g','name':'g','online':0,'total':1},~}");
+    CHECK_INT(http->deferred, 0);
+    end();
+}
+
+TEST(chat_api_while_the_disk_is_full)
+{
+    begin("jim.store=on", NULL);
+    struct conn *http = comes(PROTO_HTTP);
+    calls(http, "/api/message/send", "{'chatType':2,'to':['a'],'id':'1'}");
+    commit();
+    pop(http, true);
+    disk.full = true;
+    calls(http, "/api/message/send", "{'chatType':2,'to':['a','b'],'id':'1'}");
+    commit();
+    answers(http, 200, "{'code':10001,'command':12,'data':["
+            "{'code':10001,'createTime':@,'id':'1','msg':'offline 用户不在线','seq':1,'to':'a'},"
+            "{'code':10027,'msg':'store unavailable 存储不可用','to':'b'}],'failed':1,~}");
+    calls(http, "/api/message/send", "{'chatType':2,'to':['b','c']}");
+    commit();
+    answers(http, 503, "{'code':10027,'command':12,'data':["
+            "{'code':10027,'msg':'store unavailable 存储不可用','to':'b'},"
+            "{'code':10027,'msg':'store unavailable 存储不可用','to':'c'}],'failed':2,~}");
+    calls(http, "/api/group/create", "{'groupId':'g','userId':'a'}");
+    commit();
+    answers(http, 503, "{'code':10027,~}");
+    disk.full = false;
+    calls(http, "/api/group/create", "{'groupId':'g','userId':'a'}"); /* so ask again */
+    record_save(w.c, 1000);
+    commit();
+    answers(http, 200, "{'code':10011,'data':{'groupId':'g','name':'g','online':0,'total':1},~}");
+    CHECK_INT(w.j->stats.refused_sends[10027 - 10000], 3);
+    disk.sync_fails = true;
+    calls(http, "/api/group/create", "{'groupId':'h'}");
+    commit();
+    answers(http, 503, "{'code':10027,~}");
+    calls(http, "/api/group/create", "{'groupId':'i'}"); /* nothing is begun that cannot be kept */
+    answers(http, 503, "{'code':10027,~}");
+    CHECK(group_find(&w.c->roster, STR("i")) == NULL);
+    end();
+}
+
+TEST(chat_api_forgotten_at_the_stop)
+{
+    begin("jim.store=on", NULL);
+    struct conn *http = comes(PROTO_HTTP), *other = comes(PROTO_HTTP);
+    calls(http, "/api/message/send", "{'chatType':2,'to':['a','b','c']}");
+    calls(other, "/api/group/create", "{'groupId':'g'}");
+    CHECK_INT(http->deferred, 3);
+    http->state = other->state = CONN_DEAD; /* gone, and only kept for the answers they are owed */
+    input_free(http);
+    input_free(other);
+    w.conns = 0; /* the server frees them now */
     end();
 }
 

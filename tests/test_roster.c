@@ -370,6 +370,68 @@ TEST(roster_online_part)
     roster_free(&t.r);
 }
 
+/* --- lists ----------------------------------------------------------------------------------- */
+
+TEST(roster_list_of_users)
+{
+    static struct model t;
+    uint64_t seed = 0x2545f4914f6cdd1d;
+
+    model_begin(&t);
+    CHECK_INT(t.r.nusers, 0); /* nobody has logged in yet */
+    for (int op = 0; op < 20000; op++) {
+        size_t u = draw(&seed) % USERS, known = 0, online = 0;
+        model_presence(&t, u); /* as a login does: online, then known */
+        user_know(&t.r, t.user[u]);
+        user_know(&t.r, t.user[u]);
+        for (size_t i = 0; i < USERS; i++) {
+            known += t.user[i]->known;
+            online += t.online[i];
+            if (!t.user[i]->known)
+                continue;
+            CHECK(t.r.user[t.user[i]->place] == t.user[i]);
+            CHECK((t.user[i]->place < t.r.nonline) == t.online[i]);
+        }
+        CHECK_INT(t.r.nusers, known);
+        CHECK_INT(t.r.nonline, online);
+    }
+    roster_free(&t.r);
+}
+
+TEST(roster_list_of_groups)
+{
+    static struct model t;
+    uint64_t seed = 0x9e3779b97f4a7c15;
+    bool there[GROUPS];
+
+    model_begin(&t);
+    memset(there, true, sizeof there);
+    for (int op = 0; op < 5000; op++) {
+        size_t g = draw(&seed) % GROUPS, n = 0;
+        struct conv *v = t.group[g];
+        there[g] = !there[g];
+        if (there[g]) {
+            group_revive(&t.r, v);
+            group_revive(&t.r, v);
+            member_add(&t.r, t.user[op % USERS], v);
+        } else {
+            group_enter_life(v, v->life + 1);
+            CHECK(v->nmembers == 0 && v->nonline == 0);
+            group_bury(&t.r, v);
+            group_bury(&t.r, v);
+        }
+        for (size_t i = 0; i < GROUPS; i++) {
+            n += there[i];
+            CHECK(group_find_any(&t.r, str_of(t.group[i]->id)) == t.group[i]);
+            CHECK((group_find(&t.r, str_of(t.group[i]->id)) != NULL) == there[i]);
+            CHECK(!there[i] || t.r.group[t.group[i]->place] == t.group[i]);
+        }
+        CHECK_INT(t.r.ngroups, n);
+    }
+    group_enter_life(t.group[0], 0); /* a life that is over changes nothing */
+    roster_free(&t.r);
+}
+
 /* --- cursors --------------------------------------------------------------------------------- */
 
 struct track { /* one member, and what has really reached him: bit seq - 1 */

@@ -204,8 +204,8 @@ function wake() {
 
 const commands = {
   6: (a) => (a.code === 10007 ? welcome(a.user) : leave('Login refused. Check name and password.')),
-  9: (a) => presence(a.user, 'online'),
-  10: (a) => presence(a.data.user, 'offline'),
+  9: (a) => presence(a.user),
+  10: (a) => presence(a.data.user), // online: has left the group for good
   11: (a) => arrived(a.data),
   12: acknowledged,
   14: (a) => a.code === 10026 && leave('You logged in somewhere else.'),
@@ -241,8 +241,8 @@ async function welcome(user) {
   for (const c of known.slice(0, RECENT)) fetchPage(c, 'latest', 1);
 }
 
-function presence(user, status) {
-  learn({ ...user, status });
+function presence(user) {
+  learn(user);
   refreshTimer ||= setTimeout(refresh, Math.max(1000, refreshed + 5000 - Date.now()));
   draw();
 }
