@@ -61,7 +61,7 @@ export_state(struct export *e, const struct store_rec *rec)
     char text[MAX_ID];
     struct str id;
     struct user *u = record_about(e, rec, text, &id);
-    bool known = u != NULL && u->known, named = v != NULL && v->name != NULL;
+    bool known = u != NULL && u->known;
     bool member = u != NULL && v != NULL && member_of(r, u, v) != NULL;
 
     record_replay(&e->chat, rec);
@@ -70,8 +70,6 @@ export_state(struct export *e, const struct store_rec *rec)
     v = conv_find_key(r, rec->conv);
     if (rec->type == REC_USER && u != NULL && !known)
         item_add(e, ITEM_USER, u);
-    if (rec->type == REC_GROUP && v != NULL && v->name != NULL && !named)
-        item_add(e, ITEM_GROUP, v);
     if (rec->type == REC_JOIN && u != NULL && v != NULL && !member && member_of(r, u, v) != NULL)
         item_add(e, ITEM_MEMBER, member_of(r, u, v));
 }
@@ -89,8 +87,8 @@ export_record(void *arg, const struct store_rec *rec)
         export_state(e, rec);
     }
     struct conv *v = conv_find_key(&e->chat.roster, rec->conv);
-    if (first && v != NULL && !v->group) /* by whichever record: its messages may be gone */
-        item_add(e, ITEM_PAIR, v);
+    if (first && v != NULL) /* by whichever record: its messages may be gone */
+        item_add(e, v->group ? ITEM_GROUP : ITEM_PAIR, v);
 }
 
 /* --- writing ---------------------------------------------------------------------------------- */
@@ -146,6 +144,7 @@ static void
 export_item(struct export *e, const struct item *item)
 {
     const struct member *m = item->what;
+    const struct conv *v = item->what;
 
     switch (item->kind) {
     case ITEM_USER:
@@ -153,7 +152,9 @@ export_item(struct export *e, const struct item *item)
         export_typed(e, "user");
         break;
     case ITEM_GROUP:
-        record_put_group(&e->line, item->what);
+        if (v->name == NULL && !v->gone) /* there is nothing to say that its members do not */
+            break;
+        record_put_group(&e->line, v);
         export_typed(e, "group");
         break;
     case ITEM_MEMBER:

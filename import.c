@@ -667,7 +667,8 @@ import_group(struct import *im, struct str json, const struct request *r)
     const char *why = clean_state(im, json);
     if (why != NULL)
         return why;
-    if (r->f[F_NAME].type == JSON_NONE || r->f[F_NAME].n == 0)
+    if ((r->f[F_NAME].type == JSON_NONE || r->f[F_NAME].n == 0) &&
+        r->f[F_DISMISSED].type != JSON_TRUE)
         return NULL; /* says nothing: a group is there when somebody is in it */
     if (r->f[F_NAME].n > 6 * MAX_ID)
         return "the group's name is too long";
@@ -724,6 +725,8 @@ import_member(struct import *im, struct str json, const struct request *r)
     take_marks(json, &at);
     struct user *u = user_get(&im->chat.roster, user);
     struct conv *v = group_get(&im->chat.roster, group);
+    if (v->gone)
+        return NULL; /* dismissed here: nobody is brought back */
     struct member *m = member_of(&im->chat.roster, u, v);
     const struct track *t = track_find(im, v);
     bool translated = t != NULL && t->runs > 0;
@@ -807,6 +810,8 @@ import_join(struct import *im, struct user *u, struct conv *v)
     struct member *m = member_of(&im->chat.roster, u, v);
     const struct track *t = track_find(im, v);
 
+    if (v->gone)
+        return;
     if (m == NULL) {
         m = member_add(&im->chat.roster, u, v);
         m->cursor = delivered(im, u, v, v->seq);

@@ -345,14 +345,15 @@ record_replay(struct chat *c, const struct store_rec *rec)
 bool
 record_import(struct chat *c, struct user *u, struct conv *v, struct str json)
 {
-    struct store_rec rec = {.type = u != NULL ? REC_USER : REC_GROUP, .conv = STR("-"),
-                            .json = json};
+    struct store_rec rec = {.type = REC_USER, .conv = STR("-"), .json = json};
     struct buf before = {0}, after = {0};
 
     if (v != NULL) {
-        rec.conv = (struct str){v->key, v->keylen};
+        struct request q;
         record_put_group(&before, v);
-        record_replay(c, &rec);
+        if (request_parse(&q, json)) /* in the life it has here, whatever it had there */
+            replay_group(&c->roster, v, &q,
+                         v->life + (q.f[F_DISMISSED].type == JSON_TRUE && !v->gone));
         record_put_group(&after, v);
     } else {
         if (u->known) /* else it is news in any case */

@@ -95,6 +95,38 @@ check_holds(struct buf text, const char *part)
     "{'chatType':2,'content':'c" n "','createTime':" time ",'from':'ann','id':'i" n "'," \
     "'msgType':0,'seq':" seq ",'to':'bob','time':" time "}\n"
 
+/* A group that was dismissed stays so on the other side, until a line names it again. */
+TEST(import_dismissed_group)
+{
+    static const char said[] =
+        "{'chatType':1,'content':'1','createTime':" T ",'from':'ann','groupId':'g','id':'x',"
+        "'seq':1,'time':" T "}\n";
+    struct output o;
+    struct buf want = {0};
+
+    import_text("data", said, 0, &o);
+    import_text("data", "{'groupId':'g','name':'G','type':'group'}\n"
+                        "{'groupId':'g','userId':'ann','type':'member'}\n", 0, &o);
+    import_text("data", "{'dismissed':true,'groupId':'g','type':'group'}\n"
+                        "{'groupId':'g','userId':'ann','type':'member'}\n", 0, &o);
+    buf_printf(&want, "%s{'dismissed':true,'groupId':'g','type':'group'}\n", said);
+    buf_add(&want, "", 1);
+    check_export("data", want.p);
+    struct buf lines = export_of("data");
+    buf_add(&lines, "", 1);
+    import_text("there", lines.p, 0, &o);
+    check_export("there", want.p);
+    import_text("there", "{'groupId':'g','name':'N','type':'group'}\n"
+                         "{'groupId':'g','seq':1,'userId':'bob','type':'member'}\n", 0, &o);
+    want.len = 0;
+    buf_printf(&want, "%s{'groupId':'g','name':'N','type':'group'}\n"
+                      "{'groupId':'g','seq':1,'userId':'bob','type':'member'}\n", said);
+    buf_add(&want, "", 1);
+    check_export("there", want.p);
+    buf_free(&want);
+    buf_free(&lines);
+}
+
 /* Lines of every kind come out as they went in. */
 TEST(import_every_line)
 {
