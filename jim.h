@@ -564,6 +564,7 @@ struct scan {
     uint64_t last; /* highest record number */
     uint64_t records, messages;
     bool closed; /* the last record says that the stop was clean */
+    uint64_t proven; /* offset in the last segment: what stands before it was synced for certain */
     /* The first thing found wrong: */
     enum scan_result result;
     uint64_t bad_first, bad_at, bad_end; /* segment, offset, end of the file when torn */

@@ -115,6 +115,9 @@ block_signals(void)
     sigaddset(&s, SIGHUP);
     pthread_sigmask(SIG_BLOCK, &s, NULL);
     signal(SIGPIPE, SIG_IGN);
+#ifdef SIGXFSZ
+    signal(SIGXFSZ, SIG_IGN); /* `ulimit -f` is a full disk to the store, no reason to die */
+#endif
 }
 
 static int

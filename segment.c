@@ -543,6 +543,8 @@ scan_record(struct scan *c, const struct store_rec *rec)
 {
     if (rec->type >= 'A' && rec->type <= 'Z' && strchr("MCGJLU", rec->type) == NULL)
         return "a record only a later version of jim understands";
+    if (rec->type == REC_BATCH && batch_synced(rec->json) >= c->last)
+        c->proven = rec->offset;
     c->last = rec->number;
     c->records++;
     c->messages += rec->type == REC_MESSAGE;
@@ -644,6 +646,8 @@ scan_segment(struct scan *c, uint64_t first)
     }
     segment_push(&c->seg, &c->segs, &c->cap,
                  (struct segment){first, crc32c_add(&c->crc, 0, h.salt, 16), 0});
+    c->proven = line.n + 1;
+    c->closed = false; /* an empty segment behind a clean stop: somebody died beginning it */
     return scan_lines(c);
 }
 

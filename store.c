@@ -29,6 +29,7 @@
 #define MAX_PENDING (256u << 20) /* bytes gathered while the disk hangs; then appends are refused */
 #define KEEP_BUF (4u << 20)      /* a larger batch buffer is given back after use */
 #define FIRST_READ 1024          /* most messages are whole with one read of this */
+#define REWRITE (1u << 20)       /* bytes written anew at a time */
 #define READERS 16               /* descriptors kept for reading segments */
 
 /* --- the helper thread ------------------------------------------------------------------------ */
@@ -326,7 +327,7 @@ refuse(const struct store *s, const char *what, const char *path)
     return false;
 }
 
-/* Make the directory if need be, and make it stay. */
+/* Make the directory if need be, and make it stay: who made it may have died before he synced. */
 static bool
 open_dir(struct store *s)
 {
@@ -335,8 +336,8 @@ open_dir(struct store *s)
 
     while (io_again(result = s->io->mkdir(s->io->arg, s->dir, 0700)))
         ;
-    if (result < 0)
-        return errno == EEXIST || refuse(s, "cannot create", s->dir);
+    if (result < 0 && errno != EEXIST)
+        return refuse(s, "cannot create", s->dir);
     snprintf(parent, sizeof parent, "%s", s->dir);
     size_t n = strlen(parent);
     while (n > 1 && parent[n - 1] == '/')
@@ -367,8 +368,44 @@ open_lock(struct store *s)
     return result == 0 || refuse(s, "cannot lock", path);
 }
 
-/* Cut what a power cut left unfinished, and sync what is kept: it was perhaps only in memory when
- * the process died, and from now on it counts as durable. */
+/* Write once more what stands at [at, end) of a file. */
+static bool
+rewrite(const struct store_io *io, int fd, uint64_t at, uint64_t end)
+{
+    struct buf b = {0};
+    bool ok = true;
+
+    buf_reserve(&b, REWRITE);
+    while (ok && at < end) {
+        ssize_t got = io_read(io, fd, b.p, end - at < REWRITE ? (size_t)(end - at) : REWRITE, at);
+        if (got == 0)
+            errno = EIO;
+        ok = got > 0 && io_write(io, fd, b.p, (size_t)got, at);
+        at += ok ? (uint64_t)got : 0;
+    }
+    int err = errno;
+    buf_free(&b);
+    errno = err;
+    return ok;
+}
+
+/* After a sync that failed, the kernel may show pages that it has given up, and a later sync would
+ * leave them out: so write what is not proven anew. A full disk on which even that takes space is
+ * no reason not to start. */
+static bool
+refresh(struct store *s, int fd, const char *path, uint64_t from)
+{
+    if (rewrite(s->io, fd, from, s->end))
+        return true;
+    if (errno != ENOSPC && errno != EDQUOT && errno != EFBIG)
+        return false;
+    log_write(s->o.log, LOG_LEVEL_WARN, "store: %s:%" PRIu64 ": no space to write the end anew: "
+              "had a sync failed before this start, the next power cut may damage it", path, from);
+    return true;
+}
+
+/* Cut what a power cut left unfinished, and sync what is kept, be it only the mark of a clean stop:
+ * it was perhaps only in memory when the process died, and from now on it counts as durable. */
 static bool
 mend(struct store *s, const struct scan *c, uint64_t first)
 {
@@ -383,8 +420,9 @@ mend(struct store *s, const struct scan *c, uint64_t first)
     if (torn && c->bad_at == 0) {
         ok = io_path(s->io, s->io->unlink, path);
     } else {
-        int fd = io_open(s->io, path, O_WRONLY);
-        ok = fd >= 0 && (!torn || io_truncate(s->io, fd, c->bad_at)) && io_sync(s->io, fd);
+        int fd = io_open(s->io, path, O_RDWR);
+        ok = fd >= 0 && (!torn || io_truncate(s->io, fd, c->bad_at)) &&
+             refresh(s, fd, path, c->proven) && io_sync(s->io, fd);
         int err = errno;
         if (fd >= 0)
             s->io->close(s->io->arg, fd);
@@ -418,11 +456,13 @@ open_end(struct store *s, struct scan *c)
         return true;
     uint64_t first = c->first[c->firsts - 1];
     s->end = s->segs > 0 ? s->seg[s->segs - 1].size : 0;
+    if (!mend(s, c, first))
+        return false;
     if (c->result == SCAN_TORN || !c->closed) {
         /* Numbers up to `first` and more may have been handed out and lost with an empty segment.
          * */
         s->next = (c->last > first ? c->last : first) + JUMP;
-        return mend(s, c, first);
+        return true;
     }
     segment_path(path, s->dir, first, "");
     s->fd = io_open(s->io, path, O_WRONLY);
@@ -841,7 +881,7 @@ run_add(struct store_run *r, uint32_t offset)
         r->at.many = many;
         r->cap = 6;
     } else if (r->cap > 0 && r->count == r->cap) {
-        r->cap += r->cap / 2;
+        r->cap += r->cap / 2 + 1; /* sealed and cut back to one, it may have been */
         r->at.many = xrealloc(r->at.many, r->cap * sizeof r->at.many[0]);
     }
     run_offsets(r)[r->count++] = offset;
