@@ -111,9 +111,10 @@ check-kqueue:
 check-ppc:
 	$(MAKE) variant V=ppc CC=powerpc-linux-gnu-gcc F="-O2 -static" EMULATOR="env -u CC qemu-ppc" \
 	    ONLY="codec_ resp_ json_ util_ roster_ conf_ store_"
+TOOLSRC = tests/bench_store.c tests/talk.c tests/crash.c tests/simdisk.c tests/kill.c
 werror: page.inc tests/list.inc
 	for cc in gcc clang; do \
-	    for f in main.c $(LIB) $(TESTSRC) tests/bench_store.c tests/talk.c; do \
+	    for f in main.c $(LIB) $(TESTSRC) $(TOOLSRC); do \
 	        $$cc $(SANE) -O2 -Werror -DTEST_LIST='"list.inc"' -c -o /dev/null $$f || exit 1; \
 	    done; \
 	done
@@ -144,7 +145,50 @@ build/talk: tests/talk.c
 import-redis: jim build/talk
 	JIM=./jim TALK=build/talk sh tests/import_redis.sh
 
-check-all: test werror lint analyze asan tsan check-poll check-kqueue browser import-redis
+# The store on a simulated disk that dies, 10,000 seeds; `build/crash -v -s SEED` replays one. The
+# store's threads, clock and random bytes are renamed to the simulator's, so that a seed decides all.
+SIM = -Dpthread_create=sim_pthread_create -Dpthread_join=sim_pthread_join \
+	-Dpthread_cond_wait=sim_pthread_cond_wait -Dpthread_cond_timedwait=sim_pthread_cond_timedwait \
+	-Dtime_mono_ms=sim_time_mono_ms -Dtime_wall_ms=sim_time_wall_ms \
+	-Drandom_bytes=sim_random_bytes
+CRASHO = build/crash.o build/simdisk.o build/sim-segment.o build/sim-store.o util.o hash.o
+build/crash: $(CRASHO)
+	$(CC) $(ALL) $(LDFLAGS) -o $@ $(CRASHO) $(LIBS)
+build/crash.o: tests/crash.c tests/simdisk.h $(HDRS)
+	mkdir -p build
+	$(CC) $(ALL) -c -o $@ tests/crash.c
+build/simdisk.o: tests/simdisk.c tests/simdisk.h $(HDRS)
+	mkdir -p build
+	$(CC) $(ALL) -c -o $@ tests/simdisk.c
+build/sim-segment.o: segment.c $(HDRS) Makefile
+	mkdir -p build
+	$(CC) $(ALL) $(SIM) -c -o $@ segment.c
+build/sim-store.o: store.c $(HDRS) Makefile
+	mkdir -p build
+	$(CC) $(ALL) $(SIM) -c -o $@ store.c
+crash: build/crash
+	build/crash
+# The same under the sanitizers, fewer seeds.
+crash-asan:
+	mkdir -p build/asan
+	$(CC) $(SANE) $(SIM) $(SANITIZE)=address,undefined -c -o build/asan/sim-segment.o segment.c
+	$(CC) $(SANE) $(SIM) $(SANITIZE)=address,undefined -c -o build/asan/sim-store.o store.c
+	$(CC) $(SANE) $(SANITIZE)=address,undefined -o build/asan/crash tests/crash.c tests/simdisk.c \
+	    build/asan/sim-segment.o build/asan/sim-store.o util.c hash.c $(LIBS)
+	build/asan/crash 1000
+# The real process, killed 200 times at random moments while 20 clients send.
+build/kill: tests/kill.c util.o $(HDRS)
+	mkdir -p build
+	$(CC) $(ALL) $(LDFLAGS) -o $@ tests/kill.c util.o $(LIBS)
+kill: jim build/kill
+	JIM="$$PWD/jim" build/kill
+# Would they notice? Bugs planted one by one into copies of the store, each of which must be caught.
+crash-planted: build/crash
+	MAKE="$(MAKE)" sh tests/planted.sh
+
+check-all: test werror lint analyze asan tsan check-poll check-kqueue browser import-redis \
+	crash crash-asan crash-planted kill
 
 .PHONY: all run test check install uninstall clean dist variant asan tsan check-poll check-kqueue \
-	check-ppc werror lint analyze browser bench-store import-redis check-all
+	check-ppc werror lint analyze browser bench-store import-redis crash crash-asan crash-planted kill \
+	check-all
