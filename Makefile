@@ -16,13 +16,14 @@ WARN = -Wall -Wextra -Wpedantic -Wshadow -Wconversion -Wstrict-prototypes -Wmiss
 ALL = $(STD) $(FEATURES) $(WARN) $(CFLAGS)
 LIBS = -lpthread
 
-HDRS = jim.h json.h
+HDRS = jim.h json.h login.h
 # The server in reading order; all but main.c is what an embedding program links.
-LIB = util.c hash.c codec.c resp.c loop.c \
+LIB = util.c hash.c codec.c resp.c loop.c worker.c \
 	segment.c store.c repair.c \
 	conf.c \
 	conn.c input.c \
-	roster.c request.c chat.c group.c send.c query.c record.c \
+	roster.c request.c profile.c chat.c group.c send.c query.c record.c \
+	users.c token.c hook.c auth.c admin.c \
 	jim.c broadcast.c \
 	http.c api.c routes.c metrics.c \
 	export.c import.c import_redis.c
@@ -99,9 +100,10 @@ variant: page.inc tests/list.inc
 SANITIZE = -O1 -fno-omit-frame-pointer -fno-sanitize-recover=all -fsanitize
 asan:
 	$(MAKE) variant V=asan F="$(SANITIZE)=address,undefined"
-# The store's helper thread and the loop's wake-up are all the threads there are.
+# The threads there are: the store's helper, those that check passwords, the loop's wake-up.
 tsan:
-	$(MAKE) variant V=tsan F="$(SANITIZE)=thread" ONLY="store_ loop_ chat_store"
+	$(MAKE) variant V=tsan F="$(SANITIZE)=thread" \
+	    ONLY="store_ loop_ chat_store login_file login_gone login_stopped login_reload login_hook_u"
 check-poll:
 	$(MAKE) variant V=poll F="-O2 -DJIM_LOOP_POLL"
 # kqueue's code on Linux, over a stand-in: Debian has no libkqueue.

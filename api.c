@@ -275,6 +275,7 @@ static const struct route routes[] = {
     {"/api/user/list", false, false, 0, CODE_INVALID, route_user_list},
     {"/api/user/info", false, false, 0, CODE_INVALID, route_user_info},
     {"/api/user/close", true, false, 0, CODE_INVALID, route_user_close},
+    {"/api/user/friends", true, false, 0, CODE_INVALID, route_user_friends},
     {"/api/group/create", true, false, 0, CODE_INVALID, route_group_create},
     {"/api/group/join", true, false, 0, CODE_INVALID, route_group_join},
     {"/api/group/leave", true, false, 0, CODE_INVALID, route_group_leave},

@@ -81,7 +81,7 @@ broadcast_step(struct jim *j)
     if (b == NULL)
         return;
     for (int n = 0; n < MAX_ATTEND && b->fd < loop_top(j->loop); n++) {
-        struct conn *c = jim_conn(j, b->fd++);
+        struct conn *c = conn_at(j, b->fd++);
         if (!is_meant(b, c))
             continue;
         conn_send(c, b->msg, NULL);

@@ -39,6 +39,7 @@ unbind(struct chat *c, struct conn *conn)
 void
 chat_closed(struct chat *c, struct conn *conn)
 {
+    auth_gone(conn);
     unbind(c, conn);
 }
 
@@ -68,17 +69,28 @@ displace(struct chat *c, struct user *u, const struct conn *conn)
         }
 }
 
+/* The groups everybody joins, and those that what is known of him names. */
 static void
-join_login_groups(struct chat *c, struct user *u)
+join_login_groups(struct chat *c, struct user *u, struct str json)
 {
+    char id_text[MAX_ID], name_text[MAX_ID];
     struct str id, name;
+    struct json_iter it;
+    struct json title;
 
-    for (size_t i = 0; conf_login_group(c->opt->login_groups, i, &id, &name); i++)
+    for (size_t i = 0; conf_login_group(conf_login_groups(c->opt), i, &id, &name); i++)
         group_enter(c, u, id, name);
+    if (!profile_groups(&it, json))
+        return;
+    while (profile_next_group(&it, id_text, &id, &title)) {
+        size_t n = title.n <= MAX_ID ? json_text(&title, name_text) : 0;
+        name = (struct str){name_text, n};
+        group_enter(c, u, id, id_ok(name) ? name : STR(""));
+    }
 }
 
-static void
-login(struct chat *c, struct conn *conn, uint32_t seq, struct str id)
+void
+chat_welcome(struct chat *c, struct conn *conn, uint32_t seq, struct str id, struct str json)
 {
     struct user *u = user_get(&c->roster, id);
     bool first = false;
@@ -94,11 +106,8 @@ login(struct chat *c, struct conn *conn, uint32_t seq, struct str id)
             user_online(&c->roster, u, true);
         conn_logged_in(conn);
     }
-    if (!u->known) {
-        user_know(&c->roster, u);
-        record_user(c, u);
-    }
-    join_login_groups(c, u);
+    record_learn(c, u, json);
+    join_login_groups(c, u, json);
     displace(c, u, conn);
     struct buf *b = answer_begin(c, CODE_LOGIN_OK, CMD_LOGIN_RESP);
     put_msg(b, CODE_LOGIN_OK);
@@ -108,11 +117,28 @@ login(struct chat *c, struct conn *conn, uint32_t seq, struct str id)
     group_present(c, u, conn, first);
 }
 
-static void
-login_failed(struct chat *c, struct conn *conn, uint32_t seq)
+void
+chat_refuse(struct chat *c, struct conn *conn, uint32_t seq, bool later)
 {
+    struct buf *b = answer_begin(c, CODE_LOGIN_FAILED, CMD_LOGIN_RESP);
+
+    if (later)
+        put_text(b, "msg", STR("try later 请稍后再试"));
+    else
+        put_msg(b, CODE_LOGIN_FAILED);
+    answer_send(c, conn, CMD_LOGIN_RESP, seq);
+}
+
+/* The open login: who names himself is believed. */
+static void
+login_open(struct chat *c, struct conn *conn, uint32_t seq, struct str id)
+{
+    if (id_ok(id)) {
+        chat_welcome(c, conn, seq, id, STR(""));
+        return;
+    }
     c->stats->login_failures++;
-    answer_code(c, conn, CMD_LOGIN_RESP, seq, CODE_LOGIN_FAILED);
+    chat_refuse(c, conn, seq, false);
     conn_finish(conn, WS_POLICY);
 }
 
@@ -120,29 +146,31 @@ static bool
 on_login(struct chat *c, struct conn *from, uint32_t seq, const struct request *r)
 {
     char text[MAX_ID];
-    struct str id;
+    struct str id = {0};
 
-    if (r != NULL && request_id(r, F_USER_ID, text, &id))
-        login(c, from, seq, id);
+    if (c->auth != NULL)
+        auth_login(c->auth, from, seq, r);
+    else if (r != NULL && request_id(r, F_USER_ID, text, &id))
+        login_open(c, from, seq, id);
     else
-        login_failed(c, from, seq);
+        login_open(c, from, seq, STR(""));
     return true;
 }
 
 void
-chat_login_query(struct chat *c, struct conn *from, struct str user, struct str token)
+chat_login_query(struct chat *c, struct conn *from, struct str user, struct str password,
+                 struct str token)
 {
     char text[3 * MAX_ID];
     ptrdiff_t n = -1;
 
-    (void)token; /* open login takes a name only */
+    if (c->auth != NULL) {
+        auth_login_query(c->auth, from, user, password, token);
+        return;
+    }
     if (user.n <= sizeof text)
         n = url_decode(text, user, true);
-    struct str id = {text, n > 0 ? (size_t)n : 0};
-    if (id_ok(id))
-        login(c, from, 0, id);
-    else
-        login_failed(c, from, 0);
+    login_open(c, from, 0, (struct str){text, n > 0 ? (size_t)n : 0});
 }
 
 /* --- commands --------------------------------------------------------------------------------- */
@@ -167,12 +195,35 @@ on_heartbeat(struct chat *c, struct conn *from, uint32_t seq, const struct reque
     return true;
 }
 
+/* Is this a token? Where none are checked, any will do. */
+static bool
+token_ok(const struct chat *c, const struct json *v)
+{
+    struct buf text = {0}, claims = {0};
+    char id_text[MAX_ID];
+    struct str id;
+
+    if (v->type == JSON_NONE || v->n == 0)
+        return false;
+    if (c->opt->auth != AUTH_TOKEN)
+        return true;
+    if (v->type != JSON_STRING || v->n > MAX_TOKEN)
+        return false;
+    buf_reserve(&text, v->n);
+    text.len = json_text(v, text.p);
+    bool ok = token_check((struct str){text.p, text.len}, str_of(c->opt->token_secret),
+                          c->now_ms() / 1000, &claims, id_text, &id) == NULL;
+    buf_free(&text);
+    buf_free(&claims);
+    return ok;
+}
+
 static bool
 on_auth(struct chat *c, struct conn *from, uint32_t seq, const struct request *r)
 {
     int64_t create;
 
-    if (r == NULL || r->f[F_TOKEN].type == JSON_NONE || r->f[F_TOKEN].n == 0) {
+    if (r == NULL || !token_ok(c, &r->f[F_TOKEN])) {
         answer_code(c, from, CMD_AUTH_RESP, seq, CODE_AUTH_FAILED);
         return true;
     }
@@ -279,7 +330,7 @@ chat_command(struct chat *c, struct conn *from, int cmd, uint32_t seq, struct st
     int n = command_of(cmd, &r, parsed);
     const struct handler *h = n >= 0 && n < COMMANDS ? &handlers[n] : &unknown;
 
-    if (from->deferred > 0 && n != CMD_CHAT)
+    if (from->deferred > 0 && (n != CMD_CHAT || from->login != NULL))
         return false;
     bool allowed = chat_rate_ok(c, from);
     bool logged_in = from->user != NULL || !c->opt->login_required;

@@ -58,14 +58,25 @@ static const struct row rows[] = {
      "protocols served"},
     {"jim.heartbeat.timeout", K_TIME_MS, AT(heartbeat), 0, 24 * HOUR, true, "0", NULL,
      "close a peer that sent nothing for so long; 0: never (ms)"},
-    {"jim.auth", K_CHOICE, AT(auth), 0, 0, false, "open", "open",
-     "who may log in; open: any name, no password"},
+    {"jim.auth", K_CHOICE, AT(auth), 0, 0, false, "open",
+     "open,file,token,hook",
+     "who may log in: anybody, or by users file, token or web service"},
+    {"jim.auth.delay", K_TIME, AT(auth_delay), 0, 30000, true, "1s", NULL,
+     "how long a refused login is held back; doubles to 30s; 0: not"},
+    {"jim.users.file", K_STRING, AT(users_file), 0, 0, false, "", NULL,
+     "jim.auth=file: the users; SIGHUP reads it again"},
+    {"jim.token.secret", K_STRING, AT(token_secret), 0, 0, false, "", NULL,
+     "jim.auth=token: signs the tokens (HS256), 32 bytes or more"},
+    {"jim.login.hook", K_STRING, AT(login_hook), 0, 0, false, "", NULL,
+     "jim.auth=hook: http://host:port/path that is asked"},
+    {"jim.timeout.hook", K_TIME, AT(hook_ms), 10, HOUR, true, "5s", NULL,
+     "until the login hook must have answered"},
     {"jim.login.required", K_BOOL, AT(login_required), 0, 0, true, "on", NULL,
      "off: commands work without a login, as in J-IM"},
     {"jim.login.policy", K_CHOICE, AT(login_policy), 0, 0, true, "many", "many,terminal,one",
      "connections a user may have: many, one a protocol, one"},
     {"jim.login.groups", K_STRING, AT(login_groups), 0, 0, false, "100:J-IM朋友圈", NULL,
-     "groups joined at login: id:name,id:name"},
+     "groups joined at login: id:name,id:name; none but in open mode"},
     {"jim.group.open", K_BOOL, AT(group_open), 0, 0, true, "off", NULL,
      "on: anyone may send to a group he is not in"},
     {"jim.group.join", K_CHOICE, AT(group_join), 0, 0, true, "open", "open,api",
@@ -121,10 +132,6 @@ static const struct row rows[] = {
     {"jim.ssl.cert", K_LATER, 0, 0, 0, false, "", "", "not in this version"},
     {"jim.ssl.key", K_LATER, 0, 0, 0, false, "", "", "not in this version"},
     {"jim.ssl.only", K_LATER, 0, 0, 0, false, "off", "off", "not in this version"},
-    {"jim.auth.delay", K_LATER, 0, 0, 0, false, "0", "0", "not in this version"},
-    {"jim.users.file", K_LATER, 0, 0, 0, false, "", "", "not in this version"},
-    {"jim.token.secret", K_LATER, 0, 0, 0, false, "", "", "not in this version"},
-    {"jim.login.hook", K_LATER, 0, 0, 0, false, "", "", "not in this version"},
     {"jim.connections.per.ip", K_LATER, 0, 0, 0, false, "none", "none", "not in this version"},
     {"jim.store.keep.days", K_LATER, 0, 0, 0, false, "none", "none", "not in this version"},
     {"jim.store.keep.bytes", K_LATER, 0, 0, 0, false, "none", "none", "not in this version"},
@@ -400,6 +407,14 @@ conf_free(struct options *o)
         if (rows[i].kind == K_STRING)
             free(*string_at(o, &rows[i]));
     *o = (struct options){0};
+}
+
+const char *
+conf_login_groups(const struct options *o)
+{
+    bool given = o->set & row_bit(row_find("jim.login.groups"));
+
+    return o->auth == AUTH_OPEN || given ? o->login_groups : "";
 }
 
 bool

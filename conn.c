@@ -554,6 +554,15 @@ conn_speaks(struct conn *c, enum proto proto)
     c->jim->stats.proto[proto]++;
 }
 
+bool
+conn_address(const struct conn *c, struct sockaddr_storage *to)
+{
+    socklen_t n = sizeof *to;
+
+    *to = (struct sockaddr_storage){0};
+    return getpeername(c->fd, (struct sockaddr *)to, &n) == 0;
+}
+
 const char *
 conn_terminal(const struct conn *c)
 {
@@ -579,7 +588,7 @@ conn_release(struct conn *c)
         j->stats.open[c->proto]--;
         j->room = true; /* for another */
     }
-    if (c->deferred == 0)
+    if (c->deferred == 0 && !c->attend)
         free(c);
 }
 
@@ -762,6 +771,12 @@ conn_new(struct listener *l, int fd, bool loopback)
     j->conns++;
     j->stats.accepted++;
     j->stats.open[c->proto]++;
+}
+
+struct conn *
+conn_at(const struct jim *j, int fd)
+{
+    return loop_arg(j->loop, fd, conn_event);
 }
 
 /* Everything a connection may need at the end of a turn, once. */

@@ -87,8 +87,9 @@ group_present(struct chat *c, const struct user *u, struct conn *own, bool first
             continue;
         struct msg *notice = joined_msg(c, m->conv, u);
         conn_send(own, notice, NULL);
-        if (first)
+        if (first || m->fresh)
             tell_others(c, m->conv, notice, u);
+        m->fresh = false;
         msg_unref(notice);
     }
 }
@@ -132,8 +133,11 @@ group_enter(struct chat *c, struct user *u, struct str id, struct str name)
     if (v->gone)
         return;
     first_name(c, v, name);
-    if (member_in_group(&c->roster, u, id) == NULL)
-        record_member(c, member_add(&c->roster, u, v));
+    if (member_in_group(&c->roster, u, id) != NULL)
+        return;
+    struct member *m = member_add(&c->roster, u, v);
+    m->fresh = true;
+    record_member(c, m);
 }
 
 struct conv *

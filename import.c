@@ -29,7 +29,7 @@
 #define COMMIT_BYTES (1u << 20) /* appended between two batches */
 #define WAIT_BYTES (8u << 20)   /* appended before the disk is waited for: bounds what waits */
 #define SAVE_CURSORS 4096       /* and cursors */
-#define MAX_STATE 65536         /* bytes of a user's or group's line */
+#define MAX_STATE (2 * MAX_FRIENDS) /* bytes of a user's or group's line */
 #define MAX_KEPT INT64_C(1000000000000000) /* a number from outside above this is not kept: there
                                               must be room behind it, for clients too (2^53) */
 #define MAX_RUNS (1u << 20)     /* pieces of translation kept: 24 MiB. Beyond, a cursor may stay
@@ -227,7 +227,6 @@ print_summary(const struct import *im, FILE *out)
         {im->late, "messages are older than what their conversation had: history by time may not "
                    "find them"},
         {im->stamped, "messages had a createTime ahead of their time, and got that"},
-        {im->friends, "users' friends were left out: this version has none"},
     };
 
     fprintf(out, "%s: imported %" PRIu64 " messages, %" PRIu64 " users, %" PRIu64 " groups, %"
@@ -648,6 +647,8 @@ import_user(struct import *im, struct str json, const struct request *r)
     if (!request_id(r, F_USER_ID, text, &id))
         return "the user's id is missing or none that jim allows";
     const char *why = clean_state(im, json);
+    if (why == NULL)
+        why = profile_check((struct str){im->text.p, im->text.len});
     if (why != NULL)
         return why;
     im->users += record_import(&im->chat, user_get(&im->chat.roster, id), NULL,

@@ -504,13 +504,26 @@ take_users_of_group(struct import *im, struct str key, struct str value, int64_t
 }
 
 static const char *
-count_friends(struct import *im, struct str key, struct str value, int64_t score)
+take_friends(struct import *im, struct str key, struct str value, int64_t score)
 {
-    (void)key;
-    (void)value;
+    uint64_t users = im->users; /* he counts once, for what else is known of him */
+    struct buf b = {0};
+    struct request r;
+    struct str id;
+    const char *why = "no list";
+
     (void)score;
-    im->friends++;
-    return NULL;
+    if (!between(key, STR("user:"), STR(":friends"), &id) || !id_ok(id))
+        return "the user's id is none that jim allows";
+    buf_printf(&b, "{\"friends\":");
+    buf_str(&b, value);
+    put_text(&b, "userId", id);
+    buf_add(&b, "}", 1);
+    if (request_parse(&r, (struct str){b.p, b.len}))
+        why = import_user(im, (struct str){b.p, b.len}, &r);
+    im->users = users;
+    buf_free(&b);
+    return why;
 }
 
 static const struct key_type *
@@ -549,7 +562,7 @@ type_of_user(struct str key)
 {
     static const struct key_type info = {KEY_STRING, take_user_info},
                                  groups = {KEY_LIST, take_groups_of_user},
-                                 friends = {KEY_STRING, count_friends};
+                                 friends = {KEY_STRING, take_friends};
     struct str id;
 
     if (between(key, STR("user:"), STR(":info"), &id))

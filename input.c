@@ -147,7 +147,8 @@ static void
 ws_open(struct conn *c, const struct http_req *r)
 {
     char accept[28];
-    struct str query = r->query, name, value, user = {NULL, 0}, token = {NULL, 0};
+    struct str query = r->query, name, value;
+    struct str user = {NULL, 0}, password = {NULL, 0}, token = {NULL, 0};
     struct buf head = {0};
     int status = http_upgrade_status(c, r);
 
@@ -166,12 +167,14 @@ ws_open(struct conn *c, const struct http_req *r)
     while (query_next(&query, &name, &value)) {
         if (str_eq(name, STR("username")) || str_eq(name, STR("userId")))
             user = value;
+        else if (str_eq(name, STR("password")))
+            password = value;
         else if (str_eq(name, STR("token")))
             token = value;
     }
     conn_deadline(c, c->jim->opt.login_ms);
     if (user.p != NULL || token.p != NULL)
-        chat_login_query(&c->jim->chat, c, user, token);
+        chat_login_query(&c->jim->chat, c, user, password, token);
 }
 
 static void

@@ -308,7 +308,8 @@ jim_start(struct jim *j)
     if (log_open(j) != 0)
         return JIM_BAD_CONFIG;
     log_notices(j);
-    if (conf_check(&j->opt, err, sizeof err) != 0 || http_check(&j->opt, err, sizeof err) != 0) {
+    if (conf_check(&j->opt, err, sizeof err) != 0 || http_check(&j->opt, err, sizeof err) != 0 ||
+        auth_check(&j->opt, err, sizeof err) != 0) {
         log_write(&j->log, LOG_LEVEL_ERROR, "%s", err);
         return JIM_BAD_CONFIG;
     }
@@ -322,6 +323,8 @@ jim_start(struct jim *j)
     j->input = xmalloc(MAX_READ);
     j->gather = xmalloc(MAX_GATHER);
     chat_init(&j->chat, &j->opt, &j->log, &j->stats);
+    if (j->opt.auth != AUTH_OPEN && (j->auth = j->chat.auth = auth_new(j)) == NULL)
+        return JIM_BAD_CONFIG;
     if (open_store(j) != 0)
         return JIM_CANNOT_START;
     for (size_t i = 0; i < j->opt.ports; i++)
@@ -359,20 +362,12 @@ save_timer_fired(struct timer *t)
     record_save(&j->chat, MAX_SAVE);
 }
 
-struct conn *
-jim_conn(const struct jim *j, int fd)
-{
-    for (size_t i = 0; i < j->listeners; i++)
-        if (j->listen[i].fd == fd)
-            return NULL;
-    return loop_arg(j->loop, fd);
-}
-
+/* Call fn for every connection. */
 static void
 each_conn(struct jim *j, void (*fn)(struct conn *c))
 {
     for (int fd = 0; fd < loop_top(j->loop); fd++) {
-        struct conn *c = jim_conn(j, fd);
+        struct conn *c = conn_at(j, fd);
         if (c != NULL)
             fn(c);
     }
@@ -402,6 +397,8 @@ reload(struct jim *j)
         conf_free(&fresh);
     }
     log_open(j);
+    if (j->auth != NULL)
+        auth_reload(j->auth);
     each_conn(j, reload_conn);
     log_write(&j->log, LOG_LEVEL_INFO, "reloaded");
 }
@@ -434,6 +431,8 @@ begin_drain(struct jim *j)
     log_write(&j->log, LOG_LEVEL_INFO, "stopping: %zu connections", j->conns);
     close_listeners(j);
     each_conn(j, drain_conn);
+    if (j->auth != NULL)
+        auth_drain(j->auth);
 }
 
 static bool
@@ -456,6 +455,8 @@ jim_turn(struct jim *j)
         begin_drain(j);
     if (j->reload)
         reload(j);
+    if (j->auth != NULL)
+        auth_poll(j->auth);
     send_committed(&j->chat);
     store_commit(j->store);
     broadcast_step(j);
@@ -521,6 +522,7 @@ jim_free(struct jim *j)
     if (j->loop != NULL) {
         close_listeners(j);
         drop_all(j);
+        auth_free(j->auth);
         broadcast_free(j);
         chat_free(&j->chat);
         drop_all(j); /* and those who were still owed an answer when they went */

@@ -4,9 +4,9 @@
  *
  * Part 1 is the whole public interface, for programs that embed the server. Part 2, under
  * JIM_INTERNAL, is every shared limit, struct and function of the server itself, grouped by file in
- * reading order: util, hash, codec, resp, loop, store, conf, conn, input, roster, the chat
- * (request, chat, group, send, query, record), jim, broadcast, http, api, routes, metrics, export,
- * import.
+ * reading order: util, hash, codec, resp, loop, worker, store, conf, conn, input, roster, the chat
+ * (request, profile, chat, group, send, query, record), logins (users, token, hook, auth, admin),
+ * jim, broadcast, http, api, routes, metrics, export, import.
  */
 #ifndef JIM_H
 #define JIM_H
@@ -99,6 +99,14 @@ void jim_free(struct jim *j);
                                   stored in one turn, and wait in memory for the disk */
 #define MAX_PAGE 1000          /* users or groups in one answer of the API */
 #define MAX_BROADCASTS 16      /* broadcasts on their way at once */
+#define MAX_PROFILE 4096       /* bytes of a nick, avatar, sign or extras, as JSON */
+#define MAX_FRIENDS (256u << 10) /* bytes of a user's friend groups, as JSON: some 5,000 friends */
+#define MAX_GROUPS 1000        /* groups one login may join */
+#define MAX_PASSWORD 1024      /* bytes of a password */
+#define MAX_TOKEN 8192         /* bytes of a login token: what a WebSocket address can hold */
+#define MIN_SECRET 32          /* bytes of jim.token.secret: RFC 7518 section 3.2 */
+#define MAX_WORKERS 4          /* threads that check passwords */
+#define MAX_TASKS 4096          /* logins that wait for them: a few minutes' worth */
 
 /* --- util.c: strings, buffers, maps, log, time ------------------------------------------------ */
 
@@ -204,10 +212,36 @@ void sha1_init(struct sha1 *s); /* FIPS 180-4 section 6.1 */
 void sha1_add(struct sha1 *s, const void *p, size_t n);
 void sha1_end(struct sha1 *s, uint8_t digest[20]);
 
+struct sha256 { /* FIPS 180-4 section 6.2 */
+    uint32_t h[8];
+    uint64_t n; /* bytes so far */
+    uint8_t block[64];
+};
+void sha256_init(struct sha256 *s);
+void sha256_add(struct sha256 *s, const void *p, size_t n);
+void sha256_end(struct sha256 *s, uint8_t digest[32]);
+
+struct hmac256 { /* HMAC-SHA-256, RFC 2104; a copy taken behind init() saves the key's two blocks */
+    struct sha256 inner, outer;
+};
+void hmac256_init(struct hmac256 *m, const void *key, size_t n);
+void hmac256_add(struct hmac256 *m, const void *p, size_t n);
+void hmac256_end(struct hmac256 *m, uint8_t mac[32]);
+
+/* PBKDF2 with HMAC-SHA-256 (RFC 8018 section 5.2), rounds >= 1: n bytes of key to out. Takes about
+ * half a microsecond a round and 32 bytes. */
+void pbkdf2(struct str password, struct str salt, uint32_t rounds, uint8_t *out, size_t n);
+/* Overwrite a secret; not left out by a compiler that sees that nobody reads it. */
+void wipe(void *p, size_t n);
+
 /* RFC 4648 section 4. dst holds 4 * ((n + 2) / 3) bytes; returns how many were written; no NUL. */
 size_t base64_encode(char *dst, const void *p, size_t n);
 /* Strict: padding needed, no blanks. dst holds 3 * (n / 4) bytes. Returns the length, or -1. */
 ptrdiff_t base64_decode(void *dst, const char *p, size_t n);
+/* The same with the alphabet of section 5 and without padding. Decoding is canonical: bits behind
+ * the last byte must be zero. dst of decode holds n bytes. */
+size_t base64url_encode(char *dst, const void *p, size_t n);
+ptrdiff_t base64url_decode(void *dst, const char *p, size_t n);
 
 struct crc32c { /* tables of CRC-32C (RFC 3720 appendix B.4), eight bytes a step */
     uint32_t t[8][256];
@@ -381,8 +415,9 @@ int loop_add(struct loop *l, int fd, unsigned events, loop_fn *fn, void *arg);
 int loop_set(struct loop *l, int fd, unsigned events);
 /* Stop watching; to be called before close(). No callback for fd follows, this turn included. */
 void loop_del(struct loop *l, int fd);
-/* The arg of a watched descriptor, NULL if none: for walking all of them up to loop_top(). */
-void *loop_arg(const struct loop *l, int fd);
+/* The arg of a descriptor watched with fn, NULL if none: for walking all of a kind up to
+ * loop_top(). */
+void *loop_arg(const struct loop *l, int fd, loop_fn *fn);
 int loop_top(const struct loop *l); /* one above the highest descriptor ever watched */
 /* One turn: wait at most max_ms (-1: until something happens), run the callbacks and due timers.
  * Returns how many callbacks ran, or -1 with errno for a failure that will not go away. */
@@ -393,6 +428,23 @@ void loop_timer(struct loop *l, struct timer *t, int64_t at_ms, timer_fn *fn);
 void loop_timer_clear(struct loop *l, struct timer *t); /* allowed when not set */
 /* Make the current or next loop_turn() return soon; async-signal-safe and from any thread. */
 void loop_wake(struct loop *l);
+
+/* --- worker.c: threads for what would stop the loop ------------------------------------------- */
+
+struct task { /* embed it in your struct; yours again when done() is called */
+    struct task *next;
+    void (*run)(struct task *j);  /* in a thread */
+    void (*done)(struct task *j); /* in the loop's; may free it */
+    bool ran;                    /* false in done(): workers_free() came first */
+};
+struct workers;
+/* `ready` is called from a thread when workers_poll() has something to do. NULL: no threads. */
+struct workers *workers_new(size_t threads, size_t max, void (*ready)(void *arg), void *arg);
+/* first: before all others, and however many these are. False: `max` are waiting already. */
+bool workers_add(struct workers *w, struct task *j, bool first);
+void workers_poll(struct workers *w); /* each turn: done() for what has been run */
+/* Wait for what is running; every job gets its done(). NULL is allowed. */
+void workers_free(struct workers *w);
 
 /* --- store.c: the log and its index ----------------------------------------------------------- */
 
@@ -614,6 +666,7 @@ int store_repair(const char *dir, FILE *out);
 enum proto { PROTO_NONE, PROTO_TCP, PROTO_WS, PROTO_HTTP };
 #define PROTO_BIT(proto) (1u << (proto))
 
+enum auth_mode { AUTH_OPEN, AUTH_FILE, AUTH_TOKEN, AUTH_HOOK };
 enum login_policy { LOGIN_MANY, LOGIN_TERMINAL, LOGIN_ONE };
 enum group_join { JOIN_OPEN, JOIN_API };
 
@@ -628,7 +681,10 @@ struct options {           /* one member a key; times in ms, sizes in bytes; str
     size_t ports;
     int64_t protocols;     /* set of PROTO_BIT */
     int64_t heartbeat;     /* 0: off */
-    int64_t auth;          /* 0: open, the only one of this version */
+    int64_t auth;          /* enum auth_mode */
+    int64_t auth_delay;
+    char *users_file, *token_secret, *login_hook;
+    int64_t hook_ms;
     int64_t login_required, login_policy, group_open, group_join;
     char *login_groups;    /* id:name,id:name */
     int64_t notify_max, list_max;
@@ -663,6 +719,8 @@ int conf_check(const struct options *o, char *err, size_t errsize);
  * own strings. */
 void conf_copy_live(struct options *to, const struct options *from, uint64_t keep);
 void conf_print(FILE *out); /* the table, for -h */
+/* The groups joined at login; their default is for open logins only. */
+const char *conf_login_groups(const struct options *o);
 /* The n-th `id:name` of a login group list; false past the last. */
 bool conf_login_group(const char *list, size_t n, struct str *id, struct str *name);
 
@@ -696,6 +754,7 @@ struct stats { /* since start; counted where it happens, read by metrics.c */
     uint64_t encoded;      /* frames encoded: at most one a message and wire format */
     uint64_t retries;      /* messages recognised as sent before */
     uint64_t refused_sends[32]; /* messages refused, by enum code counted from CODE_SENT */
+    uint64_t logins_later; /* that could not be decided */
     uint64_t lags;         /* times a reader fell behind and was sent to the store */
     uint64_t bytes_in, bytes_out;
     uint64_t reads, writes; /* system calls on client sockets */
@@ -784,6 +843,7 @@ struct conn {
     struct jim *jim;
     struct user *user;         /* chat: borrowed; NULL before login */
     struct conn *next_of_user; /* chat */
+    struct login *login;       /* auth: one that is not decided yet holds back every command */
     struct pend *pend;         /* owned, NULL when no input is pending */
     struct out *out;           /* owned, NULL when nothing is queued */
     struct conn *next_attend;  /* in jim's list for the end of the turn */
@@ -797,16 +857,16 @@ struct conn {
     uint8_t proto;             /* enum proto */
     uint8_t protos;            /* PROTO_BITs its port serves */
     uint8_t silent;            /* WebSocket pings without an answer */
-    bool attend;               /* in the list */
     uint16_t close_code;       /* WebSocket: of the CLOSE to send when nothing is owed any more */
-    bool resume;               /* its input is to be looked at again */
-    bool reading;              /* the loop watches for input */
-    bool loopback;             /* peer address is 127/8 or ::1 */
-    bool keep_alive;           /* HTTP */
-    bool head_only;            /* HTTP: the request was HEAD */
-    bool busy;                 /* HTTP: a request is being answered */
-    bool shut;                 /* nothing more may be queued: the last word is */
-    bool ended;                /* the peer has shut its side */
+    bool attend : 1;           /* in the list */
+    bool resume : 1;           /* its input is to be looked at again */
+    bool reading : 1;          /* the loop watches for input */
+    bool loopback : 1;         /* peer address is 127/8 or ::1 */
+    bool keep_alive : 1;       /* HTTP */
+    bool head_only : 1;        /* HTTP: the request was HEAD */
+    bool busy : 1;             /* HTTP: a request is being answered */
+    bool shut : 1;             /* nothing more may be queued: the last word is */
+    bool ended : 1;            /* the peer has shut its side */
 };
 
 /* A message with one reference, for the caller. */
@@ -838,6 +898,10 @@ struct buf *conn_answer_head(struct conn *c);
 /* One of the `deferred` answers has been given; counts down, and lets waiting input go on. */
 void conn_answered(struct conn *c);
 const char *conn_terminal(const struct conn *c); /* "tcp", "ws", "http" */
+/* The peer's address; false when it is gone. Asked of the kernel: logins are rare, and memory for
+ * it would be a connection's for life. */
+struct sockaddr_storage;
+bool conn_address(const struct conn *c, struct sockaddr_storage *to);
 
 /* For input.c. Close in `ms`, if what the deadline stands for has not come by then. */
 void conn_deadline(struct conn *c, int64_t ms);
@@ -850,6 +914,8 @@ void conn_new(struct listener *l, int fd, bool loopback);
 /* What the end of a turn does for a connection in the list: input that waited, one flush,
  * release. */
 void conn_turn(struct conn *c);
+/* The connection on a descriptor, NULL: there is none. For walking all up to loop_top(). */
+struct conn *conn_at(const struct jim *j, int fd);
 void conn_free_spares(struct jim *j); /* the output queues kept for reuse */
 
 /* --- input.c: from bytes to commands and requests --------------------------------------------- */
@@ -884,8 +950,8 @@ struct user {
     char id[];
 };
 
-struct profile { /* JSON texts as they are printed, quotes included; NULL: absent */
-    char *nick, *avatar, *sign, *extras;
+struct profile { /* JSON texts as they are printed, quotes included; owned; NULL: absent */
+    char *nick, *avatar, *sign, *extras, *friends;
 };
 
 /* What two users say to each other, or what is said in a group. */
@@ -923,6 +989,7 @@ struct member {
     uint64_t live_lo, live_hi; /* 0, 0: none */
     bool dirty;
     bool left;                /* a group he has left; kept, for messages in flight refer to it */
+    bool fresh;               /* joined by the login that is being answered */
 };
 
 struct roster {
@@ -1004,10 +1071,11 @@ struct pending {
 
 struct chat {
     struct roster roster;
-    const struct options *opt; /* borrowed, as are the next three */
+    const struct options *opt; /* borrowed, as are the next four */
     const struct log *log;
     struct stats *stats;
     struct store *store;
+    struct auth *auth;         /* NULL when nobody's login is checked */
     int64_t (*now_ms)(void);   /* time_wall_ms(); tests set their own */
     struct pending *pending;   /* ring of pending_cap entries in record order; owned */
     size_t pending_head, pending_n, pending_cap;
@@ -1045,8 +1113,8 @@ const char *code_text(int code); /* "ok 发送成功"; valid for every enum code
 enum field { /* members a request may have; their names: field_names in request.c */
     F_CMD, F_USER_ID, F_PASSWORD, F_TOKEN, F_TO, F_FROM, F_GROUP_ID, F_FROM_USER_ID, F_CHAT_TYPE,
     F_MSG_TYPE, F_CONTENT, F_CREATE_TIME, F_ID, F_EXTRAS, F_TYPE, F_BEGIN_TIME, F_END_TIME,
-    F_OFFSET, F_COUNT, F_NAME, F_BEFORE_SEQ, F_AFTER_SEQ, F_LOGIN_NAME, F_USERS, F_LIFE,
-    F_DISMISSED, FIELDS
+    F_OFFSET, F_COUNT, F_NAME, F_BEFORE_SEQ, F_AFTER_SEQ, F_LOGIN_NAME, F_USERS, F_FRIENDS,
+    F_LIFE, F_DISMISSED, FIELDS
 };
 struct request {
     struct json f[FIELDS]; /* JSON_NONE: absent or null */
@@ -1078,6 +1146,29 @@ struct buf *answer_begin(struct chat *c, int code, int command);
 void answer_send(struct chat *c, struct conn *to, uint8_t command, uint32_t seq);
 void answer_code(struct chat *c, struct conn *to, uint8_t command, uint32_t seq, int code);
 
+/* --- profile.c: what is known of a user ------------------------------------------------------- */
+
+/* Is it a User object whose members can be used? NULL, or what is wrong, as part of a sentence. */
+const char *profile_check(struct str json);
+/* Take over what a checked User object says (nick, avatar, sign, extras, friends); what it does not
+ * say stays, what is empty goes. Is anything different now? json may be empty. */
+bool profile_set(struct user *u, struct str json);
+void profile_put(struct buf *b, const struct user *u); /* all of it, as members of an object */
+void profile_free(struct user *u);
+/* A walk over a checked User's `groups`: false when there is no list, or at its end; name:
+ * JSON_NONE without one. */
+bool profile_groups(struct json_iter *it, struct str json);
+bool profile_next_group(struct json_iter *it, char id_text[MAX_ID], struct str *id,
+                        struct json *name);
+/* His friend groups as they are now: of one status (0 online, 1 offline, 2 all); stops when b has
+ * `room` bytes. */
+void profile_put_friends(struct chat *c, struct buf *b, const struct user *u, int64_t type,
+                         size_t room);
+
+/* --- users.c, token.c, hook.c, auth.c, admin.c: logins ---------------------------------------- */
+
+#include "login.h"
+
 /* --- chat.c: what commands mean --------------------------------------------------------------- */
 
 void chat_init(struct chat *c, const struct options *opt, const struct log *log,
@@ -1089,8 +1180,15 @@ void chat_free(struct chat *c);
  * until earlier ones are answered: answers keep the order of the requests.
  */
 bool chat_command(struct chat *c, struct conn *from, int cmd, uint32_t seq, struct str json);
-/* The login that a WebSocket address asks for (`?username=&token=`), still percent-encoded. */
-void chat_login_query(struct chat *c, struct conn *from, struct str user, struct str token);
+/* The login that a WebSocket address asks for (`?username=&password=&token=`), still
+ * percent-encoded. */
+void chat_login_query(struct chat *c, struct conn *from, struct str user, struct str password,
+                      struct str token);
+/* For auth.c. Log a connection in and answer; json: what is known of the user (profile_check()),
+ * or empty. */
+void chat_welcome(struct chat *c, struct conn *conn, uint32_t seq, struct str id, struct str json);
+/* Answer 10008; the caller then calls conn_finish(). later: it is our fault, not his. */
+void chat_refuse(struct chat *c, struct conn *conn, uint32_t seq, bool later);
 /* Nothing reaches the user on this connection any more. May be said more than once. */
 void chat_closed(struct chat *c, struct conn *conn);
 /* May the connection make a request now, or were there too many? And: it has made one. */
@@ -1184,6 +1282,9 @@ void record_redo(struct chat *c, const struct pending *p); /* its batch is lost 
  * cursor, 0 when there was none. */
 uint64_t record_save(struct chat *c, size_t max);
 bool record_unsaved(const struct chat *c); /* is there something for record_save() to do? */
+/* What has become known of a user is taken over and kept, and so is that he is known. Json as for
+ * profile_set(). Is anything new? */
+bool record_learn(struct chat *c, struct user *u, struct str json);
 void record_replay(struct chat *c, const struct store_rec *rec); /* at start */
 /* The JSON of a user's and a group's record. */
 void record_put_user(struct buf *b, const struct user *u);
@@ -1209,6 +1310,7 @@ struct jim {
     struct log log;
     struct loop *loop;
     struct store *store;
+    struct auth *auth;         /* NULL: open */
     struct chat chat;
     struct stats stats;
     struct listener listen[MAX_LISTEN];
@@ -1230,9 +1332,6 @@ struct jim {
     int64_t start_ms;          /* wall clock */
     _Atomic int stop, reload; /* set by jim_stop() and jim_reload(); loop_wake() orders them */
 };
-
-/* The connection on a descriptor, NULL: there is none. For walking all up to loop_top(). */
-struct conn *jim_conn(const struct jim *j, int fd);
 
 /* --- broadcast.c: one message to everybody ---------------------------------------------------- */
 
@@ -1311,6 +1410,7 @@ void route_user_online(struct call *k);
 void route_user_list(struct call *k);
 void route_user_info(struct call *k);
 void route_user_close(struct call *k);
+void route_user_friends(struct call *k);
 void route_group_create(struct call *k);
 void route_group_join(struct call *k);
 void route_group_leave(struct call *k);
@@ -1359,7 +1459,7 @@ struct import {
     int64_t progress_ms; /* when it was last told */
     uint64_t read;       /* lines or values */
     uint64_t messages, again, users, groups, members, cursors, refused; /* of the summary */
-    uint64_t late, stamped, no_id, no_from, friends;
+    uint64_t late, stamped, no_id, no_from;
 };
 enum import_kind { IMPORT_ANY, IMPORT_PAIR, IMPORT_GROUP }; /* what is known of a chat's place */
 struct placed { /* where an imported message stands now */

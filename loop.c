@@ -439,11 +439,11 @@ open_wake(struct loop *l)
 }
 
 void *
-loop_arg(const struct loop *l, int fd)
+loop_arg(const struct loop *l, int fd, loop_fn *fn)
 {
     struct watch *w = find(l, fd);
 
-    return w != NULL && w->fn != on_wake ? w->arg : NULL; /* the pipe is nobody's business */
+    return w != NULL && w->fn == fn ? w->arg : NULL;
 }
 
 int

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /*
  * main.c - the command line: options into struct jim, signals to jim_stop() and jim_reload(), and
- * the subcommands that work on a store without serving it. Everything else is the library's, so
- * that an embedding program has it too.
+ * the subcommands that need no server. Everything else is the library's, so that an embedding
+ * program has it too.
  */
 #include "jim.h"
 
@@ -19,6 +19,8 @@ usage(FILE *out)
     fputs("usage: jim [-c FILE] [-p PORT] [-b ADDR] [-d DIR] [-o key=value]... [-q] [-v]\n"
           "       jim check [-r] DIR | export [-a] DIR | -h | -V\n"
           "       jim import [--jim-redis HOST:PORT] DIR\n"
+          "       jim passwd [-i ROUNDS] FILE USER\n"
+          "       jim token -s SECRET -u USER [-e SECONDS] [-n NICK] [-g GROUP]...\n"
           "\n"
           "  -c FILE       read a jim.properties file\n"
           "  -p PORT       listen on PORT (jim.port); again for more, 0 for a free one\n"
@@ -31,6 +33,9 @@ usage(FILE *out)
           "  export DIR    stored messages as JSON lines; -a: users, groups and cursors too\n"
           "  import DIR    JSON lines from stdin into a store: 0 all, 1 some refused, 2 failed;\n"
           "                --jim-redis: what J-IM keeps in Redis (password: JIM_REDIS_AUTH)\n"
+          "  passwd FILE USER  set a password in a users file: asks twice, or reads one line\n"
+          "  token         print a login token; -s @FILE, or $JIM_TOKEN_SECRET, keeps the secret\n"
+          "                out of the list of processes\n"
           "\n"
           "options (defaults in brackets; live: SIGHUP reads them again):\n", out);
     conf_print(out);
@@ -215,6 +220,10 @@ subcommand(int argc, char **argv)
                     {"export", "-a", false, store_export, export_all},
                     {"import", "--jim-redis", true, NULL, NULL}};
 
+    if (strcmp(argv[0], "passwd") == 0)
+        return admin_passwd(argc, argv);
+    if (strcmp(argv[0], "token") == 0)
+        return admin_token(argc, argv);
     for (size_t i = 0; i < sizeof commands / sizeof commands[0]; i++) {
         if (strcmp(argv[0], commands[i].name) != 0)
             continue;

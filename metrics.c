@@ -88,6 +88,8 @@ static const struct metric metrics[] = {
     ROW("groups", "jim_groups", "Groups.", GAUGE, groups),
     ROW("logins", "jim_logins_total", "Logins.", COUNTER, s.logins),
     ROW("loginFailures", "jim_login_failures_total", "Logins refused.", COUNTER, s.login_failures),
+    ROW("loginsLater", "jim_logins_undecided_total", "Logins that could not be decided.", COUNTER,
+        s.logins_later),
     ROW("requests", "jim_requests_total", "Commands and HTTP requests.", COUNTER, s.requests),
     ROW("messages", "jim_messages_total", "Messages accepted and as safe as jim.store.sync says.",
         COUNTER, s.messages),

@@ -46,7 +46,7 @@ put_user_whole(struct chat *c, struct buf *b, const struct user *u, int64_t type
     buf_add(b, "{", 1);
     put_user_front(b, u);
     json_put_key(b, "friends");
-    json_put_raw(b, "[]", 2);
+    profile_put_friends(c, b, u, type, room);
     json_put_key(b, "groups");
     buf_add(b, "[", 1);
     for (const struct member *m = u->members; m != NULL; m = m->next_of_user)

@@ -68,12 +68,7 @@ void
 record_put_user(struct buf *b, const struct user *u)
 {
     buf_add(b, "{", 1);
-    if (u->profile != NULL) {
-        put_profile(b, "avatar", u->profile->avatar);
-        put_profile(b, "extras", u->profile->extras);
-        put_profile(b, "nick", u->profile->nick);
-        put_profile(b, "sign", u->profile->sign);
-    }
+    profile_put(b, u);
     put_text(b, "userId", user_id(u));
     buf_add(b, "}", 1);
 }
@@ -193,44 +188,18 @@ record_save(struct chat *c, size_t max)
     return last;
 }
 
+bool
+record_learn(struct chat *c, struct user *u, struct str json)
+{
+    bool news = profile_set(u, json) || !u->known;
+
+    user_know(&c->roster, u);
+    if (news)
+        record_user(c, u);
+    return news;
+}
+
 /* --- reading ---------------------------------------------------------------------------------- */
-
-static char *
-json_copy(const struct json *v)
-{
-    struct buf b = {0};
-
-    json_put_value(&b, v);
-    buf_add(&b, "", 1);
-    return b.p;
-}
-
-static void
-replay_user(struct user *u, struct str json)
-{
-    static const struct {
-        const char *name;
-        size_t at;
-    } members[] = {{"avatar", offsetof(struct profile, avatar)},
-                   {"extras", offsetof(struct profile, extras)},
-                   {"nick", offsetof(struct profile, nick)},
-                   {"sign", offsetof(struct profile, sign)}};
-    struct json_iter it;
-    struct json key, value;
-
-    if (json_open(&it, json.p, json.n) != 0)
-        return;
-    while (json_next(&it, &key, &value) > 0)
-        for (size_t i = 0; i < sizeof members / sizeof members[0]; i++) {
-            if (!str_eq((struct str){key.p, key.n}, str_of(members[i].name)))
-                continue;
-            if (u->profile == NULL)
-                u->profile = xcalloc(1, sizeof *u->profile);
-            char **to = (char **)(void *)((char *)u->profile + members[i].at);
-            free(*to);
-            *to = json_copy(&value);
-        }
-}
 
 static void
 replay_message(struct chat *c, struct conv *v, const struct store_rec *rec)
@@ -326,7 +295,8 @@ record_replay(struct chat *c, const struct store_rec *rec)
     if (request_id(&q, F_USER_ID, text, &id))
         u = user_get(r, id);
     if (rec->type == REC_USER && u != NULL) {
-        replay_user(u, rec->json);
+        profile_free(u); /* the latest record says all there is */
+        profile_set(u, rec->json);
         user_know(r, u);
     } else if (rec->type == REC_GROUP && v != NULL && v->group) {
         replay_group(r, v, &q, life);
@@ -345,27 +315,19 @@ record_replay(struct chat *c, const struct store_rec *rec)
 bool
 record_import(struct chat *c, struct user *u, struct conv *v, struct str json)
 {
-    struct store_rec rec = {.type = REC_USER, .conv = STR("-"), .json = json};
     struct buf before = {0}, after = {0};
+    struct request q;
 
-    if (v != NULL) {
-        struct request q;
-        record_put_group(&before, v);
-        if (request_parse(&q, json)) /* in the life it has here, whatever it had there */
-            replay_group(&c->roster, v, &q,
-                         v->life + (q.f[F_DISMISSED].type == JSON_TRUE && !v->gone));
-        record_put_group(&after, v);
-    } else {
-        if (u->known) /* else it is news in any case */
-            record_put_user(&before, u);
-        record_replay(c, &rec);
-        record_put_user(&after, u);
-    }
+    if (u != NULL)
+        return record_learn(c, u, json);
+    record_put_group(&before, v);
+    if (request_parse(&q, json)) /* in the life it has here, whatever it had there */
+        replay_group(&c->roster, v, &q,
+                     v->life + (q.f[F_DISMISSED].type == JSON_TRUE && !v->gone));
+    record_put_group(&after, v);
     bool news = !str_eq((struct str){before.p, before.len}, (struct str){after.p, after.len});
-    if (news && v != NULL)
+    if (news)
         record_group(c, v);
-    else if (news)
-        record_user(c, u);
     buf_free(&before);
     buf_free(&after);
     return news;

@@ -37,6 +37,7 @@ static const char *const field_names[FIELDS] = {
     [F_NAME] = "name",
     [F_BEFORE_SEQ] = "beforeseq",
     [F_AFTER_SEQ] = "afterseq",
+    [F_FRIENDS] = "friends",
     [F_LOGIN_NAME] = "loginname", /* what 2.x called userId */
     [F_USERS] = "users",
     [F_LIFE] = "life",            /* these two only in the log */

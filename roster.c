@@ -174,13 +174,7 @@ user_free(struct user *u)
         u->members = m->next_of_user;
         free(m);
     }
-    if (u->profile != NULL) {
-        free(u->profile->nick);
-        free(u->profile->avatar);
-        free(u->profile->sign);
-        free(u->profile->extras);
-        free(u->profile);
-    }
+    profile_free(u);
     free(u);
 }
 

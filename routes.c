@@ -5,10 +5,10 @@
  *
  *   parameters  names, lists of names, pages
  *   messages    send, broadcast, history, offline
- *   users       online, list, info, close
+ *   users       online, list, info, close, friends
  *   groups      create, join, leave, dismiss, rename; info, list, users
  *
- * A call that changes groups is answered when the change is on disk.
+ * A call that changes users or groups is answered when the change is on disk.
  */
 #include "jim.h"
 
@@ -228,14 +228,41 @@ route_user_close(struct call *k)
     call_code(k, CODE_CLOSED, 0);
 }
 
-/* --- groups ----------------------------------------------------------------------------------- */
-
 /* A change that nobody can keep is not begun. */
 static int
 change_code(const struct chat *c)
 {
     return store_failed(c->store) ? CODE_STORE : c->stopping ? CODE_STOPPING : 0;
 }
+
+/* A user's friend groups: what is given replaces what was there. Who is not known yet is from now
+ * on: an application may prepare its users before they come. */
+void
+route_user_friends(struct call *k)
+{
+    char text[MAX_ID];
+    struct str id;
+    const struct json *friends = &k->r.f[F_FRIENDS];
+    struct buf b = {0};
+    int code = change_code(k->chat);
+
+    buf_printf(&b, "{\"friends\":");
+    json_put_value(&b, friends);
+    buf_add(&b, "}", 1);
+    struct str json = {b.p, b.len};
+    if (!request_id(&k->r, F_USER_ID, text, &id) || friends->type != JSON_ARRAY ||
+        profile_check(json) != NULL)
+        code = CODE_INVALID;
+    if (code == 0) {
+        record_learn(k->chat, user_get(&k->chat->roster, id), json);
+        call_changed(k, CODE_DONE, NULL);
+    } else {
+        call_code(k, code, 0);
+    }
+    buf_free(&b);
+}
+
+/* --- groups ----------------------------------------------------------------------------------- */
 
 /* The group a call is about; NULL when it has been refused. */
 static struct conv *

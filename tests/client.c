@@ -175,7 +175,7 @@ end_running(void)
 }
 
 /* What a test allocates lives until its end; leaks are looked for in the server. */
-static void
+void
 test_begins(void)
 {
     static bool begun;

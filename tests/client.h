@@ -52,6 +52,9 @@ struct server {
 void server_start(struct server *s, const char *arg, ...);
 /* The same with at most `files` descriptors, and without `-p 0` when the arguments have ports. */
 void server_start_with(struct server *s, int files, bool own_ports, const char *const *args);
+/* What the test allocates from here on lives until its end, and is no leak. Starting a server says
+ * so, too. */
+void test_begins(void);
 /* Send a signal, wait for the end; returns the exit code, 128 + signal when killed. */
 int server_end(struct server *s, int sig);
 void server_restart(struct server *s, int sig, const char *arg, ...);

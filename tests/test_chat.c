@@ -1027,7 +1027,7 @@ TEST(chat_login_query)
     begin("jim.login.groups=100", NULL);
     for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
         struct conn *c = comes(PROTO_WS);
-        chat_login_query(w.c, c, str_of(cases[i].user), (struct str){NULL, 0});
+        chat_login_query(w.c, c, str_of(cases[i].user), STR(""), STR(""));
         if (cases[i].who == NULL) {
             hears_code(c, 6, 10008);
             hears_close(c, WS_POLICY);
@@ -1039,7 +1039,7 @@ TEST(chat_login_query)
         }
     }
     struct conn *c = comes(PROTO_WS); /* a token alone names nobody in open mode */
-    chat_login_query(w.c, c, (struct str){NULL, 0}, STR("token"));
+    chat_login_query(w.c, c, STR(""), STR(""), STR("token"));
     hears_code(c, 6, 10008);
     end();
 }

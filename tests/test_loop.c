@@ -221,7 +221,7 @@ TEST(loop_errors_have_errno)
     errno = 0;
     CHECK(loop_add(l, -1, LOOP_READ, on_probe, NULL) == -1 && errno == EBADF);
     CHECK(loop_add(l, free_fd, LOOP_READ, on_probe, NULL) == -1 && errno == EBADF);
-    CHECK(loop_arg(l, free_fd) == NULL);
+    CHECK(loop_arg(l, free_fd, on_probe) == NULL);
     CHECK(loop_set(l, free_fd, LOOP_READ) == -1 && errno == ENOENT);
     CHECK(loop_set(l, -1, LOOP_READ) == -1 && errno == ENOENT);
     CHECK(loop_set(l, 1 << 20, LOOP_READ) == -1 && errno == ENOENT);
@@ -264,14 +264,14 @@ TEST(loop_arg_walks_what_is_watched)
     loop_del(l, p[2].fd);
     CHECK_INT(loop_top(l), top);
     for (int fd = 0; fd < loop_top(l); fd++) {
-        struct probe *got = loop_arg(l, fd); /* never the loop's own wake pipe */
+        struct probe *got = loop_arg(l, fd, on_probe); /* never the loop's own wake pipe */
         if (got == NULL)
             continue;
         found++;
         CHECK(got >= p && got < p + 5 && got != &p[2] && got->fd == fd);
     }
     CHECK_INT(found, 4);
-    CHECK(loop_arg(l, -1) == NULL && loop_arg(l, 1 << 20) == NULL);
+    CHECK(loop_arg(l, -1, on_probe) == NULL && loop_arg(l, 1 << 20, on_probe) == NULL);
     for (int i = 0; i < 5; i++)
         close_pair(&p[i]);
     CHECK_INT(loop_top(l), top);

@@ -53,6 +53,7 @@ const ZH = {
   'Not sent': '发送失败', 'Not allowed': '没有权限', 'Too long: a message holds 64 KiB.': '消息过长：上限为 64 KiB。',
   'Try again': '重试', 'Discard': '删除', 'Cannot reach the server.': '无法连接服务器。',
   'Login refused. Check name and password.': '登录被拒绝，请检查名字和密码。',
+  'Logins cannot be checked right now. Try again later.': '暂时无法验证登录，请稍后再试。',
   'You logged in somewhere else.': '你已在别处登录。',
   'image': '图片', 'voice': '语音', 'video': '视频', 'music': '音乐', 'news': '图文',
 };
@@ -203,7 +204,7 @@ function wake() {
 // --- commands in ---
 
 const commands = {
-  6: (a) => (a.code === 10007 ? welcome(a.user) : leave('Login refused. Check name and password.')),
+  6: (a) => (a.code === 10007 ? welcome(a.user) : refused(a.msg)),
   9: (a) => presence(a.user),
   10: (a) => presence(a.data.user), // online: has left the group for good
   11: (a) => arrived(a.data),
@@ -217,6 +218,12 @@ function receive(text) {
   probed = 0;
   if (commands[a.command]) commands[a.command](a);
   else waiting[a.command]?.shift()?.(a);
+}
+
+// Not our fault, and we were in before: the connection ends now, and lost() tries again.
+function refused(msg) {
+  if (!/^try later/.test(msg)) leave('Login refused. Check name and password.');
+  else if (!entered) leave('Logins cannot be checked right now. Try again later.');
 }
 
 async function welcome(user) {
