@@ -18,12 +18,12 @@ LIBS = -lpthread
 
 HDRS = jim.h json.h login.h
 # The server in reading order; all but main.c is what an embedding program links.
-LIB = util.c hash.c codec.c resp.c loop.c worker.c \
+LIB = util.c hash.c codec.c resp.c loop.c \
 	segment.c store.c repair.c \
 	conf.c \
 	conn.c input.c \
 	roster.c request.c profile.c chat.c group.c send.c query.c record.c \
-	users.c token.c hook.c auth.c admin.c \
+	worker.c users.c token.c hook.c auth.c admin.c \
 	jim.c broadcast.c \
 	http.c api.c routes.c metrics.c \
 	export.c import.c import_redis.c

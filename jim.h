@@ -4,9 +4,9 @@
  *
  * Part 1 is the whole public interface, for programs that embed the server. Part 2, under
  * JIM_INTERNAL, is every shared limit, struct and function of the server itself, grouped by file in
- * reading order: util, hash, codec, resp, loop, worker, store, conf, conn, input, roster, the chat
- * (request, profile, chat, group, send, query, record), logins (users, token, hook, auth, admin),
- * jim, broadcast, http, api, routes, metrics, export, import.
+ * reading order: util, hash, codec, resp, loop, store, conf, conn, input, roster, the chat
+ * (request, profile, chat, group, send, query, record), logins (login.h: worker, users, token,
+ * hook, auth, admin), jim, broadcast, http, api, routes, metrics, export, import.
  */
 #ifndef JIM_H
 #define JIM_H
@@ -102,11 +102,6 @@ void jim_free(struct jim *j);
 #define MAX_PROFILE 4096       /* bytes of a nick, avatar, sign or extras, as JSON */
 #define MAX_FRIENDS (256u << 10) /* bytes of a user's friend groups, as JSON: some 5,000 friends */
 #define MAX_GROUPS 1000        /* groups one login may join */
-#define MAX_PASSWORD 1024      /* bytes of a password */
-#define MAX_TOKEN 8192         /* bytes of a login token: what a WebSocket address can hold */
-#define MIN_SECRET 32          /* bytes of jim.token.secret: RFC 7518 section 3.2 */
-#define MAX_WORKERS 4          /* threads that check passwords */
-#define MAX_TASKS 4096          /* logins that wait for them: a few minutes' worth */
 
 /* --- util.c: strings, buffers, maps, log, time ------------------------------------------------ */
 
@@ -428,23 +423,6 @@ void loop_timer(struct loop *l, struct timer *t, int64_t at_ms, timer_fn *fn);
 void loop_timer_clear(struct loop *l, struct timer *t); /* allowed when not set */
 /* Make the current or next loop_turn() return soon; async-signal-safe and from any thread. */
 void loop_wake(struct loop *l);
-
-/* --- worker.c: threads for what would stop the loop ------------------------------------------- */
-
-struct task { /* embed it in your struct; yours again when done() is called */
-    struct task *next;
-    void (*run)(struct task *j);  /* in a thread */
-    void (*done)(struct task *j); /* in the loop's; may free it */
-    bool ran;                    /* false in done(): workers_free() came first */
-};
-struct workers;
-/* `ready` is called from a thread when workers_poll() has something to do. NULL: no threads. */
-struct workers *workers_new(size_t threads, size_t max, void (*ready)(void *arg), void *arg);
-/* first: before all others, and however many these are. False: `max` are waiting already. */
-bool workers_add(struct workers *w, struct task *j, bool first);
-void workers_poll(struct workers *w); /* each turn: done() for what has been run */
-/* Wait for what is running; every job gets its done(). NULL is allowed. */
-void workers_free(struct workers *w);
 
 /* --- store.c: the log and its index ----------------------------------------------------------- */
 
@@ -1165,7 +1143,7 @@ bool profile_next_group(struct json_iter *it, char id_text[MAX_ID], struct str *
 void profile_put_friends(struct chat *c, struct buf *b, const struct user *u, int64_t type,
                          size_t room);
 
-/* --- users.c, token.c, hook.c, auth.c, admin.c: logins ---------------------------------------- */
+/* --- worker.c, users.c, token.c, hook.c, auth.c, admin.c: logins ------------------------------ */
 
 #include "login.h"
 

@@ -1,10 +1,33 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * login.h - a part of jim.h: how logins are checked, by file in reading order. Included there, where
- * all it needs is declared.
+ * login.h - a part of jim.h: how logins are checked, by file in reading order. Included there,
+ * where all it needs is declared.
  */
 #ifndef LOGIN_H
 #define LOGIN_H
+
+#define MAX_PASSWORD 1024      /* bytes of a password */
+#define MAX_TOKEN 8192         /* bytes of a login token: what a WebSocket address can hold */
+#define MIN_SECRET 32          /* bytes of jim.token.secret: RFC 7518 section 3.2 */
+#define MAX_WORKERS 4          /* threads that check passwords */
+#define MAX_TASKS 4096         /* logins that wait for them: a few minutes' worth */
+
+/* --- worker.c: threads for what would stop the loop ------------------------------------------- */
+
+struct task { /* embed it in your struct; yours again when done() is called */
+    struct task *next;
+    void (*run)(struct task *j);  /* in a thread */
+    void (*done)(struct task *j); /* in the loop's; may free it */
+    bool ran;                     /* false in done(): workers_free() came first */
+};
+struct workers;
+/* `ready` is called from a thread when workers_poll() has something to do. NULL: no threads. */
+struct workers *workers_new(size_t threads, size_t max, void (*ready)(void *arg), void *arg);
+/* first: before all others, and however many these are. False: `max` are waiting already. */
+bool workers_add(struct workers *w, struct task *j, bool first);
+void workers_poll(struct workers *w); /* each turn: done() for what has been run */
+/* Wait for what is running; every job gets its done(). NULL is allowed. */
+void workers_free(struct workers *w);
 
 /* --- users.c: the users file ------------------------------------------------------------------ */
 
