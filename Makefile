@@ -24,11 +24,12 @@ LIB = util.c hash.c codec.c resp.c loop.c \
 	conn.c input.c \
 	roster.c request.c profile.c chat.c group.c send.c query.c record.c \
 	worker.c users.c token.c hook.c auth.c admin.c \
-	jim.c broadcast.c \
+	bounds.c jail.c jim.c broadcast.c \
 	http.c api.c routes.c metrics.c \
 	export.c import.c import_redis.c
 LIBO = $(LIB:.c=.o)
-TESTSRC = tests/run.c tests/client.c tests/test_*.c
+FUZZSRC = tests/fuzz.c tests/fuzz_disk.c tests/fuzz_server.c
+TESTSRC = tests/run.c tests/client.c $(FUZZSRC) tests/test_*.c
 PAGE = web/index.html web/jim.js web/jim.css
 
 all: jim
@@ -59,7 +60,8 @@ run: jim
 tests/list.inc: tests/test_*.c Makefile
 	sed -n 's/^TEST(\([a-z0-9_]*\)).*/TEST_ENTRY(\1)/p' tests/test_*.c > $@
 
-build/run-tests: $(LIBO) $(TESTSRC) tests/test.h tests/client.h tests/list.inc
+build/run-tests: $(LIBO) $(TESTSRC) tests/test.h tests/client.h tests/fuzz.h \
+    tests/list.inc
 	mkdir -p build
 	$(CC) $(ALL) -DTEST_LIST='"list.inc"' $(LDFLAGS) -o $@ $(TESTSRC) $(LIBO) $(LIBS)
 
@@ -113,7 +115,8 @@ check-kqueue:
 check-ppc:
 	$(MAKE) variant V=ppc CC=powerpc-linux-gnu-gcc F="-O2 -static" EMULATOR="env -u CC qemu-ppc" \
 	    ONLY="codec_ resp_ json_ util_ roster_ conf_ store_"
-TOOLSRC = tests/bench_store.c tests/talk.c tests/crash.c tests/simdisk.c tests/kill.c
+TOOLSRC = tests/bench_store.c tests/talk.c tests/crash.c tests/simdisk.c tests/kill.c \
+	tests/limits.c tests/fuzz_main.c
 werror: page.inc tests/list.inc
 	for cc in gcc clang; do \
 	    for f in main.c $(LIB) $(TESTSRC) $(TOOLSRC); do \
@@ -130,6 +133,38 @@ analyze: page.inc
 	@echo "2 passed, 0 failed"
 browser: jim
 	JIM="$$PWD/jim" sh tests/browser/run.sh
+
+# A thousand stalled readers, a hundred thousand attempts, a group of ten thousand. Needs root, or
+# 21,000 descriptors, for the last.
+build/limits: $(LIBO) tests/run.c tests/client.c tests/limits.c tests/test.h tests/client.h
+	mkdir -p build
+	sed -n 's/^TEST(\([a-z0-9_]*\)).*/TEST_ENTRY(\1)/p' tests/limits.c > build/limits.inc
+	$(CC) $(ALL) -DTEST_LIST='"../build/limits.inc"' $(LDFLAGS) -o $@ tests/run.c tests/client.c \
+	    tests/limits.c $(LIBO) $(LIBS)
+limits: jim build/limits
+	JIM_SOURCE="$$PWD" JIM="$$PWD/jim" build/limits -j 1 $(ONLY)
+
+# libFuzzer (clang, libclang-rt-14-dev): every target for FUZZ_TIME seconds, or those in FUZZ. What it
+# has learned stays in build/fuzz/; what it finds there as crash-* belongs into tests/corpus/.
+FUZZ_TIME = 30
+FUZZ = pkt ws http chunked query resp json request conf segment server stream
+build/fuzz/fuzz: $(LIB) $(HDRS) $(FUZZSRC) tests/fuzz_main.c tests/fuzz.h page.inc
+	mkdir -p build/fuzz
+	clang $(SANE) -O1 -fno-omit-frame-pointer -fsanitize=fuzzer,address,undefined \
+	    -fno-sanitize-recover=all -DLIBFUZZER -o $@ tests/fuzz_main.c $(FUZZSRC) $(LIB) $(LIBS)
+fuzz: build/fuzz/fuzz
+	@for t in $(FUZZ); do \
+	    mkdir -p build/fuzz/$$t; \
+	    FUZZ_TARGET=$$t build/fuzz/fuzz -max_total_time=$(FUZZ_TIME) -timeout=10 -rss_limit_mb=2048 \
+	        -max_len=4096 -print_final_stats=1 -verbosity=1 -artifact_prefix=build/fuzz/$$t- \
+	        build/fuzz/$$t tests/corpus/$$t > build/fuzz/$$t.log 2>&1 || \
+	        { tail -n 40 build/fuzz/$$t.log; echo "0 passed, 1 failed"; exit 1; }; \
+	    echo "note: fuzz $$t: `grep -E 'cov:' build/fuzz/$$t.log | tail -n 1`"; \
+	done
+	@echo "`echo $(FUZZ) | wc -w` passed, 0 failed"
+# The same targets without libFuzzer, for files of one's own.
+build/fuzz-replay: $(LIBO) $(FUZZSRC) tests/fuzz_main.c tests/fuzz.h
+	$(CC) $(ALL) $(LDFLAGS) -o $@ tests/fuzz_main.c $(FUZZSRC) $(LIBO) $(LIBS)
 
 # What storing costs: the server, the disk alone, and redis-server when there is one. The second
 # writes 10 million messages: about 2.5 GB in BENCH_DIR (/tmp).
@@ -193,4 +228,4 @@ check-all: test werror lint analyze asan tsan check-poll check-kqueue browser im
 
 .PHONY: all run test check install uninstall clean dist variant asan tsan check-poll check-kqueue \
 	check-ppc werror lint analyze browser bench-store import-redis crash crash-asan crash-planted kill \
-	check-all
+	limits fuzz check-all

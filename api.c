@@ -245,7 +245,7 @@ parse_params(struct call *k)
         kind = STR("");
     /* Clients that name no type (`curl -d`) are said to send a form; a brace says what it is. */
     form = str_ieq(str_trim(kind), STR("application/x-www-form-urlencoded")) &&
-           (k->body.n == 0 || str_trim(k->body).p[0] != '{');
+           (str_trim(k->body).n == 0 || str_trim(k->body).p[0] != '{');
     if (!pairs_to_json(&k->query, k->http->query) ||
         !request_parse(&k->r, (struct str){k->query.p, k->query.len}))
         return false;
@@ -328,6 +328,11 @@ call_route(struct call *k, const struct route *route)
         return;
     }
     chat_rate_take(k->chat, k->c);
+    if (!route->open && route->fn != route_stats && memory_full(k->c->jim)) {
+        k->c->jim->stats.pressed++;
+        call_code(k, CODE_STORE, 0);
+        return;
+    }
     if (parse_params(k))
         route->fn(k);
     else

@@ -321,6 +321,13 @@ command_of(int cmd, const struct request *r, bool parsed)
     return parsed && request_int(r, F_CMD, -1, &n) > 0 && n >= 0 && n < COMMANDS ? (int)n : -1;
 }
 
+/* What has to be refused while there is none to be had. */
+static bool
+takes_memory(int command)
+{
+    return command != CMD_HANDSHAKE && command != CMD_HEARTBEAT && command != CMD_CLOSE;
+}
+
 bool
 chat_command(struct chat *c, struct conn *from, int cmd, uint32_t seq, struct str json)
 {
@@ -333,15 +340,19 @@ chat_command(struct chat *c, struct conn *from, int cmd, uint32_t seq, struct st
     if (from->deferred > 0 && (n != CMD_CHAT || from->login != NULL))
         return false;
     bool allowed = chat_rate_ok(c, from);
+    bool pressed = takes_memory(n) && memory_full(from->jim);
     bool logged_in = from->user != NULL || !c->opt->login_required;
-    if (allowed && h->fn != NULL && (logged_in || !h->login)) {
+    if (allowed && !pressed && h->fn != NULL && (logged_in || !h->login)) {
         if (!h->fn(c, from, seq, parsed ? &r : NULL))
             return false;
     } else if (from->deferred > 0) {
         return false;
     } else {
-        int code = !allowed ? CODE_RATE : h->fn == NULL ? CODE_UNKNOWN_COMMAND
-                                                        : CODE_NOT_LOGGED_IN;
+        int code = !allowed        ? CODE_RATE
+                   : h->fn == NULL ? CODE_UNKNOWN_COMMAND
+                   : pressed       ? CODE_STORE
+                                   : CODE_NOT_LOGGED_IN;
+        c->stats->pressed += code == CODE_STORE;
         if (h->fn == send_chat)
             send_refused(c, code);
         answer_code(c, from, h->answer, seq, code);
@@ -371,10 +382,15 @@ chat_free(struct chat *c)
         c->pending_head = (c->pending_head + 1) & (c->pending_cap - 1);
         c->pending_n--;
     }
+    for (; c->wave_n > 0; c->wave_n--) {
+        send_forget(&c->wave[c->wave_head].p);
+        c->wave_head = (c->wave_head + 1) & (c->wave_cap - 1);
+    }
     if (c->retries.slot != NULL)
         roster_free(&c->roster);
     retry_free(c);
     free(c->pending);
+    free(c->wave);
     free(c->redo);
     buf_free(&c->out);
     buf_free(&c->line);

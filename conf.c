@@ -40,7 +40,7 @@ struct row {
     int64_t min, max;     /* of a number */
     bool live;            /* a reload changes it */
     const char *value;    /* default */
-    const char *words;    /* K_CHOICE, K_LATER */
+    const char *words;    /* K_CHOICE, K_LATER; K_INT, K_SIZE: the word for 0 */
     const char *help;
 };
 
@@ -107,6 +107,10 @@ static const struct row rows[] = {
      "requests at once before the rate counts"},
     {"jim.connections.max", K_INT, AT(connections_max), 0, ANY, false, "0", NULL,
      "connections; 0: what the descriptor limit allows"},
+    {"jim.connections.per.ip", K_INT, AT(per_ip), 0, UINT32_MAX, true, "none", "none",
+     "connections of one address (IPv6: of a /64); none: no limit"},
+    {"jim.memory.max", K_SIZE, AT(memory_max), 8 * MB, ANY, true, "none", "none",
+     "memory above which connections and messages are refused; none: no limit"},
     {"jim.timeout.detect", K_TIME, AT(detect_ms), 100, HOUR, true, "10s", NULL,
      "until a connection has shown its protocol, or a whole HTTP head"},
     {"jim.timeout.login", K_TIME, AT(login_ms), 100, 24 * HOUR, true, "30s", NULL,
@@ -123,6 +127,12 @@ static const struct row rows[] = {
      "group: acknowledge after fdatasync; a time in ms: sync that often; off"},
     {"jim.store.segment", K_SIZE, AT(store_segment), 4096, 2048LL * MB, false, "67108864", NULL,
      "bytes of one log file"},
+    {"jim.user", K_STRING, AT(user), 0, 0, false, "", NULL,
+     "user to become when the ports are open, when started by root"},
+    {"jim.chroot", K_STRING, AT(chroot), 0, 0, false, "", NULL,
+     "directory to be shut into at start; paths are below it. Only root can"},
+    {"jim.sandbox", K_BOOL, AT(sandbox), 0, 0, false, "on", NULL,
+     "give up what is never needed, as far as the system can take it away"},
     {"jim.log.level", K_CHOICE, AT(log_level), 0, 0, true, "info", "error,warn,info,debug",
      "what is logged"},
     {"jim.log.file", K_STRING, AT(log_file), 0, 0, false, "", NULL, "where; empty: stderr"},
@@ -132,7 +142,6 @@ static const struct row rows[] = {
     {"jim.ssl.cert", K_LATER, 0, 0, 0, false, "", "", "not in this version"},
     {"jim.ssl.key", K_LATER, 0, 0, 0, false, "", "", "not in this version"},
     {"jim.ssl.only", K_LATER, 0, 0, 0, false, "off", "off", "not in this version"},
-    {"jim.connections.per.ip", K_LATER, 0, 0, 0, false, "none", "none", "not in this version"},
     {"jim.store.keep.days", K_LATER, 0, 0, 0, false, "none", "none", "not in this version"},
     {"jim.store.keep.bytes", K_LATER, 0, 0, 0, false, "none", "none", "not in this version"},
 
@@ -316,12 +325,16 @@ parse_value(struct options *o, const struct row *r, const char *value, bool more
     case K_INT:
     case K_SIZE:
     case K_TIME:
+        if (r->words != NULL && strcmp(value, r->words) == 0) {
+            *number_at(o, r) = 0;
+            return true;
+        }
         if (!parse_number(value, r->kind == K_INT ? NULL : r->kind == K_SIZE ? sizes : times,
                           r->kind == K_TIME ? 1000 : 1, &n))
             return false;
         break;
     }
-    if (n < r->min || (r->max > 0 && n > r->max))
+    if ((n < r->min && (n != 0 || r->words == NULL)) || (r->max > 0 && n > r->max))
         return false;
     *number_at(o, r) = n;
     return true;
@@ -342,12 +355,13 @@ expected(const struct row *r)
     case K_SYNC:
         return "group, off, or a time such as 10ms";
     case K_SIZE:
-        return "a number of bytes in range, optionally with k, m or g";
+        return r->words == NULL ? "a number of bytes in range, optionally with k, m or g"
+                                : "none, or a number of bytes in range, optionally with k, m or g";
     case K_TIME:
     case K_TIME_MS:
         return "a time in range, optionally with ms, s, m, h or d";
     case K_INT:
-        return "a number in range";
+        return r->words == NULL ? "a number in range" : "none, or a number in range";
     case K_LATER:
         return "left alone: it is not in this version";
     case K_STRING:
@@ -683,9 +697,9 @@ read_line(FILE *f, struct buf *line, int *number)
     return text + strspn(text, " \t\f");
 }
 
-static int
-load_lines(struct options *o, FILE *f, const char *file, uint64_t keep, struct buf *notices,
-           char *err, size_t errsize)
+int
+conf_read(struct options *o, FILE *f, const char *file, uint64_t keep, struct buf *notices,
+          char *err, size_t errsize)
 {
     struct options scratch; /* where keys go that the command line has set: checked, not used */
     struct buf line = {0};
@@ -727,7 +741,7 @@ conf_load(struct options *o, const char *file, uint64_t keep, struct buf *notice
         snprintf(err, errsize, "%s: %s", file, strerror(errno));
         return -1;
     }
-    int result = load_lines(o, f, file, keep, notices, err, errsize);
+    int result = conf_read(o, f, file, keep, notices, err, errsize);
     fclose(f);
     return result;
 }

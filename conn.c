@@ -28,6 +28,8 @@
 #define STOP_LINGER_MS 200 /* the same while the server stops: nobody waits for it in vain */
 #define FINISH_MS 10000  /* how long a closing peer may take none of what is queued for him */
 #define MAX_FLUSH 262144 /* bytes written to one connection a turn */
+#define CONN_COST (sizeof(struct conn) + 64) /* with its places in the loop's tables */
+#define MAX_CATCH_UP 16384 /* bytes read from the store for one connection at a time */
 #define SMALL_PIECE 1024 /* pieces up to this are copied together rather than listed for writev */
 
 /* --- messages --------------------------------------------------------------------------------- */
@@ -50,8 +52,19 @@ msg_unref(struct msg *m)
     assert(m->refs > 0);
     if (--m->refs > 0)
         return;
+    if (m->held != NULL)
+        *m->held -= sizeof *m + m->len;
     free(m->fetched);
     free(m);
+}
+
+void
+msg_hold(struct msg *m, size_t *held)
+{
+    if (m->held != NULL)
+        return;
+    m->held = held;
+    *held += sizeof *m + m->len;
 }
 
 /* The head that goes before m's data on c's protocol, encoded on first use. */
@@ -59,7 +72,7 @@ static struct str
 msg_head(struct conn *c, struct msg *m)
 {
     if (m->raw)
-        return (struct str){NULL, 0};
+        return STR("");
     if (c->proto == PROTO_TCP) {
         if (m->pkt_len == 0) {
             m->pkt_len = (uint8_t)pkt_head(m->pkt, m->command, m->seq, m->len);
@@ -97,6 +110,29 @@ conn_attend(struct conn *c)
     j->attend_end = &c->next_attend;
 }
 
+void
+conn_attend_bulk(struct conn *c)
+{
+    struct jim *j = c->jim;
+
+    if (c->attend || c->bulk)
+        return;
+    c->bulk = true;
+    c->next_bulk = NULL;
+    *j->bulk_end = c;
+    j->bulk_end = &c->next_bulk;
+}
+
+/* The queue's own bytes, counted anew after they may have changed. */
+static void
+out_count(struct jim *j, struct out *o)
+{
+    size_t n = sizeof *o + o->cap * sizeof o->entry[0] + o->lag_cap * sizeof *o->lag;
+
+    j->bounds.held += n - o->held;
+    o->held = n;
+}
+
 static struct out *
 out_get(struct conn *c)
 {
@@ -112,14 +148,16 @@ out_get(struct conn *c)
         o = xcalloc(1, sizeof *o);
         o->cap = 4;
         o->entry = xmalloc(o->cap * sizeof o->entry[0]);
+        out_count(j, o);
     }
     o->file = -1;
     return c->out = o;
 }
 
 static void
-out_free(struct out *o)
+out_free(struct jim *j, struct out *o)
 {
+    j->bounds.held -= o->held;
     free(o->entry);
     free(o);
 }
@@ -130,7 +168,7 @@ conn_free_spares(struct jim *j)
     while (j->free_out != NULL) {
         struct out *o = j->free_out;
         j->free_out = o->next_free;
-        out_free(o);
+        out_free(j, o);
     }
 }
 
@@ -144,6 +182,17 @@ out_pop(struct out *o)
     o->sent = 0;
 }
 
+static void
+file_close(struct jim *j, struct out *o)
+{
+    if (o->file < 0)
+        return;
+    close(o->file);
+    o->file = -1;
+    j->files--;
+    j->room = true; /* for a connection */
+}
+
 /* Give the queue back. Rings that grew are not kept: they were one slow reader's. */
 static void
 out_release(struct conn *c)
@@ -154,8 +203,7 @@ out_release(struct conn *c)
         return;
     while (o->n > 0)
         out_pop(o);
-    if (o->file >= 0)
-        close(o->file);
+    file_close(c->jim, o);
     c->jim->stats.queued -= o->bytes;
     c->out = NULL;
     free(o->lag);
@@ -163,8 +211,9 @@ out_release(struct conn *c)
     o->lags = o->lag_cap = 0;
     o->head = 0;
     o->bytes = 0;
+    out_count(c->jim, o);
     if (o->cap > 64) {
-        out_free(o);
+        out_free(c->jim, o);
         return;
     }
     o->next_free = c->jim->free_out;
@@ -191,8 +240,11 @@ out_push(struct conn *c, struct msg *m, struct member *member)
 {
     struct out *o = c->out;
 
-    if (o->n == o->cap)
+    if (o->n == o->cap) {
         out_grow(o);
+        out_count(c->jim, o);
+    }
+    msg_hold(m, &c->jim->bounds.held);
     uint32_t at = (o->head + o->n++) & (o->cap - 1);
     m->refs++;
     o->entry[at].msg = m;
@@ -212,11 +264,14 @@ lag_has(const struct out *o, const struct member *member)
 }
 
 static void
-lag_add(struct out *o, struct member *member, uint64_t seq)
+lag_add(struct conn *c, struct member *member, uint64_t seq)
 {
+    struct out *o = c->out;
+
     if (o->lags == o->lag_cap) {
         o->lag_cap = o->lag_cap == 0 ? 4 : 2 * o->lag_cap;
         o->lag = xrealloc(o->lag, o->lag_cap * sizeof *o->lag);
+        out_count(c->jim, o);
     }
     o->lag[o->lags++] = (struct lag){member, seq};
 }
@@ -229,8 +284,9 @@ static void
 catch_up(struct conn *c)
 {
     struct out *o = c->out;
+    size_t room = memory_full(c->jim) ? 1 : MAX_CATCH_UP; /* copies that nobody shares */
 
-    while (o->lags > 0 && o->bytes < MAX_READ) {
+    while (o->lags > 0 && o->bytes < room) {
         struct lag *l = &o->lag[0];
         const struct conv *v = l->member->conv;
         uint64_t first = store_index_first(&v->index);
@@ -253,18 +309,24 @@ conn_send(struct conn *c, struct msg *m, struct member *member)
 {
     size_t limit = (size_t)c->jim->opt.queue_max;
 
+    if (c->out != NULL && c->out->bytes + m->len > MAX_PRESSED && limit > MAX_PRESSED &&
+        memory_full(c->jim))
+        limit = MAX_PRESSED / 2; /* who reads has hardly more; who does not, has had enough */
     if (c->shut || c->state == CONN_LINGER || c->state == CONN_DEAD)
         return;
     struct out *o = out_get(c);
     bool stored = member != NULL && store_keeps(c->jim->store);
     bool room = o->n == 0 || o->bytes + m->len + MAX_PKT_HEAD <= (stored ? limit : 2 * limit);
-    conn_attend(c);
+    if (c->jim->fanning)
+        conn_attend_bulk(c);
+    else
+        conn_attend(c);
     if (stored && o->lags > 0 && lag_has(o, member))
         return; /* it comes in its turn, behind those he has missed */
     if (room) {
         out_push(c, m, member);
     } else if (stored) {
-        lag_add(o, member, m->chat_seq);
+        lag_add(c, member, m->chat_seq);
         c->jim->stats.lags++;
     } else {
         conn_drop(c, DROP_UNREAD, "does not read what is sent to him");
@@ -295,6 +357,7 @@ conn_send_file(struct conn *c, int fd, off_t size)
         return;
     }
     struct out *o = out_get(c);
+    c->jim->files++;
     o->file = fd;
     o->file_at = 0;
     o->file_end = size;
@@ -396,15 +459,22 @@ out_written(struct conn *c, size_t n)
     }
 }
 
+/* A peer that has gone is an error here and not a signal, whoever the process belongs to. */
 static ssize_t
-write_pieces(int fd, const struct pieces *v)
+write_pieces(int fd, struct pieces *v)
 {
     ssize_t w;
 
-    do
-        w = v->n == 1 ? write(fd, v->iov[0].iov_base, v->iov[0].iov_len)
-                      : writev(fd, v->iov, v->n);
-    while (w < 0 && errno == EINTR);
+    do {
+#ifdef MSG_NOSIGNAL
+        struct msghdr m = {.msg_iov = v->iov};
+        m.msg_iovlen += (unsigned)v->n; /* int or size_t, as the system has it */
+        w = v->n == 1 ? send(fd, v->iov[0].iov_base, v->iov[0].iov_len, MSG_NOSIGNAL)
+                      : sendmsg(fd, &m, MSG_NOSIGNAL);
+#else
+        w = writev(fd, v->iov, v->n);
+#endif
+    } while (w < 0 && errno == EINTR);
     return w;
 }
 
@@ -431,8 +501,7 @@ flush_file(struct conn *c)
     j->stats.bytes_out += (uint64_t)w;
     o->file_at += w;
     if (o->file_at == o->file_end) {
-        close(o->file);
-        o->file = -1;
+        file_close(j, o);
         c->busy = false;
         c->resume = true;
         conn_attend(c);
@@ -464,8 +533,10 @@ conn_flush(struct conn *c)
                 w = errno == EAGAIN || errno == EWOULDBLOCK ? 0 : -1;
             if (w > 0)
                 out_written(c, (size_t)w);
-            if (w >= 0 && (size_t)w < v.total)
-                return; /* the socket is full: the write event brings us back */
+            if (w >= 0 && (size_t)w < v.total) {
+                c->full = true; /* the write event brings us back */
+                return;
+            }
         } else if (o->file >= 0) {
             w = flush_file(c);
         } else {
@@ -539,7 +610,7 @@ void
 conn_answered(struct conn *c)
 {
     assert(c->deferred > 0);
-    if (--c->deferred > 0)
+    if (--c->deferred > 0 && c->deferred != MAX_DEFERRED / 2)
         return;
     c->resume = true;
     conn_attend(c);
@@ -583,13 +654,16 @@ conn_release(struct conn *c)
         out_release(c);
         input_free(c);
         chat_closed(&j->chat, c);
+        address_leave(j, c->address);
         j->conns--;
         j->stats.closed++;
         j->stats.open[c->proto]--;
         j->room = true; /* for another */
     }
-    if (c->deferred == 0 && !c->attend)
-        free(c);
+    if (c->deferred > 0 || c->bulk || c->attend)
+        return;
+    j->bounds.held -= CONN_COST;
+    free(c);
 }
 
 /* All is written: shut our side and wait for the peer's, since closing with unread input would make
@@ -675,6 +749,8 @@ conn_event(void *arg, unsigned events)
         else if (c->state == CONN_LINGER || c->state == CONN_DETECT || !input_waits(c))
             conn_readable(c); /* else somebody else's command has just put it on hold */
     }
+    if (events & LOOP_WRITE)
+        c->full = false;
     if (events & LOOP_WRITE || c->state == CONN_DEAD)
         conn_attend(c);
     else if (!c->attend)
@@ -745,28 +821,60 @@ conn_timer(struct timer *t)
 
 /* --- attending -------------------------------------------------------------------------------- */
 
+static bool
+is_loopback(const struct sockaddr_storage *a)
+{
+    static const unsigned char mapped[13] = {0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, 127};
+
+    if (a->ss_family == AF_INET) {
+        const struct sockaddr_in *in = (const struct sockaddr_in *)(const void *)a;
+        return ntohl(in->sin_addr.s_addr) >> 24 == 127;
+    }
+    const struct sockaddr_in6 *in6 = (const struct sockaddr_in6 *)(const void *)a;
+    return a->ss_family == AF_INET6 && (IN6_IS_ADDR_LOOPBACK(&in6->sin6_addr) ||
+                                        memcmp(&in6->sin6_addr, mapped, sizeof mapped) == 0);
+}
+
 void
-conn_new(struct listener *l, int fd, bool loopback)
+conn_new(struct listener *l, int fd, const struct sockaddr_storage *peer)
 {
     struct jim *j = l->jim;
-    struct conn *c = xcalloc(1, sizeof *c);
+    struct address *address;
     int on = 1;
+
+    bool welcome = address_enter(j, peer, &address);
+    bool room = welcome && !memory_full(j);
+    if (!room) {
+        j->stats.refused++;
+        j->stats.refused_ip += !welcome;
+        j->stats.refused_memory += welcome;
+        address_leave(j, address);
+        close(fd);
+        return;
+    }
+    struct conn *c = xcalloc(1, sizeof *c);
 
     setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof on);
     setsockopt(fd, SOL_SOCKET, SO_KEEPALIVE, &on, sizeof on);
+#ifdef SO_NOSIGPIPE
+    setsockopt(fd, SOL_SOCKET, SO_NOSIGPIPE, &on, sizeof on);
+#endif
     c->jim = j;
     c->fd = fd;
     c->id = ++j->next_id;
     c->protos = (uint8_t)l->protos;
-    c->loopback = loopback;
+    c->loopback = is_loopback(peer);
+    c->address = address;
     c->read_ms = loop_now(j->loop);
     c->reading = true;
     if (loop_add(j->loop, fd, LOOP_READ, conn_event, c) != 0) {
         log_write(&j->log, LOG_LEVEL_ERROR, "cannot watch a connection: %s", strerror(errno));
         close(fd);
+        address_leave(j, address);
         free(c);
         return;
     }
+    j->bounds.held += CONN_COST;
     loop_timer(j->loop, &c->timer, c->read_ms + j->opt.detect_ms, conn_timer);
     j->conns++;
     j->stats.accepted++;
@@ -787,7 +895,7 @@ conn_turn(struct conn *c)
         input_resume(c);
     if (c->shut) /* nothing reaches him here any more: not when the peer closes, but from now on */
         chat_closed(&c->jim->chat, c);
-    if (c->out != NULL && c->state != CONN_DEAD) {
+    if (c->out != NULL && c->state != CONN_DEAD && !c->full) {
         bool waited = input_waits(c);
         conn_flush(c);
         if (waited && c->pend != NULL && !input_waits(c)) { /* there is room for answers again */

@@ -256,6 +256,8 @@ group_join(struct chat *c, struct conn *from, uint32_t seq, const struct request
     bool already = member_in_group(&c->roster, u, id) != NULL;
     if (!already && c->opt->group_join == JOIN_API)
         return join_refused(c, from, seq, CODE_FORBIDDEN);
+    if (!already && u->joined >= MAX_JOINED)
+        return join_refused(c, from, seq, CODE_JOIN_FAILED);
     struct conv *v = group_get(&c->roster, id);
     if (v->gone)
         return join_refused(c, from, seq, CODE_NO_GROUP);

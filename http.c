@@ -358,6 +358,11 @@ serve_directory(struct conn *c, const struct http_req *r)
         close(fd);
         return false;
     }
+    if (c->jim->conns + c->jim->files >= c->jim->conns_max) { /* the store needs some, too */
+        close(fd);
+        http_error(c, 503, STR("retry-after: 1\r\n"));
+        return true;
+    }
     send_file(c, r, fd, &st, name);
     return true;
 }

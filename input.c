@@ -22,12 +22,26 @@ input_free(struct conn *c)
 
     if (d == NULL)
         return;
+    c->jim->bounds.held -= d->counted;
     buf_free(&d->raw);
     buf_free(&d->message);
     buf_free(&d->held_body);
     buf_free(&d->answer_head);
     free(d);
     c->pend = NULL;
+}
+
+/* Count what the buffers hold now. */
+static void
+pend_count(struct conn *c)
+{
+    struct pend *d = c->pend;
+
+    if (d == NULL)
+        return;
+    size_t n = sizeof *d + d->raw.cap + d->message.cap + d->held_body.cap + d->answer_head.cap;
+    c->jim->bounds.held += n - d->counted;
+    d->counted = n;
 }
 
 static struct pend *
@@ -59,6 +73,7 @@ bool
 input_waits(const struct conn *c)
 {
     return c->state != CONN_OPEN || c->busy || (c->pend != NULL && c->pend->held) ||
+           c->deferred >= MAX_DEFERRED ||
            (c->out != NULL && c->out->bytes > (size_t)c->jim->opt.queue_max / 2);
 }
 
@@ -335,6 +350,24 @@ conn_decode(struct conn *c, char *p, size_t n)
     return used;
 }
 
+/* Is there no memory for what would have to be kept of his input? */
+static bool
+input_pressed(struct conn *c, size_t n)
+{
+    struct pend *d = c->pend;
+
+    if (d != NULL)
+        n += d->raw.len + d->message.len;
+    if (n <= MAX_PRESSED || !memory_full(c->jim))
+        return false;
+    c->jim->stats.pressed++;
+    if (c->proto == PROTO_HTTP && c->state == CONN_OPEN && !c->busy)
+        http_refuse(c, 503);
+    else
+        conn_close(c, "no memory for what he sends");
+    return true;
+}
+
 void
 input_take(struct conn *c, char *p, size_t n)
 {
@@ -342,6 +375,8 @@ input_take(struct conn *c, char *p, size_t n)
     size_t used;
 
     if (d != NULL && d->raw.len > 0) {
+        if (n > 0 && input_pressed(c, n))
+            return;
         buf_add(&d->raw, p, n);
         used = conn_decode(c, d->raw.p, d->raw.len);
         /* Not the same as before the call: a finished request may have shortened or freed it. */
@@ -349,10 +384,12 @@ input_take(struct conn *c, char *p, size_t n)
             buf_drop(&c->pend->raw, used);
     } else if (n > 0) {
         used = conn_decode(c, p, n);
-        if (used < n && (c->state == CONN_OPEN || c->state == CONN_DETECT))
+        if (used < n && (c->state == CONN_OPEN || c->state == CONN_DETECT) &&
+            !input_pressed(c, n - used))
             buf_add(&pend_get(c)->raw, p + used, n - used);
     }
     pend_tidy(c);
+    pend_count(c);
 }
 
 void

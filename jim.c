@@ -78,20 +78,6 @@ accept_timer_fired(struct timer *t)
     accept_more((struct jim *)(void *)((char *)t - offsetof(struct jim, accept_timer)));
 }
 
-static bool
-is_loopback(const struct sockaddr_storage *a)
-{
-    static const unsigned char mapped[13] = {0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, 127};
-
-    if (a->ss_family == AF_INET) {
-        const struct sockaddr_in *in = (const struct sockaddr_in *)(const void *)a;
-        return ntohl(in->sin_addr.s_addr) >> 24 == 127;
-    }
-    const struct sockaddr_in6 *in6 = (const struct sockaddr_in6 *)(const void *)a;
-    return a->ss_family == AF_INET6 && (IN6_IS_ADDR_LOOPBACK(&in6->sin6_addr) ||
-                                        memcmp(&in6->sin6_addr, mapped, sizeof mapped) == 0);
-}
-
 static void
 listener_readable(void *arg, unsigned events)
 {
@@ -101,7 +87,8 @@ listener_readable(void *arg, unsigned events)
     (void)events;
     for (int i = 0; i < MAX_ACCEPT; i++) {
         struct sockaddr_storage peer = {0};
-        if (j->conns >= j->conns_max) { /* before the system says so: the store needs some, too */
+        /* Before the system says so: the store needs some, too. */
+        if (j->conns + j->files >= j->conns_max) {
             accept_pause(j);
             return;
         }
@@ -115,9 +102,10 @@ listener_readable(void *arg, unsigned events)
             return; /* none left, or one that gave up while waiting */
         if (j->opt.connections_max > 0 && j->conns >= (size_t)j->opt.connections_max) {
             j->stats.refused++;
+            j->stats.refused_max++;
             close(fd);
         } else {
-            conn_new(l, fd, is_loopback(&peer));
+            conn_new(l, fd, &peer);
         }
     }
 }
@@ -132,6 +120,8 @@ jim_new(void)
     conf_init(&j->opt);
     j->log = (struct log){stderr, LOG_LEVEL_INFO};
     j->attend_end = &j->attend;
+    j->bulk_end = &j->bulk;
+    bounds_init(j); /* before a chroot hides /proc */
     return j;
 }
 
@@ -198,14 +188,14 @@ listener_name(struct listener *l)
 }
 
 static int
-listen_on(const struct addrinfo *a)
+bind_to(const struct addrinfo *a)
 {
     int on = 1, fd = socket(a->ai_family, a->ai_socktype, a->ai_protocol);
 
     if (fd < 0)
         return -1;
     setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &on, sizeof on);
-    if (bind(fd, a->ai_addr, a->ai_addrlen) != 0 || listen(fd, 1024) != 0) {
+    if (bind(fd, a->ai_addr, a->ai_addrlen) != 0) {
         int e = errno;
         close(fd);
         errno = e;
@@ -217,7 +207,7 @@ listen_on(const struct addrinfo *a)
 }
 
 static int
-listen_port(struct jim *j, const struct port_spec *spec)
+bind_port(struct jim *j, const struct port_spec *spec)
 {
     struct addrinfo hints = {.ai_flags = AI_PASSIVE | AI_NUMERICSERV, .ai_socktype = SOCK_STREAM};
     struct addrinfo *list, *a;
@@ -234,17 +224,31 @@ listen_port(struct jim *j, const struct port_spec *spec)
     *l = (struct listener){.jim = j, .fd = -1};
     l->protos = spec->protos != 0 ? spec->protos : (unsigned)j->opt.protocols;
     for (a = list; a != NULL && l->fd < 0; a = a->ai_next)
-        l->fd = listen_on(a);
+        l->fd = bind_to(a);
     freeaddrinfo(list);
-    if (l->fd < 0 || loop_add(j->loop, l->fd, LOOP_READ, listener_readable, l) != 0) {
+    if (l->fd < 0) {
         log_write(&j->log, LOG_LEVEL_ERROR, "cannot listen on %s port %s: %s",
                   host == NULL ? "any address" : host, port, strerror(errno));
-        if (l->fd >= 0)
-            close(l->fd);
         return -1;
     }
     listener_name(l);
     j->listeners++;
+    return 0;
+}
+
+/* Only now that the store is there may anybody come: till then the ports refuse. */
+static int
+open_ports(struct jim *j)
+{
+    for (size_t i = 0; i < j->listeners; i++) {
+        struct listener *l = &j->listen[i];
+        if (listen(l->fd, 1024) != 0 ||
+            loop_add(j->loop, l->fd, LOOP_READ, listener_readable, l) != 0) {
+            log_write(&j->log, LOG_LEVEL_ERROR, "cannot listen on %s: %s", l->name,
+                      strerror(errno));
+            return -1;
+        }
+    }
     return 0;
 }
 
@@ -265,7 +269,8 @@ open_store(struct jim *j)
 {
     struct store_options o = {.dir = j->opt.store_dir, .policy = j->opt.store_sync,
                               .segment = (uint64_t)j->opt.store_segment, .log = &j->log,
-                              .ready = store_ready, .replay = store_record, .arg = j};
+                              .io = j->disk, .ready = store_ready, .replay = store_record,
+                              .arg = j};
 
     j->store = j->opt.store ? store_open(&o) : store_open_none();
     if (j->store == NULL)
@@ -300,12 +305,29 @@ limit_connections(struct jim *j)
                                                  : (size_t)r.rlim_cur / 2;
 }
 
+/* Ports while root may; users file, threads and store as who will read and write them. Returns
+ * JIM_OK or an enum jim_exit. */
+static int
+open_all(struct jim *j)
+{
+    for (size_t i = 0; i < j->opt.ports; i++)
+        if (bind_port(j, &j->opt.port[i]) != 0)
+            return JIM_CANNOT_START;
+    if (jail_drop(j) != 0)
+        return JIM_CANNOT_START;
+    jail_close(j);
+    if (j->opt.auth != AUTH_OPEN && (j->auth = j->chat.auth = auth_new(j)) == NULL)
+        return JIM_BAD_CONFIG;
+    return open_store(j) == 0 && open_ports(j) == 0 ? JIM_OK : JIM_CANNOT_START;
+}
+
 int
 jim_start(struct jim *j)
 {
     char err[512];
 
-    if (log_open(j) != 0)
+    j->log.level = (int)j->opt.log_level;
+    if (jail_enter(j) != 0 || log_open(j) != 0)
         return JIM_BAD_CONFIG;
     log_notices(j);
     if (conf_check(&j->opt, err, sizeof err) != 0 || http_check(&j->opt, err, sizeof err) != 0 ||
@@ -323,14 +345,10 @@ jim_start(struct jim *j)
     j->input = xmalloc(MAX_READ);
     j->gather = xmalloc(MAX_GATHER);
     chat_init(&j->chat, &j->opt, &j->log, &j->stats);
-    if (j->opt.auth != AUTH_OPEN && (j->auth = j->chat.auth = auth_new(j)) == NULL)
-        return JIM_BAD_CONFIG;
-    if (open_store(j) != 0)
-        return JIM_CANNOT_START;
-    for (size_t i = 0; i < j->opt.ports; i++)
-        if (listen_port(j, &j->opt.port[i]) != 0)
-            return JIM_CANNOT_START;
-    return JIM_OK;
+    int status = open_all(j);
+    if (status == JIM_OK)
+        memory_print(j);
+    return status;
 }
 
 const char *
@@ -351,6 +369,15 @@ jim_attend(struct jim *j)
             j->attend_end = &j->attend;
         c->attend = false;
         conn_turn(c);
+    }
+    for (int i = 0; i < MAX_PATIENT && j->bulk != NULL; i++) {
+        struct conn *c = j->bulk;
+        j->bulk = c->next_bulk;
+        if (j->bulk == NULL)
+            j->bulk_end = &j->bulk;
+        c->bulk = false;
+        if (!c->attend) /* else its turn comes soon */
+            conn_turn(c);
     }
 }
 
@@ -435,10 +462,12 @@ begin_drain(struct jim *j)
         auth_drain(j->auth);
 }
 
-static bool
+bool
 jim_turn(struct jim *j)
 {
-    int64_t wait = j->attend != NULL || j->broadcasts != NULL ? 0 : -1;
+    bool more = j->attend != NULL || j->bulk != NULL || j->broadcasts != NULL ||
+                send_waits(&j->chat);
+    int64_t wait = more ? 0 : -1;
 
     if (j->draining) {
         int64_t left = j->drain_until - loop_now(j->loop);
@@ -458,6 +487,9 @@ jim_turn(struct jim *j)
     if (j->auth != NULL)
         auth_poll(j->auth);
     send_committed(&j->chat);
+    j->fanning = true;
+    send_waves(&j->chat);
+    j->fanning = false;
     store_commit(j->store);
     broadcast_step(j);
     jim_attend(j);
@@ -481,7 +513,7 @@ static void
 drop_all(struct jim *j)
 {
     each_conn(j, drop_conn);
-    while (j->attend != NULL)
+    while (j->attend != NULL || j->bulk != NULL)
         jim_attend(j);
 }
 
@@ -530,6 +562,7 @@ jim_free(struct jim *j)
     if (j->store != NULL)
         store_close(j->store);
     conn_free_spares(j);
+    bounds_free(j);
     loop_free(j->loop);
     free(j->input);
     free(j->gather);

@@ -6,7 +6,7 @@
  * JIM_INTERNAL, is every shared limit, struct and function of the server itself, grouped by file in
  * reading order: util, hash, codec, resp, loop, store, conf, conn, input, roster, the chat
  * (request, profile, chat, group, send, query, record), logins (login.h: worker, users, token,
- * hook, auth, admin), jim, broadcast, http, api, routes, metrics, export, import.
+ * hook, auth, admin), bounds, jail, jim, broadcast, http, api, routes, metrics, export, import.
  */
 #ifndef JIM_H
 #define JIM_H
@@ -79,7 +79,17 @@ void jim_free(struct jim *j);
 #define MAX_ID 64              /* bytes of a user or group id: fits keys, log lines and packets */
 #define MAX_READ 65536         /* bytes taken from one socket a turn: the fairness quantum */
 #define MAX_ATTEND 512         /* connections served at the end of one turn before events are polled
-                                  again: a large fan-out never holds up a login */
+                                  again */
+#define MAX_PATIENT 128        /* and of those that only a large fan-out has queued something for */
+#define MAX_DELIVER 2048       /* messages queued to connections a turn, by the small fan-outs and
+                                  again by the large ones: a large one never holds up a login */
+#define DELIVER_DIRECT 32      /* members online up to which a message is delivered in one go */
+#define MAX_DEFERRED 1024      /* answers owed to one connection before its input has to wait */
+#define MAX_JOINED 1000        /* groups a user can join by himself */
+#define MAX_BEGUN 10000        /* conversations a user can begin while the server runs: each is kept
+                                  for ever, whether there is anybody at the other end or not */
+#define MAX_PRESSED 8192       /* bytes queued to a connection when memory is short, and of input
+                                  that waits */
 #define MAX_HEAD 16384         /* bytes of an HTTP head, request line included */
 #define MAX_LINE 8192          /* bytes of one line of it */
 #define MAX_CONTROL 125        /* payload of a WebSocket control frame (RFC 6455 section 5.5) */
@@ -417,6 +427,7 @@ int loop_top(const struct loop *l); /* one above the highest descriptor ever wat
 /* One turn: wait at most max_ms (-1: until something happens), run the callbacks and due timers.
  * Returns how many callbacks ran, or -1 with errno for a failure that will not go away. */
 int loop_turn(struct loop *l, int64_t max_ms);
+void loop_set_clock(struct loop *l, int64_t (*now_ms)(void)); /* for tests: another clock */
 int64_t loop_now(const struct loop *l); /* ms, monotonic; taken once a turn after the wait */
 /* Arrange for fn(t) at at_ms on loop_now()'s clock, once; replaces an earlier arrangement of t. */
 void loop_timer(struct loop *l, struct timer *t, int64_t at_ms, timer_fn *fn);
@@ -546,11 +557,13 @@ void store_index_add(struct store_index *x, const struct store_rec *rec);
 uint64_t store_index_first(const struct store_index *x); /* lowest seq there is, 0: none */
 void store_index_cut(struct store_index *x, uint64_t last); /* forget what is above `last` */
 void store_index_free(struct store_index *x);
+size_t store_held(const struct store *s); /* bytes of batches and, about, of all indexes */
 
 /* --- segment.c: how a log looks on disk ------------------------------------------------------- */
 
 #define HEADER_ROOM 128 /* a header line is shorter: two numbers of 18 digits, salt and words */
 #define LINE_HEAD 96    /* a record line's bytes beside conversation and JSON are fewer */
+#define STORE_PENDING (256u << 20) /* bytes that wait for a disk that hangs; then appends fail */
 #define MAX_NUMBER UINT64_C(999999999999999999) /* 18 digits: every sum of two fits 63 bits */
 #define PATH_ROOM 4096
 #define CLOSED ",\"closed\":true}" /* ends the last REC_BATCH of a clean stop */
@@ -670,6 +683,10 @@ struct options {           /* one member a key; times in ms, sizes in bytes; str
     int64_t message_max, frame_max, queue_max, fetch_max;
     int64_t rate, burst;   /* requests a second and connection; 0: no limit */
     int64_t connections_max; /* 0: what the descriptor limit leaves */
+    int64_t per_ip;        /* connections of one address; 0: no limit */
+    int64_t memory_max;    /* bytes; 0: no limit */
+    char *user, *chroot;   /* empty: none */
+    int64_t sandbox;
     int64_t detect_ms, login_ms, http_ms, drain_ms;
     int64_t store;
     char *store_dir;
@@ -691,6 +708,9 @@ int conf_set(struct options *o, const char *key, const char *value, bool more, s
 /* Read a properties file; keys whose bit is in `keep` are checked but left as they are. */
 int conf_load(struct options *o, const char *file, uint64_t keep, struct buf *notices, char *err,
               size_t errsize);
+/* The same from an open file; `file` is its name in sentences. */
+int conf_read(struct options *o, FILE *f, const char *file, uint64_t keep, struct buf *notices,
+              char *err, size_t errsize);
 /* What can only be judged with all keys known. 0, or -1 with err. */
 int conf_check(const struct options *o, char *err, size_t errsize);
 /* Copy the keys that may change while running, except those in `keep`; both stay owners of their
@@ -705,6 +725,8 @@ bool conf_login_group(const char *list, size_t n, struct str *id, struct str *na
 /* --- conn.c: connections and messages --------------------------------------------------------- */
 
 struct listener;
+struct address;
+struct sockaddr_storage;
 
 enum drop { /* why the server closed a connection that its peer had not finished with */
     DROP_UNREAD,   /* he does not read what is sent to him */
@@ -718,7 +740,12 @@ enum drop { /* why the server closed a connection that its peer had not finished
 };
 
 struct stats { /* since start; counted where it happens, read by metrics.c */
-    uint64_t accepted, refused, closed;
+    uint64_t accepted, closed;
+    uint64_t refused;      /* connections closed at once: */
+    uint64_t refused_max;  /* of them for jim.connections.max */
+    uint64_t refused_ip;   /* for jim.connections.per.ip */
+    uint64_t refused_memory; /* for jim.memory.max */
+    uint64_t pressed;      /* requests refused and connections closed for jim.memory.max */
     uint64_t open[PROTO_HTTP + 1]; /* connections there are now, by what they speak */
     uint64_t drops[DROPS];
     uint64_t logins, login_failures;
@@ -751,6 +778,7 @@ struct msg {
     uint8_t opcode;        /* enum ws_opcode */
     uint8_t pkt_len, ws_len; /* length of the heads, 0: not encoded yet */
     bool raw;              /* the data is everything: HTTP */
+    size_t *held;          /* where its bytes are counted; NULL: not yet */
     uint8_t pkt[MAX_PKT_HEAD];
     uint8_t ws[MAX_WS_HEAD];
     uint64_t chat_seq;     /* a chat message: its place in the conversation */
@@ -781,6 +809,7 @@ struct out {
     uint32_t head, n, cap; /* cap is a power of two */
     uint32_t sent;         /* bytes of the first entry already written, its head included */
     size_t bytes;          /* queued in all */
+    size_t held;           /* bytes of this, the ring and the lags: counted */
     struct lag *lag;       /* owned; what is read from the store once the entries are written */
     uint32_t lags, lag_cap;
     int file;              /* streamed behind the entries; -1: none; owned */
@@ -803,6 +832,7 @@ struct pend {
     int held_cmd;
     uint32_t held_seq;
     struct buf held_body;
+    size_t counted;        /* bytes of all the buffers, as counted last */
 };
 
 enum conn_state {
@@ -825,6 +855,8 @@ struct conn {
     struct pend *pend;         /* owned, NULL when no input is pending */
     struct out *out;           /* owned, NULL when nothing is queued */
     struct conn *next_attend;  /* in jim's list for the end of the turn */
+    struct conn *next_bulk;    /* in the list of those that can wait a little */
+    struct address *address;   /* where it comes from; NULL: nobody counts */
     struct timer timer;        /* what it means depends on state and proto: conn_timer() */
     uint64_t id;               /* never used twice */
     int64_t read_ms;           /* last bytes received, loop clock */
@@ -835,14 +867,17 @@ struct conn {
     uint8_t proto;             /* enum proto */
     uint8_t protos;            /* PROTO_BITs its port serves */
     uint8_t silent;            /* WebSocket pings without an answer */
+    uint16_t waves;            /* chat: of `deferred`, for messages whose fan-out has not ended */
     uint16_t close_code;       /* WebSocket: of the CLOSE to send when nothing is owed any more */
     bool attend : 1;           /* in the list */
+    bool bulk : 1;             /* in the other */
     bool resume : 1;           /* its input is to be looked at again */
     bool reading : 1;          /* the loop watches for input */
     bool loopback : 1;         /* peer address is 127/8 or ::1 */
     bool keep_alive : 1;       /* HTTP */
     bool head_only : 1;        /* HTTP: the request was HEAD */
     bool busy : 1;             /* HTTP: a request is being answered */
+    bool full : 1;             /* its socket takes no more until the loop says so */
     bool shut : 1;             /* nothing more may be queued: the last word is */
     bool ended : 1;            /* the peer has shut its side */
 };
@@ -850,6 +885,7 @@ struct conn {
 /* A message with one reference, for the caller. */
 struct msg *msg_new(uint8_t command, uint32_t seq, const char *data, size_t n);
 void msg_unref(struct msg *m);
+void msg_hold(struct msg *m, size_t *held); /* count its bytes there until it is freed; once */
 
 /*
  * Queue m for c, to be written at the end of the turn; takes a reference of its own. `member` goes
@@ -888,12 +924,13 @@ void conn_attend(struct conn *c); /* have conn_turn() called at the end of the t
 void conn_control(struct conn *c, enum ws_opcode opcode, const void *p, size_t n);
 
 /* For jim.c. A new connection on an accepted socket, which it owns from here on. */
-void conn_new(struct listener *l, int fd, bool loopback);
+void conn_new(struct listener *l, int fd, const struct sockaddr_storage *peer);
 /* What the end of a turn does for a connection in the list: input that waited, one flush,
  * release. */
 void conn_turn(struct conn *c);
 /* The connection on a descriptor, NULL: there is none. For walking all up to loop_top(). */
 struct conn *conn_at(const struct jim *j, int fd);
+void conn_attend_bulk(struct conn *c); /* the same as conn_attend(), when others have had theirs */
 void conn_free_spares(struct jim *j); /* the output queues kept for reuse */
 
 /* --- input.c: from bytes to commands and requests --------------------------------------------- */
@@ -920,7 +957,9 @@ struct user {
     uint32_t hash;
     uint8_t idlen;
     bool known;             /* has logged in once */
+    uint16_t begun;         /* conversations he has begun since the start, as far as they count */
     uint32_t nconns;
+    uint32_t joined;        /* groups he is in */
     uint32_t place;         /* known: index in roster->user */
     struct conn *conns;     /* borrowed; linked by next_of_user */
     struct member *members; /* owned; linked by next_of_user */
@@ -943,6 +982,7 @@ struct conv {
                                delivers, not what the group has members */
     uint64_t seq;           /* last number handed out */
     uint64_t durable;       /* last number that may be shown */
+    uint32_t waves;          /* messages whose fan-out has not ended */
     struct store_index index;
     char *name;             /* group: owned, NULL: none */
     char *id;               /* group: owned; else NULL */
@@ -965,6 +1005,7 @@ struct member {
     struct member *next_dirty; /* cursor not in the log yet */
     uint64_t cursor;
     uint64_t live_lo, live_hi; /* 0, 0: none */
+    uint32_t fanned;          /* the last number (its low half) a large fan-out has queued to him */
     bool dirty;
     bool left;                /* a group he has left; kept, for messages in flight refer to it */
     bool fresh;               /* joined by the login that is being answered */
@@ -1047,6 +1088,12 @@ struct pending {
     int64_t create_ms;
 };
 
+/* A message on its way to a large group, or one that has to come behind such a one. */
+struct wave {
+    struct pending p;
+    uint32_t left; /* members online that are still to be looked at: the first `left` of them */
+};
+
 struct chat {
     struct roster roster;
     const struct options *opt; /* borrowed, as are the next four */
@@ -1057,6 +1104,9 @@ struct chat {
     int64_t (*now_ms)(void);   /* time_wall_ms(); tests set their own */
     struct pending *pending;   /* ring of pending_cap entries in record order; owned */
     size_t pending_head, pending_n, pending_cap;
+    struct wave *wave;          /* ring of wave_cap entries, in order of delivery; owned */
+    size_t wave_head, wave_n, wave_cap;
+    bool more;                 /* durable messages wait for the next turn */
     struct pending *redo;      /* states whose batch was lost, to be written again; owned */
     size_t redo_n, redo_cap;
     struct map retries;        /* recent message ids; owned */
@@ -1212,8 +1262,12 @@ struct msg *send_to_all(struct chat *c, struct conn *conn, const struct request 
  * it get lost, with CODE_STORE. */
 void send_after(struct chat *c, struct conn *conn, int code, struct str json);
 void send_forget(const struct pending *p); /* release what it refers to, without an answer */
-/* Each turn: what the store has made durable is delivered and acknowledged. */
+/* Each turn: what the store has made durable is delivered and acknowledged, as far as a turn's
+ * share of work goes. */
 void send_committed(struct chat *c);
+/* And a share of the messages to large groups. */
+void send_waves(struct chat *c);
+bool send_waits(const struct chat *c); /* is there more of either for the next turn? */
 /* A message handed to conn_send() with a member, or an answer 20, has left for the peer. */
 void send_written(struct chat *c, const struct msg *m, struct member *member);
 /* Message seq as it was delivered, from the store; a reference for the caller. NULL: it is gone. */
@@ -1271,6 +1325,39 @@ void record_put_group(struct buf *b, const struct conv *v);
  * Returns whether it was. */
 bool record_import(struct chat *c, struct user *u, struct conv *v, struct str json);
 
+/* --- bounds.c: addresses and memory ----------------------------------------------------------- */
+
+struct bounds {
+    struct map addresses;  /* struct address; owned */
+    size_t held;           /* bytes of connections, their input and output, and messages */
+    size_t resident, counted; /* what the system said, and what had been counted by then */
+    int64_t sampled_ms, trimmed_ms; /* loop clock */
+    size_t page;
+    int statm;             /* of /proc; -1: none */
+    bool full;
+};
+
+void bounds_init(struct jim *j);
+void bounds_free(struct jim *j);
+/* Count a connection from there; *out (NULL: there is no limit) goes to address_leave() with its
+ * end. False: it has as many as it may. */
+bool address_enter(struct jim *j, const struct sockaddr_storage *a, struct address **out);
+void address_leave(struct jim *j, struct address *a);
+/* Is so much of jim.memory.max used that nothing more should be taken in? Cheap. */
+bool memory_full(struct jim *j);
+size_t memory_used(struct jim *j); /* bytes, about */
+size_t memory_resident(const struct jim *j); /* bytes, as the system says; 0: it does not */
+void memory_print(const struct jim *j); /* the worst case the options allow, at debug level */
+
+/* --- jail.c: giving up rights ----------------------------------------------------------------- */
+
+/* Before anything is opened: look up jim.user, go into jim.chroot. 0, or -1 after logging why. */
+int jail_enter(struct jim *j);
+/* Once the ports are bound: make the store's directory, become jim.user for good. 0 or -1. */
+int jail_drop(struct jim *j);
+/* Then, before any thread is started: take away files and system calls that are never needed. */
+void jail_close(struct jim *j);
+
 /* --- jim.c: the server as a whole ------------------------------------------------------------- */
 
 struct listener {
@@ -1296,6 +1383,9 @@ struct jim {
     size_t conns, conns_max;   /* conns_max: what the descriptors allow */
     uint64_t next_id;
     struct conn *attend, **attend_end; /* connections to look at when the callbacks are done */
+    struct conn *bulk, **bulk_end; /* those that can wait until the others have had their turn */
+    struct bounds bounds;
+    const struct store_io *disk; /* NULL: the real one; tests have their own */
     struct out *free_out;      /* spare output queues: no malloc in the steady state */
     char *input;               /* MAX_READ bytes, shared by all reads of a turn */
     char *gather;              /* MAX_GATHER bytes, shared by all writes */
@@ -1307,9 +1397,16 @@ struct jim {
     bool accept_paused;
     bool room;                 /* a connection has gone since accepting was paused */
     bool draining;
+    bool fanning;              /* conn_send() is called for a large fan-out */
+    bool program;              /* the process is ours: main.c */
+    uid_t uid;                 /* who to be once the ports are bound */
+    gid_t gid;
+    size_t files;              /* open to be streamed: they count as connections do */
     int64_t start_ms;          /* wall clock */
     _Atomic int stop, reload; /* set by jim_stop() and jim_reload(); loop_wake() orders them */
 };
+
+bool jim_turn(struct jim *j); /* one turn; false: it is over. For jim_run() and tests */
 
 /* --- broadcast.c: one message to everybody ---------------------------------------------------- */
 

@@ -86,6 +86,7 @@ struct loop {
     struct timer **heap; /* owned; borrowed timers; heap[0] is due first */
     size_t timers, heap_size;
     bool in_timers; /* run_timers() is calling back */
+    int64_t (*clock)(void); /* time_mono_ms() */
     int64_t now;
 
     int wake[2];       /* pipe: read end, write end */
@@ -462,7 +463,8 @@ loop_new(void)
     l->heap_size = MIN_TABLE;
     l->heap = xmalloc(l->heap_size * sizeof l->heap[0]);
     l->wake[0] = l->wake[1] = -1;
-    l->now = time_mono_ms();
+    l->clock = time_mono_ms;
+    l->now = l->clock();
     if (backend_open(l) == 0 && open_wake(l) == 0)
         return l;
     int saved = errno;
@@ -491,6 +493,13 @@ int64_t
 loop_now(const struct loop *l)
 {
     return l->now;
+}
+
+void
+loop_set_clock(struct loop *l, int64_t (*now_ms)(void))
+{
+    l->clock = now_ms;
+    l->now = now_ms();
 }
 
 static void
@@ -577,7 +586,7 @@ wait_ms(const struct loop *l, int64_t max_ms)
     int64_t ms = max_ms;
 
     if (max_ms != 0 && l->timers > 0) {
-        int64_t now = time_mono_ms(), at = l->heap[0]->at_ms;
+        int64_t now = l->clock(), at = l->heap[0]->at_ms;
         int64_t left = at > now ? at - now : 0;
         if (ms < 0 || left < ms)
             ms = left;
@@ -617,7 +626,7 @@ loop_turn(struct loop *l, int64_t max_ms)
      * who knows what its handlers do, gets to look as well. The one place where EINTR matters. */
     if (backend_wait(l, wait_ms(l, max_ms)) < 0 && errno != EINTR)
         return -1;
-    l->now = time_mono_ms();
+    l->now = l->clock();
     int ran = dispatch(l);
     return ran + run_timers(l);
 }

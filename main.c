@@ -9,6 +9,7 @@
 #include <errno.h>
 #include <pthread.h>
 #include <signal.h>
+#include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
@@ -80,20 +81,22 @@ set_pair(struct jim *j, const char *pair)
  * Signals are taken by a thread that does nothing but wait for them: so nothing runs in a handler,
  * and no global has to say which server is meant.
  */
+struct signals {
+    struct jim *jim;
+    sigset_t wanted;
+    atomic_bool over; /* said with SIGUSR1: pthread_cancel() needs a library that no chroot has */
+};
+
 static void *
 signal_thread(void *arg)
 {
-    struct jim *j = arg;
+    struct signals *s = arg;
+    struct jim *j = s->jim;
     bool stopping = false;
-    sigset_t wanted;
     int sig;
 
-    sigemptyset(&wanted);
-    sigaddset(&wanted, SIGTERM);
-    sigaddset(&wanted, SIGINT);
-    sigaddset(&wanted, SIGHUP);
-    for (;;) {
-        if (sigwait(&wanted, &sig) != 0)
+    while (!s->over) {
+        if (sigwait(&s->wanted, &sig) != 0 || sig == SIGUSR1)
             continue;
         if (sig == SIGHUP) {
             jim_reload(j);
@@ -110,15 +113,14 @@ signal_thread(void *arg)
 /* Before any thread exists: all inherit the mask, and the signal thread alone takes what is
  * blocked. */
 static void
-block_signals(void)
+block_signals(sigset_t *s)
 {
-    sigset_t s;
-
-    sigemptyset(&s);
-    sigaddset(&s, SIGTERM);
-    sigaddset(&s, SIGINT);
-    sigaddset(&s, SIGHUP);
-    pthread_sigmask(SIG_BLOCK, &s, NULL);
+    sigemptyset(s);
+    sigaddset(s, SIGTERM);
+    sigaddset(s, SIGINT);
+    sigaddset(s, SIGHUP);
+    sigaddset(s, SIGUSR1);
+    pthread_sigmask(SIG_BLOCK, s, NULL);
     signal(SIGPIPE, SIG_IGN);
 #ifdef SIGXFSZ
     signal(SIGXFSZ, SIG_IGN); /* `ulimit -f` is a full disk to the store, no reason to die */
@@ -128,14 +130,15 @@ block_signals(void)
 static int
 serve(struct jim *j)
 {
-    pthread_t signals;
+    struct signals signals = {.jim = j};
+    pthread_t thread;
     const char *address;
 
-    block_signals();
+    block_signals(&signals.wanted);
     int status = jim_start(j);
     if (status != JIM_OK)
         return status;
-    if ((errno = pthread_create(&signals, NULL, signal_thread, j)) != 0) {
+    if ((errno = pthread_create(&thread, NULL, signal_thread, &signals)) != 0) {
         perror("jim: thread");
         return JIM_CANNOT_START;
     }
@@ -145,8 +148,9 @@ serve(struct jim *j)
     putchar('\n');
     fflush(stdout);
     status = jim_run(j);
-    pthread_cancel(signals);
-    pthread_join(signals, NULL);
+    signals.over = true;
+    pthread_kill(thread, SIGUSR1);
+    pthread_join(thread, NULL);
     return status;
 }
 
@@ -158,6 +162,7 @@ run(int argc, char **argv)
     char err[512];
     int option, status;
 
+    j->program = true;
     while ((option = getopt(argc, argv, "c:p:b:d:o:qvhV")) != -1) {
         switch (option) {
         case 'c':

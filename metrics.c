@@ -26,7 +26,7 @@
 struct snapshot { /* all there is to tell, at one moment */
     struct stats s;
     struct store_stats store;
-    uint64_t connections, online, users, conversations, groups;
+    uint64_t connections, online, users, conversations, groups, held, fanouts;
     uint64_t uptime_ms, start_ms, failed;
     uint64_t cpu_us, rss, max_fds;
 };
@@ -72,6 +72,11 @@ static const struct metric metrics[] = {
     ROW("accepted", "jim_connections_accepted_total", "Connections accepted.", COUNTER, s.accepted),
     ROW("refused", "jim_connections_refused_total",
         "Connections refused by a limit on their number.", COUNTER, s.refused),
+    ROW("refusedMax", NULL, NULL, COUNTER, s.refused_max),
+    ROW("refusedIp", NULL, NULL, COUNTER, s.refused_ip),
+    ROW("refusedMemory", NULL, NULL, COUNTER, s.refused_memory),
+    ROW("pressed", "jim_memory_refusals_total",
+        "Requests refused and connections closed because memory was short.", COUNTER, s.pressed),
     ROW("closed", "jim_connections_closed_total", "Connections that have ended.", COUNTER,
         s.closed),
     FAMILY("overflows", "reason=\"unread\"", DROP, s.drops[DROP_UNREAD]),
@@ -111,6 +116,8 @@ static const struct metric metrics[] = {
     ROW("lags", "jim_lags_total",
         "Times a slow reader's messages were left to come from the store.", COUNTER, s.lags),
     ROW("queued", "jim_queued_bytes", "Bytes that wait for sockets.", GAUGE, s.queued),
+    ROW("held", "jim_held_bytes", "Bytes of connections, queues and messages.", GAUGE, held),
+    ROW("fanouts", "jim_fanouts", "Messages to large groups on their way.", GAUGE, fanouts),
     ROW("bytesIn", "jim_received_bytes_total", "Bytes read from sockets.", COUNTER, s.bytes_in),
     ROW("bytesOut", "jim_sent_bytes_total", "Bytes written to sockets.", COUNTER, s.bytes_out),
     ROW("reads", "jim_socket_reads_total", "Calls of read on sockets.", COUNTER, s.reads),
@@ -144,25 +151,6 @@ static const struct metric metrics[] = {
 };
 #define METRICS (sizeof metrics / sizeof metrics[0])
 
-/* Only Linux tells what is resident now, not what was at most; and only unless locked away. */
-static uint64_t
-resident(void)
-{
-    char text[128];
-    unsigned long long total, pages = 0;
-    int fd = open("/proc/self/statm", O_RDONLY | O_CLOEXEC);
-    ssize_t n = fd >= 0 ? read(fd, text, sizeof text - 1) : -1;
-
-    if (fd >= 0)
-        close(fd);
-    if (n <= 0)
-        return UNKNOWN;
-    text[n] = '\0';
-    if (sscanf(text, "%llu %llu", &total, &pages) != 2)
-        return UNKNOWN;
-    return pages * (unsigned long long)sysconf(_SC_PAGESIZE);
-}
-
 static void
 snapshot_take(const struct jim *j, struct snapshot *t)
 {
@@ -182,7 +170,9 @@ snapshot_take(const struct jim *j, struct snapshot *t)
     getrusage(RUSAGE_SELF, &usage);
     t->cpu_us = (uint64_t)(usage.ru_utime.tv_sec + usage.ru_stime.tv_sec) * 1000000 +
                 (uint64_t)(usage.ru_utime.tv_usec + usage.ru_stime.tv_usec);
-    t->rss = resident();
+    t->rss = memory_resident(j) > 0 ? memory_resident(j) : UNKNOWN;
+    t->held = j->bounds.held;
+    t->fanouts = j->chat.wave_n;
     t->max_fds = getrlimit(RLIMIT_NOFILE, &files) == 0 && files.rlim_cur != RLIM_INFINITY
                      ? (uint64_t)files.rlim_cur : UNKNOWN;
 }

@@ -354,6 +354,7 @@ place_add(struct member *m)
     }
     m->place = v->nmembers;
     v->member[v->nmembers++] = m;
+    m->user->joined += v->group;
     if (v->group && m->user->nconns > 0)
         place_online(m, true);
 }
@@ -460,6 +461,7 @@ member_leave(struct member *m)
     place_online(m, false);
     place_swap(v, m->place, v->nmembers - 1);
     v->nmembers--;
+    m->user->joined--;
     m->left = true;
 }
 

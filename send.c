@@ -8,6 +8,7 @@
  *   sending    from a request to a record and an entry in the queue
  *   several    receivers of one call of the API, answered together
  *   delivery   from the queue to the receivers, then to the sender
+ *   fan-outs   the same for large groups, a share of the members at a time
  */
 #include "jim.h"
 
@@ -258,6 +259,10 @@ draft_to(struct chat *c, struct draft *d)
         return CODE_SEND_FAILED;
     if (d->chat_type == 2) {
         m = member_with(&c->roster, d->from, id);
+        if (m == NULL && !d->api && d->from->begun++ >= MAX_BEGUN) {
+            d->from->begun = MAX_BEGUN;
+            return CODE_FORBIDDEN;
+        }
         d->to = m != NULL ? member_peer(m) : user_get(&c->roster, id);
         d->conv = m != NULL ? m->conv : pair_get(&c->roster, d->from, d->to);
         return 0;
@@ -337,6 +342,7 @@ send_again(struct chat *c, const struct draft *d, const struct retry *t)
                           .create_ms = t->create_ms, .id_len = (uint32_t)c->out.len,
                           .fan = d->fan, .fan_at = d->fan_at};
     p->msg = msg_new(0, 0, c->out.p, c->out.len);
+    msg_hold(p->msg, &d->conn->jim->bounds.held);
     /* Its turn comes after everything that was accepted before it: also the message it repeats. */
     size_t before = (c->pending_head + c->pending_n - 2) & (c->pending_cap - 1);
     p->number = c->pending_n > 1 ? c->pending[before].number : 0;
@@ -375,6 +381,7 @@ send_new(struct chat *c, const struct draft *d, uint64_t print)
                           .fan_at = d->fan_at};
     p->msg = msg_new(CMD_CHAT, 0, b->p, b->len);
     p->msg->chat_seq = v->seq;
+    msg_hold(p->msg, &d->conn->jim->bounds.held);
     owe_answer(d);
     return 0;
 }
@@ -643,32 +650,38 @@ send_import(struct chat *c, const struct request *r, const struct sent *m)
 
 /* --- delivery --------------------------------------------------------------------------------- */
 
-static void
+/* Returns how many connections it went to, and one: the work it was. */
+static uint32_t
 send_to_user(const struct user *u, struct msg *m, struct member *member, const struct conn *but)
 {
+    uint32_t n = 1;
+
     for (struct conn *o = u->conns; o != NULL; o = o->next_of_user)
-        if (o != but)
+        if (o != but) {
             conn_send(o, m, member);
+            n++;
+        }
+    return n;
 }
 
-static void
+static uint32_t
 deliver_message(struct chat *c, const struct pending *p)
 {
     struct conv *v = p->conv;
+    uint32_t n = 0;
 
-    c->stats->messages++;
-    v->durable = p->seq;
     if (p->to == NULL) {
         for (uint32_t i = 0; i < v->nonline; i++)
-            send_to_user(v->member[i]->user, p->msg, v->member[i], NULL);
-        return;
+            n += send_to_user(v->member[i]->user, p->msg, v->member[i], NULL);
+        return n;
     }
-    send_to_user(p->to, p->msg, member_of(&c->roster, p->to, v), NULL);
+    n = send_to_user(p->to, p->msg, member_of(&c->roster, p->to, v), NULL);
     if (p->from != p->to) {
         struct member *sender = member_of(&c->roster, p->from, v);
         send_to_user(p->from, p->msg, sender, p->conn);
         member_delivered(&c->roster, sender, p->seq); /* one need not be told what one has said */
     }
+    return n;
 }
 
 /* What a pending message comes to: {"createTime":…,"id":…,"seq":…} is in c->out behind `data`. */
@@ -722,18 +735,44 @@ call_done(struct chat *c, const struct pending *p, bool safe)
     conn_answered(p->conn);
 }
 
+/* Its receivers have it: now its sender hears of it. */
 static void
-deliver(struct chat *c, struct pending *p)
+deliver_end(struct chat *c, const struct pending *p)
 {
-    if (p->kind == PENDING_STATE)
-        return;
-    if (p->kind == PENDING_SEND)
-        deliver_message(c, p);
     if (p->kind == PENDING_CALL)
         call_done(c, p, true);
     else
         acknowledge(c, p, p->to != NULL && p->to->nconns == 0 ? CODE_OFFLINE : CODE_SENT);
     msg_unref(p->msg);
+}
+
+static void wave_push(struct chat *c, const struct pending *p);
+
+/*
+ * What is durable goes out: at once, or as a fan-out of its own when the group is large, or when it
+ * has to stay behind one: in its conversation, or in the answers to its sender. Returns the work.
+ */
+static uint32_t
+deliver(struct chat *c, const struct pending *p)
+{
+    struct conv *v = p->conv;
+    uint32_t n = 1;
+
+    if (p->kind == PENDING_STATE)
+        return 0;
+    if (p->kind == PENDING_SEND) {
+        c->stats->messages++;
+        v->durable = p->seq;
+    }
+    bool large = p->kind == PENDING_SEND && p->to == NULL && v->nonline > DELIVER_DIRECT;
+    if (large || p->conn->waves > 0 || (p->kind == PENDING_SEND && v->waves > 0)) {
+        wave_push(c, p);
+        return n;
+    }
+    if (p->kind == PENDING_SEND)
+        n += deliver_message(c, p);
+    deliver_end(c, p);
+    return n;
 }
 
 /* The batch is gone: nobody has seen its messages, and their numbers are free again. */
@@ -797,20 +836,103 @@ send_committed(struct chat *c)
 {
     enum store_news news = store_poll(c->store);
     uint64_t durable = store_durable(c->store);
+    uint32_t work = 0;
 
+    c->more = false;
     while (c->pending_n > 0) {
         struct pending p = c->pending[c->pending_head];
         bool safe = p.number <= durable;
         if (!safe && news != STORE_LOST)
             break;
+        if (work > MAX_DELIVER && news != STORE_LOST) { /* the news of a loss come only once */
+            c->more = true;
+            break;
+        }
         c->pending_head = (c->pending_head + 1) & (c->pending_cap - 1);
         c->pending_n--;
         if (safe)
-            deliver(c, &p);
+            work += deliver(c, &p);
         else
             lost(c, &p);
     }
 }
+
+bool
+send_waits(const struct chat *c)
+{
+    return c->more || c->wave_n > 0;
+}
+
+/* --- fan-outs --------------------------------------------------------------------------------- */
+
+static void
+wave_push(struct chat *c, const struct pending *p)
+{
+    if (c->wave_n == c->wave_cap) {
+        size_t cap = c->wave_cap == 0 ? 16 : 2 * c->wave_cap, first = c->wave_cap - c->wave_head;
+        struct wave *grown = xmalloc(cap * sizeof *grown);
+        if (c->wave_n > 0) {
+            memcpy(grown, c->wave + c->wave_head, first * sizeof *grown);
+            memcpy(grown + first, c->wave, c->wave_head * sizeof *grown);
+        }
+        free(c->wave);
+        c->wave = grown;
+        c->wave_head = 0;
+        c->wave_cap = cap;
+    }
+    struct wave *f = &c->wave[(c->wave_head + c->wave_n++) & (c->wave_cap - 1)];
+    *f = (struct wave){.p = *p, .left = UINT32_MAX};
+    p->conn->waves++;
+    if (p->conv != NULL)
+        p->conv->waves++;
+}
+
+/*
+ * Members are walked from the last one online to the first. When one of them goes, the last one
+ * takes his place: somebody who has had the message, and is known by `fanned`, or nobody has. Who
+ * comes is put behind the last, and finds the message among those he has missed.
+ */
+static uint32_t
+wave_some(struct wave *f, uint32_t share)
+{
+    struct conv *v = f->p.conv;
+    uint32_t n = 0;
+
+    if (f->left > v->nonline)
+        f->left = v->nonline;
+    while (f->left > 0 && n < share) {
+        struct member *m = v->member[--f->left];
+        if (m->fanned == (uint32_t)f->p.seq)
+            continue;
+        m->fanned = (uint32_t)f->p.seq;
+        n += send_to_user(m->user, f->p.msg, m, NULL);
+    }
+    return n;
+}
+
+void
+send_waves(struct chat *c)
+{
+    for (uint32_t work = 0; c->wave_n > 0 && work < MAX_DELIVER; work++) {
+        struct wave *f = &c->wave[c->wave_head];
+        if (f->p.kind == PENDING_SEND && f->p.to == NULL) {
+            work += wave_some(f, MAX_DELIVER - work);
+            if (f->left > 0)
+                return;
+        } else if (f->p.kind == PENDING_SEND) {
+            work += deliver_message(c, &f->p);
+        }
+        struct pending p = f->p;
+        c->wave_head = (c->wave_head + 1) & (c->wave_cap - 1);
+        c->wave_n--;
+        if (p.conv != NULL)
+            p.conv->waves--;
+        p.conn->waves--;
+        deliver_end(c, &p);
+    }
+}
+
+/* --- for other files -------------------------------------------------------------------------- */
 
 struct msg *
 send_stored(struct chat *c, const struct conv *v, uint64_t seq)

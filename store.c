@@ -26,7 +26,6 @@
  * what waited in memory: under 4 GiB of lines of at least 25 bytes. */
 #define JUMP UINT64_C(1000000000)
 #define MAX_SEGMENT (3u << 30)   /* with a batch behind it, offsets still fit 32 bits */
-#define MAX_PENDING (256u << 20) /* bytes gathered while the disk hangs; then appends are refused */
 #define KEEP_BUF (4u << 20)      /* a larger batch buffer is given back after use */
 #define FIRST_READ 1024          /* most messages are whole with one read of this */
 #define REWRITE (1u << 20)       /* bytes written anew at a time */
@@ -92,6 +91,7 @@ struct store {
     struct read_fd reader[READERS];
     uint64_t reads;
     struct store_stats stats;
+    uint64_t indexed; /* messages read at start or appended since */
 
     /* The helper's only; store_open() and store_close() use them while there is no helper. */
     int fd;           /* of the last segment, -1: none to be written to */
@@ -451,6 +451,7 @@ open_end(struct store *s, struct scan *c)
     c->seg = NULL;
     s->last = s->durable = s->written = s->safe = s->synced = c->last;
     s->next = c->last + 1;
+    s->indexed = c->messages;
     s->fresh = true;
     if (c->firsts == 0)
         return true;
@@ -618,7 +619,7 @@ store_append(struct store *s, char type, struct str conv, uint64_t seq, struct s
     assert(seq <= MAX_NUMBER && (index == NULL || type == REC_MESSAGE));
     if (!s->keeps)
         return ++s->durable;
-    if (s->failed || most > MAX_RECORD || b->buf.len + most > MAX_PENDING)
+    if (s->failed || most > MAX_RECORD || b->buf.len + most > STORE_PENDING)
         return 0;
     if (now_ms < 0)
         now_ms = 0;
@@ -632,8 +633,10 @@ store_append(struct store *s, char type, struct str conv, uint64_t seq, struct s
     s->end += b->buf.len - len;
     s->last = b->last = rec.number;
     s->stats.appended++;
-    if (index != NULL)
+    if (index != NULL) {
         store_index_add(index, &rec);
+        s->indexed++;
+    }
     return rec.number;
 }
 
@@ -939,6 +942,12 @@ store_index_free(struct store_index *x)
         run_free(&x->run[i]);
     free(x->run);
     *x = (struct store_index){0};
+}
+
+size_t
+store_held(const struct store *s)
+{
+    return s->gather.buf.cap + s->work.buf.cap + s->seg_cap * sizeof s->seg[0] + s->indexed * 6;
 }
 
 /* Where message `seq` stands; false: not in the index. */

@@ -147,7 +147,7 @@ static const struct store_io disk_io = {
 
 /* --- harness --------------------------------------------------------------------------------- */
 
-enum { MAX_CONNS = 600 };
+enum { MAX_CONNS = 1700 };
 
 static int64_t now; /* the server's clock, ms */
 
@@ -317,6 +317,8 @@ commit(void)
 {
     for (;;) {
         send_committed(w.c);
+        while (w.c->wave_n > 0)
+            send_waves(w.c);
         if (w.c->pending_n == 0)
             break;
         store_commit(w.j->store);
@@ -2093,6 +2095,147 @@ TEST(chat_retry_table)
 }
 
 /* --- rate ------------------------------------------------------------------------------------ */
+
+/* --- large groups: the fan-out is a work of several turns ------------------------------------- */
+
+enum { MULTITUDE = 1500 }; /* more than one turn's share, which counts members and connections */
+
+static void
+crowd_enters(struct conn *crowd[MULTITUDE])
+{
+    char name[16];
+
+    begin("jim.login.groups=hot", "jim.group.notify.max=0", NULL);
+    for (int i = 0; i < MULTITUDE; i++) {
+        snprintf(name, sizeof name, "u%d", i);
+        crowd[i] = enters(name);
+    }
+}
+
+/* How many copies of message `seq` a connection has got; all that it has got is heard. */
+static int
+copies(struct conn *c, uint64_t seq)
+{
+    int n = 0;
+
+    while (has_something(c)) {
+        const struct msg *m = c->out->entry[c->out->head].msg;
+        n += m->command == CMD_CHAT && m->chat_seq == seq;
+        pop(c, true);
+    }
+    return n;
+}
+
+TEST(chat_fan_in_shares)
+{
+    static struct conn *crowd[MULTITUDE];
+    int got = 0, turns = 0;
+
+    crowd_enters(crowd);
+    sends(crowd[0], "#hot", "x", "m1");
+    for (int i = 0; i < MULTITUDE; i++)
+        silent(crowd[i]); /* not in the turn of who sent it */
+    while (w.c->wave_n > 0) {
+        CHECK(crowd[0]->deferred == 1);
+        send_waves(w.c);
+        turns++;
+    }
+    CHECK(turns > 1);
+    CHECK(has_something(crowd[0]));
+    hears_chat(crowd[0], "u0", "#hot", "x", "m1", 1);
+    hears_ack(crowd[0], 10000, "m1", 1); /* behind his own copy, and when all have theirs */
+    for (int i = 1; i < MULTITUDE; i++)
+        got += copies(crowd[i], 1);
+    CHECK_INT(got, MULTITUDE - 1);
+    end();
+}
+
+TEST(chat_fan_members_come_and_go)
+{
+    static struct conn *crowd[MULTITUDE];
+    struct conn *late[20];
+    char name[16];
+
+    crowd_enters(crowd);
+    sends(crowd[0], "#hot", "x", "m1");
+    send_waves(w.c);
+    CHECK(w.c->wave_n == 1);
+    for (int i = 1; i < MULTITUDE; i += 3) { /* some who have it, some who have not */
+        goes(crowd[i]);
+        crowd[i] = NULL;
+    }
+    for (int i = 0; i < 20; i++) {
+        snprintf(name, sizeof name, "late%d", i);
+        late[i] = enters(name);
+    }
+    crowd[1] = enters("u1"); /* gone and back: it is one of the messages he has missed */
+    while (w.c->wave_n > 0)
+        send_waves(w.c);
+    for (int i = 2; i < MULTITUDE; i++)
+        if (crowd[i] != NULL)
+            CHECK_INT(copies(crowd[i], 1), 1);
+    for (int i = 0; i < 20; i++)
+        silent(late[i]);
+    CHECK(copies(crowd[1], 1) <= 1);
+    end();
+}
+
+TEST(chat_fan_order)
+{
+    static struct conn *crowd[MULTITUDE];
+
+    crowd_enters(crowd);
+    struct conn *a = crowd[0], *b = crowd[1], *c = crowd[2];
+    sends(a, "#hot", "first", "m1");
+    sends(a, "u1", "mine", "m2");
+    sends(b, "#hot", "second", "m3");
+    sends(c, "u5", "theirs", "m4"); /* has nothing to do with it: is not held up */
+    hears_chat(crowd[5], "u2", "u5", "theirs", "m4", 1);
+    hears_ack(c, 10000, "m4", 1);
+    CHECK_INT(w.c->wave_n, 3);
+    while (w.c->wave_n > 0)
+        send_waves(w.c);
+    hears_chat(a, "u0", "#hot", "first", "m1", 1); /* answers in the order of what was sent */
+    hears_ack(a, 10000, "m1", 1);
+    hears_ack(a, 10000, "m2", 1);
+    hears_chat(a, "u1", "#hot", "second", "m3", 2);
+    silent(a);
+    hears_chat(b, "u0", "#hot", "first", "m1", 1);
+    hears_chat(b, "u0", "u1", "mine", "m2", 1);
+    hears_chat(b, "u1", "#hot", "second", "m3", 2);
+    hears_ack(b, 10000, "m3", 2);
+    end();
+}
+
+/* Messages to a group stay in order also when it shrinks below what is called large meanwhile. */
+TEST(chat_fan_order_in_a_group_that_shrinks)
+{
+    static struct conn *crowd[MULTITUDE];
+
+    crowd_enters(crowd);
+    sends(crowd[0], "#hot", "first", "m1");
+    for (int i = 10; i < MULTITUDE; i++)
+        goes(crowd[i]);
+    sends(crowd[1], "#hot", "second", "m2");
+    silent(crowd[2]);
+    while (w.c->wave_n > 0)
+        send_waves(w.c);
+    hears_chat(crowd[2], "u0", "#hot", "first", "m1", 1);
+    hears_chat(crowd[2], "u1", "#hot", "second", "m2", 2);
+    end();
+}
+
+/* A server that stops in the middle of one owes nobody anything. */
+TEST(chat_fan_stopped)
+{
+    static struct conn *crowd[MULTITUDE];
+
+    crowd_enters(crowd);
+    sends(crowd[0], "#hot", "x", "m1");
+    send_waves(w.c);
+    CHECK(w.c->wave_n == 1);
+    end();
+}
 
 TEST(chat_rate)
 {
