@@ -265,6 +265,14 @@ settle_opening(struct world *w)
         fail(w, "what was replayed is not durable");
 }
 
+/* Under the weak policies, what was not synced goes with its pages. */
+static void
+give_up_lost_pages(struct world *w)
+{
+    if (sim_lost_pages() && w->bound > w->floor)
+        w->bound = w->floor;
+}
+
 /* True when the log is open. A disk that fails during it excuses a refusal. */
 static bool
 open_log(struct world *w, const struct log *log)
@@ -283,6 +291,7 @@ open_log(struct world *w, const struct log *log)
             fail(w, "the log is refused");
         if (sim_open_files() > 0)
             fail(w, "%d files are left open", sim_open_files());
+        give_up_lost_pages(w);
     }
     return w->s != NULL;
 }
@@ -475,15 +484,12 @@ close_log(struct world *w)
     if (result == 0) {
         if (failed)
             fail(w, "a failed store says that it stopped well");
-        if (sim_dead() && w->nwait > 0)
-            fail(w, "a store without a disk says that it stopped well");
-        wait_to_hist(w, w->nwait);
+        wait_to_hist(w, w->nwait); /* the next opening will tell */
         w->bound = w->floor = w->nhist;
     } else if (!sim_dead() && !sim_faulty()) {
         fail(w, "a store that never failed says it has");
     }
-    if (sim_lost_pages() && w->bound > w->floor)
-        w->bound = w->floor; /* under the weak policies, what was not synced goes with its pages */
+    give_up_lost_pages(w);
 }
 
 /* Between two processes. */
