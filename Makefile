@@ -223,9 +223,17 @@ kill: jim build/kill
 crash-planted: build/crash
 	MAKE="$(MAKE)" sh tests/planted.sh
 
+# Instructions a message, held against docs/benchmarks.md (valgrind). RECORD=1 records them anew.
+RECORD =
+build/bench-path: $(LIBO) tests/bench_path.c
+	mkdir -p build
+	$(CC) $(ALL) $(LDFLAGS) -o $@ tests/bench_path.c $(LIBO) $(LIBS)
+callgrind: build/bench-path
+	RECORD=$(RECORD) sh tests/callgrind.sh
+
 check-all: test werror lint analyze asan tsan check-poll check-kqueue browser import-redis \
-	crash crash-asan crash-planted kill
+	crash crash-asan crash-planted kill callgrind
 
 .PHONY: all run test check install uninstall clean dist variant asan tsan check-poll check-kqueue \
 	check-ppc werror lint analyze browser bench-store import-redis crash crash-asan crash-planted kill \
-	limits fuzz check-all
+	limits fuzz callgrind check-all

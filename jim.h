@@ -1415,6 +1415,9 @@ bool jim_turn(struct jim *j); /* one turn; false: it is over. For jim_run() and 
 bool broadcast_begin(struct jim *j, struct conn *conn, struct msg *m);
 void broadcast_step(struct jim *j); /* each turn */
 void broadcast_free(struct jim *j);
+/* One turn: what jim_run() repeats until this says false. For benchmarks, which count what it
+ * costs. */
+bool jim_turn(struct jim *j);
 
 /* --- http.c: responses, origins, static files ------------------------------------------------- */
 
