@@ -223,6 +223,13 @@ kill: jim build/kill
 crash-planted: build/crash
 	MAKE="$(MAKE)" sh tests/planted.sh
 
+# jim-bench loads a server, yours or its own: build/jim-bench --help.
+BENCHO = tests/bench_util.c tests/bench_wire.c tests/bench_load.c
+build/jim-bench: $(LIBO) $(BENCHO) tests/bench.c tests/bench.h
+	mkdir -p build
+	$(CC) $(ALL) $(LDFLAGS) -o $@ tests/bench.c $(BENCHO) $(LIBO) $(LIBS)
+bench: jim build/jim-bench
+
 # Instructions a message, held against docs/benchmarks.md (valgrind). RECORD=1 records them anew.
 RECORD =
 build/bench-path: $(LIBO) tests/bench_path.c
@@ -236,4 +243,4 @@ check-all: test werror lint analyze asan tsan check-poll check-kqueue browser im
 
 .PHONY: all run test check install uninstall clean dist variant asan tsan check-poll check-kqueue \
 	check-ppc werror lint analyze browser bench-store import-redis crash crash-asan crash-planted kill \
-	limits fuzz callgrind check-all
+	limits fuzz callgrind bench check-all

@@ -476,6 +476,7 @@ jim_turn(struct jim *j)
         if (wait != 0)
             wait = left;
     }
+    j->stats.turns++;
     if (loop_turn(j->loop, wait) < 0) {
         log_write(&j->log, LOG_LEVEL_ERROR, "%s: %s", loop_backend(), strerror(errno));
         return false;

@@ -763,6 +763,7 @@ struct stats { /* since start; counted where it happens, read by metrics.c */
     uint64_t lags;         /* times a reader fell behind and was sent to the store */
     uint64_t bytes_in, bytes_out;
     uint64_t reads, writes; /* system calls on client sockets */
+    uint64_t turns;        /* of the loop: waits for events */
 };
 
 /*
@@ -1415,6 +1416,7 @@ bool jim_turn(struct jim *j); /* one turn; false: it is over. For jim_run() and 
 bool broadcast_begin(struct jim *j, struct conn *conn, struct msg *m);
 void broadcast_step(struct jim *j); /* each turn */
 void broadcast_free(struct jim *j);
+
 /* One turn: what jim_run() repeats until this says false. For benchmarks, which count what it
  * costs. */
 bool jim_turn(struct jim *j);

@@ -123,6 +123,7 @@ static const struct metric metrics[] = {
     ROW("reads", "jim_socket_reads_total", "Calls of read on sockets.", COUNTER, s.reads),
     ROW("writes", "jim_socket_writes_total", "Calls of write and writev on sockets.", COUNTER,
         s.writes),
+    ROW("turns", "jim_loop_turns_total", "Waits of the event loop.", COUNTER, s.turns),
     FAMILY("http1xx", "status=\"1xx\"", HTTP, s.http_status[1]),
     FAMILY("http2xx", "status=\"2xx\"", HTTP, s.http_status[2]),
     FAMILY("http3xx", "status=\"3xx\"", HTTP, s.http_status[3]),
