@@ -230,6 +230,14 @@ build/jim-bench: $(LIBO) $(BENCHO) tests/bench.c tests/bench.h
 	$(CC) $(ALL) $(LDFLAGS) -o $@ tests/bench.c $(BENCHO) $(LIBO) $(LIBS)
 bench: jim build/jim-bench
 
+# The same work on jim, redis-server, nats-server, mosquitto and a bare relay, as far as they are
+# installed; writes the table into docs/benchmarks.md.
+build/bench-peers: $(LIBO) $(BENCHO) tests/bench_peers.c tests/bench.h
+	mkdir -p build
+	$(CC) $(ALL) $(LDFLAGS) -o $@ tests/bench_peers.c $(BENCHO) $(LIBO) $(LIBS)
+bench-peers: jim build/bench-peers
+	sh tests/bench_peers.sh
+
 # Instructions a message, held against docs/benchmarks.md (valgrind). RECORD=1 records them anew.
 RECORD =
 build/bench-path: $(LIBO) tests/bench_path.c
@@ -243,4 +251,4 @@ check-all: test werror lint analyze asan tsan check-poll check-kqueue browser im
 
 .PHONY: all run test check install uninstall clean dist variant asan tsan check-poll check-kqueue \
 	check-ppc werror lint analyze browser bench-store import-redis crash crash-asan crash-planted kill \
-	limits fuzz callgrind bench check-all
+	limits fuzz callgrind bench bench-peers check-all

@@ -53,6 +53,7 @@ void process_start(struct process *p, const char *const argv[]);
 /* Start jim with these options more (pairs end with NULL), wait until it listens. */
 void process_jim(struct process *p, const char *program, const char *const more[]);
 void process_stop(struct process *p);
+void process_child(void); /* in a child: it ends when its parent does, however that comes */
 int free_port(void);
 
 /* --- wire ------------------------------------------------------------------------------------- */

@@ -7,6 +7,7 @@
 #include <arpa/inet.h>
 #include <fcntl.h>
 #include <signal.h>
+#include <sys/prctl.h>
 #include <sys/socket.h>
 #include <sys/wait.h>
 #include <time.h>
@@ -136,12 +137,19 @@ process_dir(struct process *p)
         die("%s: %s", p->dir, strerror(errno));
 }
 
+void
+process_child(void)
+{
+    prctl(PR_SET_PDEATHSIG, SIGTERM);
+}
+
 /* In the child: become the program. out: where its output goes, -1: nowhere. */
 static void
 become(const char *const argv[], int out)
 {
     int null = open("/dev/null", O_RDWR);
 
+    process_child();
     dup2(null, STDIN_FILENO);
     dup2(out >= 0 ? out : null, STDOUT_FILENO);
     if (out < 0)
