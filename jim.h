@@ -72,6 +72,7 @@ void jim_free(struct jim *j);
 
 #include <stdarg.h>
 #include <stdio.h>
+#include <string.h>
 #include <sys/types.h>
 
 /* --- limits ----------------------------------------------------------------------------------- */
@@ -140,9 +141,20 @@ struct buf {         /* a growable byte array; the zero struct is empty and owns
     char *p;         /* owned: buf_free() */
     size_t len, cap; /* bytes */
 };
-void buf_reserve(struct buf *b, size_t n); /* room for n more bytes after len */
+void buf_grow(struct buf *b, size_t n); /* what buf_reserve() calls when there is not enough */
+static inline void
+buf_reserve(struct buf *b, size_t n) /* room for n more bytes after len */
+{
+    if (b->cap - b->len < n)
+        buf_grow(b, n);
+}
 void buf_add(struct buf *b, const void *p, size_t n);
 void buf_str(struct buf *b, struct str s);
+/* A literal: its length is known, so the copy is a few moves in place. */
+#define buf_lit(b, literal) \
+    (buf_reserve((b), sizeof(literal) - 1), \
+     (void)memcpy((b)->p + (b)->len, (literal), sizeof(literal) - 1), \
+     (void)((b)->len += sizeof(literal) - 1))
 void buf_printf(struct buf *b, const char *format, ...) __attribute__((format(printf, 2, 3)));
 void buf_drop(struct buf *b, size_t n); /* remove n bytes from the front */
 void buf_free(struct buf *b);           /* back to the zero struct */

@@ -954,13 +954,19 @@ json_put_string(JSON_BUF *b, const char *p, size_t n)
 void
 json_put_int(JSON_BUF *b, int64_t v)
 {
+    static const char pairs[] = "0001020304050607080910111213141516171819"
+                                "2021222324252627282930313233343536373839"
+                                "4041424344454647484950515253545556575859"
+                                "6061626364656667686970717273747576777879"
+                                "8081828384858687888990919293949596979899";
     uint64_t value = v < 0 ? 0 - (uint64_t)v : (uint64_t)v;
     char text[20]; /* 19 digits and a sign */
     size_t at = sizeof text;
 
-    do
-        text[--at] = (char)('0' + value % 10);
-    while ((value /= 10) > 0);
+    for (; value >= 10; value /= 100) /* a division for two digits */
+        memcpy(text + (at -= 2), pairs + 2 * (value % 100), 2);
+    if (value > 0 || at == sizeof text)
+        text[--at] = (char)('0' + value);
     if (v < 0)
         text[--at] = '-';
     json_put_raw(b, text + at, sizeof text - at);

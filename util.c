@@ -150,10 +150,8 @@ xstrndup(const char *p, size_t n)
 /* --- buffers ---------------------------------------------------------------------------------- */
 
 void
-buf_reserve(struct buf *b, size_t n)
+buf_grow(struct buf *b, size_t n)
 {
-    if (b->cap - b->len >= n)
-        return;
     size_t cap = b->cap < 64 ? 64 : b->cap;
     while (cap - b->len < n) {
         if (cap > SIZE_MAX / 2)
@@ -459,13 +457,13 @@ struct sip {
     uint64_t v[4];
 };
 
-static uint64_t
+static inline uint64_t
 rotl(uint64_t x, int bits)
 {
     return x << bits | x >> (64 - bits);
 }
 
-static void
+static inline void
 sip_round(struct sip *s)
 {
     s->v[0] += s->v[1];
