@@ -1171,10 +1171,11 @@ int request_int(const struct request *r, enum field f, int64_t missing, int64_t 
 
 /* Parts of answers; all append to b. */
 void put_answer(struct buf *b, int code, int command); /* {"code":…,"command":… ; code 0: none */
-void put_msg(struct buf *b, int code);                 /* ,"msg":"…" */
+void put_msg(struct buf *b, int code);                 /* ,"msg":"…"  not as the first member */
 void put_text(struct buf *b, const char *key, struct str text); /* ,"key":"text" */
 /* A request's member as a text, left out when absent: what is no string becomes one. */
 void put_field(struct buf *b, const char *key, const struct json *v);
+void put_as_text(struct buf *b, const struct json *v); /* its value alone */
 void put_user(struct buf *b, const struct user *u);    /* a flat User, braces included */
 /* The same without braces, in two parts: what comes before and after `friends` and `groups`. */
 void put_user_front(struct buf *b, const struct user *u);

@@ -54,11 +54,11 @@ retry_is_old(const struct retry *t, int64_t now_ms)
 }
 
 static struct retry *
-retry_find(const struct chat *c, uint64_t print)
+retry_find(const struct chat *c, uint64_t print, int64_t now_ms)
 {
     struct retry *t = map_find(&c->retries, (uint32_t)print, retry_is, &print);
 
-    return t == NULL || retry_is_old(t, c->now_ms()) ? NULL : t;
+    return t == NULL || retry_is_old(t, now_ms) ? NULL : t;
 }
 
 /* Take the oldest out, to be used again or freed. */
@@ -157,6 +157,8 @@ struct fan {
     } item[];
 };
 
+#define ID_ROOM (6 * MAX_MESSAGE_ID) /* every byte may have come as \u00xx */
+
 /* A message on its way through the checks. */
 struct draft {
     const struct request *r;
@@ -171,8 +173,10 @@ struct draft {
     struct conv *conv;
     int64_t chat_type, msg_type, cmd, create_ms;
     bool has_msg_type, has_cmd;
-    char id_text[6 * MAX_MESSAGE_ID];
+    int64_t now_ms;        /* the one look at the clock that a message is worth */
+    char *id_text;         /* ID_ROOM bytes; borrowed: too many to be zeroed each time */
     struct str id;         /* the client's or ours; in id_text */
+    bool id_plain;         /* the client's may be copied as it stands in the request */
     bool own_id;           /* it is ours: cannot be a retry */
 };
 
@@ -184,7 +188,7 @@ new_message_id(struct chat *c, struct draft *d)
     c->id_count++;
     half[0] = siphash13(c->id_key, &c->id_count, sizeof c->id_count);
     half[1] = siphash13(c->id_key, half, sizeof half[0]);
-    snprintf(d->id_text, sizeof d->id_text, "%016llx%016llx", (unsigned long long)half[0],
+    snprintf(d->id_text, ID_ROOM, "%016llx%016llx", (unsigned long long)half[0],
              (unsigned long long)half[1]);
     d->id = (struct str){d->id_text, 32};
     d->own_id = true;
@@ -197,7 +201,7 @@ draft_fields(struct chat *c, struct draft *d)
     const struct request *r = d->r;
     int got_type = request_int(r, F_MSG_TYPE, 0, &d->msg_type);
     int got_cmd = request_int(r, F_CMD, 0, &d->cmd);
-    int64_t now = c->now_ms();
+    int64_t now = d->now_ms = c->now_ms();
 
     if (d->to_all)
         d->chat_type = 0;
@@ -215,7 +219,8 @@ draft_fields(struct chat *c, struct draft *d)
     if (request_int(r, F_CREATE_TIME, 0, &d->create_ms) <= 0 ||
         d->create_ms < now - CLOCK_SKEW_MS || d->create_ms > now + CLOCK_SKEW_MS)
         d->create_ms = now;
-    if (r->f[F_ID].n > sizeof d->id_text)
+    d->id_plain = r->f[F_ID].plain;
+    if (r->f[F_ID].n > ID_ROOM)
         return CODE_SEND_FAILED;
     d->id = (struct str){d->id_text, json_text(&r->f[F_ID], d->id_text)};
     if (d->id.n > MAX_MESSAGE_ID)
@@ -282,42 +287,52 @@ draft_to(struct chat *c, struct draft *d)
     return 0;
 }
 
-/* The chat object, keys in alphabetical order. *id_at: where the id's text begins in b. */
+/* The chat object, keys in alphabetical order. *id_at, *id_end: where the id's text stands in b. */
 static void
-put_chat(struct buf *b, const struct draft *d, uint64_t seq, size_t *id_at)
+put_chat(struct buf *b, const struct draft *d, uint64_t seq, size_t *id_at, size_t *id_end)
 {
     const struct request *r = d->r;
 
-    buf_add(b, "{", 1);
-    json_put_key(b, "chatType");
+    buf_lit(b, "{\"chatType\":");
     json_put_int(b, d->chat_type);
     if (d->has_cmd) {
-        json_put_key(b, "cmd");
+        buf_lit(b, ",\"cmd\":");
         json_put_int(b, d->cmd);
     }
-    put_field(b, "content", &r->f[F_CONTENT]);
-    json_put_key(b, "createTime");
+    if (r->f[F_CONTENT].type != JSON_NONE) {
+        buf_lit(b, ",\"content\":");
+        put_as_text(b, &r->f[F_CONTENT]);
+    }
+    buf_lit(b, ",\"createTime\":");
     json_put_int(b, d->create_ms);
     if (r->f[F_EXTRAS].type != JSON_NONE) {
-        json_put_key(b, "extras");
+        buf_lit(b, ",\"extras\":");
         json_put_value(b, &r->f[F_EXTRAS]);
     }
-    put_text(b, "from", user_id(d->from));
+    buf_lit(b, ",\"from\":");
+    json_put_string(b, d->from->id, d->from->idlen);
     if (!d->to_all)
         put_field(b, "groupId", &r->f[F_GROUP_ID]);
-    json_put_key(b, "id");
+    buf_lit(b, ",\"id\":");
     *id_at = b->len;
-    json_put_string(b, d->id.p, d->id.n);
+    if (d->id_plain && !d->own_id)
+        json_put_value(b, &r->f[F_ID]);
+    else
+        json_put_string(b, d->id.p, d->id.n);
+    *id_end = b->len;
     if (d->has_msg_type) {
-        json_put_key(b, "msgType");
+        buf_lit(b, ",\"msgType\":");
         json_put_int(b, d->msg_type);
     }
     if (!d->to_all) {
-        json_put_key(b, "seq");
+        buf_lit(b, ",\"seq\":");
         json_put_int(b, (int64_t)seq);
-        put_field(b, "to", &r->f[F_TO]);
     }
-    buf_add(b, "}", 1);
+    if (!d->to_all && r->f[F_TO].type != JSON_NONE) {
+        buf_lit(b, ",\"to\":");
+        put_as_text(b, &r->f[F_TO]);
+    }
+    buf_lit(b, "}");
 }
 
 static void
@@ -355,29 +370,25 @@ send_new(struct chat *c, const struct draft *d, uint64_t print)
 {
     struct conv *v = d->conv;
     struct buf *b = &c->out;
-    size_t id_at;
-    int64_t now = c->now_ms();
+    size_t id_at, id_end;
 
     b->len = 0;
-    buf_str(b, delivery_head);
-    put_chat(b, d, v->seq + 1, &id_at);
-    size_t id_end = id_at + 1;
-    while (b->p[id_end] != '"')
-        id_end += b->p[id_end] == '\\' ? 2 : 1;
+    buf_lit(b, DELIVERY_HEAD);
+    put_chat(b, d, v->seq + 1, &id_at, &id_end);
     struct str chat = {b->p + delivery_head.n, b->len - delivery_head.n};
     uint64_t number = store_append(c->store, REC_MESSAGE, (struct str){v->key, v->keylen},
-                                   v->seq + 1, chat, now, &v->index);
+                                   v->seq + 1, chat, d->now_ms, &v->index);
     if (number == 0)
         return CODE_STORE;
     v->seq++;
     buf_add(b, "}", 1);
     if (!d->own_id)
-        retry_add(c, print, v, v->seq, d->create_ms, now);
+        retry_add(c, print, v, v->seq, d->create_ms, d->now_ms);
     struct pending *p = pending_push(c);
     *p = (struct pending){.number = number, .kind = PENDING_SEND, .reply_seq = d->reply_seq,
                           .conv = v, .from = d->from, .to = d->to, .conn = d->conn, .seq = v->seq,
                           .create_ms = d->create_ms, .id_at = (uint32_t)id_at,
-                          .id_len = (uint32_t)(id_end + 1 - id_at), .fan = d->fan,
+                          .id_len = (uint32_t)(id_end - id_at), .fan = d->fan,
                           .fan_at = d->fan_at};
     p->msg = msg_new(CMD_CHAT, 0, b->p, b->len);
     p->msg->chat_seq = v->seq;
@@ -402,7 +413,7 @@ send_draft(struct chat *c, struct draft *d)
         return code;
     if (!d->own_id) {
         print = retry_print(c, d->from, d->conv, d->id);
-        const struct retry *t = retry_find(c, print);
+        const struct retry *t = retry_find(c, print, d->now_ms);
         if (t != NULL) {
             send_again(c, d, t);
             send_committed(c);
@@ -429,7 +440,8 @@ send_refused(struct chat *c, int code)
 bool
 send_chat(struct chat *c, struct conn *from, uint32_t seq, const struct request *r)
 {
-    struct draft d = {.r = r, .conn = from, .reply_seq = seq};
+    char id_text[ID_ROOM];
+    struct draft d = {.r = r, .conn = from, .reply_seq = seq, .id_text = id_text};
     int code = r == NULL ? CODE_SEND_FAILED : send_draft(c, &d);
 
     if (code == 0)
@@ -443,8 +455,9 @@ send_chat(struct chat *c, struct conn *from, uint32_t seq, const struct request 
 struct msg *
 send_to_all(struct chat *c, struct conn *conn, const struct request *r, int *code)
 {
-    struct draft d = {.r = r, .conn = conn, .api = true, .to_all = true};
-    size_t id_at;
+    char id_text[ID_ROOM];
+    struct draft d = {.r = r, .conn = conn, .api = true, .to_all = true, .id_text = id_text};
+    size_t id_at, id_end;
 
     *code = r->f[F_CONTENT].type == JSON_NONE ? CODE_SEND_FAILED : draft_fields(c, &d);
     if (*code == 0)
@@ -457,7 +470,7 @@ send_to_all(struct chat *c, struct conn *conn, const struct request *r, int *cod
     }
     c->out.len = 0;
     buf_str(&c->out, delivery_head);
-    put_chat(&c->out, &d, 0, &id_at);
+    put_chat(&c->out, &d, 0, &id_at, &id_end);
     buf_add(&c->out, "}", 1);
     return msg_new(CMD_CHAT, 0, c->out.p, c->out.len);
 }
@@ -586,6 +599,7 @@ fan_size(const struct request *r, enum field f)
 static int
 send_fan(struct chat *c, struct conn *conn, const struct request *r, enum field to)
 {
+    char id_text[ID_ROOM];
     struct request one = *r;
     struct json_iter it;
     int n = fan_size(r, to);
@@ -598,7 +612,8 @@ send_fan(struct chat *c, struct conn *conn, const struct request *r, enum field 
     f->group = to == F_GROUP_ID;
     json_enter(&it, &r->f[to]);
     while (f->n < (uint32_t)n && json_next(&it, NULL, &one.f[to]) > 0) {
-        struct draft d = {.r = &one, .conn = conn, .api = true, .fan = f, .fan_at = f->n};
+        struct draft d = {.r = &one, .conn = conn, .api = true, .fan = f, .fan_at = f->n,
+                          .id_text = id_text};
         struct fan_item *t = &f->item[f->n++];
         if (one.f[to].n <= 6 * MAX_ID) /* what is longer is no id, and need not be repeated */
             t->name = json_text_of(&one.f[to]);
@@ -613,7 +628,8 @@ send_fan(struct chat *c, struct conn *conn, const struct request *r, enum field 
 int
 send_api(struct chat *c, struct conn *conn, const struct request *r)
 {
-    struct draft d = {.r = r, .conn = conn, .api = true};
+    char id_text[ID_ROOM];
+    struct draft d = {.r = r, .conn = conn, .api = true, .id_text = id_text};
     int64_t chat_type;
     bool group = request_int(r, F_CHAT_TYPE, 0, &chat_type) > 0 && chat_type == 1;
     enum field to = group ? F_GROUP_ID : F_TO, other = group ? F_TO : F_GROUP_ID;
@@ -634,12 +650,12 @@ send_import(struct chat *c, const struct request *r, const struct sent *m)
     struct draft d = {.r = r, .from = m->from, .conv = m->conv, .chat_type = m->chat_type,
                       .create_ms = m->create_ms, .id = m->id};
     struct str key = {m->conv->key, m->conv->keylen};
-    size_t id_at;
+    size_t id_at, id_end;
 
     d.has_msg_type = request_int(r, F_MSG_TYPE, 0, &d.msg_type) > 0;
     d.has_cmd = request_int(r, F_CMD, 0, &d.cmd) > 0;
     c->out.len = 0;
-    put_chat(&c->out, &d, m->seq, &id_at);
+    put_chat(&c->out, &d, m->seq, &id_at, &id_end);
     uint64_t number = store_append(c->store, REC_MESSAGE, key, m->seq,
                                    (struct str){c->out.p, c->out.len}, m->time_ms,
                                    &m->conv->index);
@@ -696,15 +712,13 @@ acknowledge(struct chat *c, const struct pending *p, int code)
     struct buf *b = answer_begin(c, code, CMD_CHAT_RESP);
 
     if (code == CODE_SENT || code == CODE_OFFLINE) {
-        json_put_key(b, "data");
-        buf_add(b, "{", 1);
-        json_put_key(b, "createTime");
+        buf_lit(b, ",\"data\":{\"createTime\":");
         json_put_int(b, p->create_ms);
-        json_put_key(b, "id");
+        buf_lit(b, ",\"id\":");
         json_put_raw(b, p->msg->data + p->id_at, p->id_len);
-        json_put_key(b, "seq");
+        buf_lit(b, ",\"seq\":");
         json_put_int(b, (int64_t)p->seq);
-        buf_add(b, "}", 1);
+        buf_lit(b, "}");
     }
     put_msg(b, code);
     if (p->conn->proto == PROTO_HTTP) {
