@@ -35,15 +35,33 @@
 /* --- messages --------------------------------------------------------------------------------- */
 
 struct msg *
-msg_new(uint8_t command, uint32_t seq, const char *data, size_t n)
+msg_take(struct msg_pool *pool, uint8_t command, uint32_t seq, const char *data, size_t n)
 {
-    struct msg *m = xmalloc(sizeof *m + n);
+    struct msg *m;
 
+    if (pool != NULL && sizeof *m + n > POOL_ROOM)
+        pool = NULL;
+    if (pool != NULL && pool->free != NULL) {
+        m = pool->free;
+        pool->free = m->next_free;
+        pool->n--;
+    } else if (pool != NULL) {
+        m = xmalloc(POOL_ROOM);
+        pool->made++;
+    } else {
+        m = xmalloc(sizeof *m + n);
+    }
     *m = (struct msg){.refs = 1, .len = (uint32_t)n, .seq = seq, .command = command,
-                      .opcode = WS_TEXT};
+                      .opcode = WS_TEXT, .pool = pool};
     if (n > 0)
         memcpy(m->data, data, n);
     return m;
+}
+
+struct msg *
+msg_new(uint8_t command, uint32_t seq, const char *data, size_t n)
+{
+    return msg_take(NULL, command, seq, data, n);
 }
 
 void
@@ -55,7 +73,13 @@ msg_unref(struct msg *m)
     if (m->held != NULL)
         *m->held -= sizeof *m + m->len;
     free(m->fetched);
-    free(m);
+    if (m->pool == NULL || m->pool->n >= MAX_POOL) {
+        free(m);
+        return;
+    }
+    m->next_free = m->pool->free;
+    m->pool->free = m;
+    m->pool->n++;
 }
 
 void
@@ -170,6 +194,12 @@ conn_free_spares(struct jim *j)
         j->free_out = o->next_free;
         out_free(j, o);
     }
+    while (j->msgs.free != NULL) {
+        struct msg *m = j->msgs.free;
+        j->msgs.free = m->next_free;
+        free(m);
+    }
+    j->msgs.n = 0;
 }
 
 /* Drop the first entry. */
@@ -342,7 +372,7 @@ conn_has_room(const struct conn *c, size_t n)
 void
 conn_reply(struct conn *c, uint8_t command, uint32_t seq, const char *json, size_t n)
 {
-    struct msg *m = msg_new(command, seq, json, n);
+    struct msg *m = msg_take(&c->jim->msgs, command, seq, json, n);
 
     m->raw = c->proto == PROTO_HTTP;
     conn_send(c, m, NULL);

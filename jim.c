@@ -345,6 +345,7 @@ jim_start(struct jim *j)
     j->input = xmalloc(MAX_READ);
     j->gather = xmalloc(MAX_GATHER);
     chat_init(&j->chat, &j->opt, &j->log, &j->stats);
+    j->chat.msgs = &j->msgs;
     int status = open_all(j);
     if (status == JIM_OK)
         memory_print(j);

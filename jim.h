@@ -98,6 +98,8 @@ void jim_free(struct jim *j);
 #define MAX_WS_HEAD 10         /* bytes before a server's WebSocket payload */
 #define MAX_IOV 64             /* pieces one writev may take */
 #define MAX_GATHER 16384       /* bytes of small pieces copied together for one write */
+#define POOL_ROOM 512          /* bytes of a message whose memory is used again, head included */
+#define MAX_POOL 1024          /* and how many are kept: half a megabyte */
 #define MAX_RECORD (16u << 20) /* bytes of one log line: above any message or answer */
 #define MAX_MESSAGE_ID 128     /* bytes of a message's id */
 #define MAX_SCAN 20000         /* records one history request may read: bounds the turn */
@@ -795,8 +797,19 @@ struct msg {
     uint8_t pkt[MAX_PKT_HEAD];
     uint8_t ws[MAX_WS_HEAD];
     uint64_t chat_seq;     /* a chat message: its place in the conversation */
-    struct fetched *fetched; /* an answer 20: owned; what its arrival proves delivered; else NULL */
+    struct msg_pool *pool; /* where its memory goes back to; NULL: to free() */
+    union {
+        struct fetched *fetched;  /* an answer 20: owned; what its arrival proves delivered */
+        struct msg *next_free;    /* while in the pool */
+    };
     char data[];
+};
+
+/* Memory of short messages, used again: in the steady state they cost no malloc. */
+struct msg_pool {
+    struct msg *free; /* owned: conn_free_spares() */
+    uint32_t n;
+    uint64_t made;    /* how often there was none, and malloc was called */
 };
 
 struct fetched { /* cursors an answer 20 moves once it is written */
@@ -897,6 +910,9 @@ struct conn {
 
 /* A message with one reference, for the caller. */
 struct msg *msg_new(uint8_t command, uint32_t seq, const char *data, size_t n);
+/* The same from a pool, which outlives it; NULL: none. For what every message needs. */
+struct msg *msg_take(struct msg_pool *pool, uint8_t command, uint32_t seq, const char *data,
+                     size_t n);
 void msg_unref(struct msg *m);
 void msg_hold(struct msg *m, size_t *held); /* count its bytes there until it is freed; once */
 
@@ -944,7 +960,7 @@ void conn_turn(struct conn *c);
 /* The connection on a descriptor, NULL: there is none. For walking all up to loop_top(). */
 struct conn *conn_at(const struct jim *j, int fd);
 void conn_attend_bulk(struct conn *c); /* the same as conn_attend(), when others have had theirs */
-void conn_free_spares(struct jim *j); /* the output queues kept for reuse */
+void conn_free_spares(struct jim *j); /* queues and messages kept for reuse */
 
 /* --- input.c: from bytes to commands and requests --------------------------------------------- */
 
@@ -1109,11 +1125,12 @@ struct wave {
 
 struct chat {
     struct roster roster;
-    const struct options *opt; /* borrowed, as are the next four */
+    const struct options *opt; /* borrowed, as are the next five */
     const struct log *log;
     struct stats *stats;
     struct store *store;
     struct auth *auth;         /* NULL when nobody's login is checked */
+    struct msg_pool *msgs;     /* borrowed; NULL: none */
     int64_t (*now_ms)(void);   /* time_wall_ms(); tests set their own */
     struct pending *pending;   /* ring of pending_cap entries in record order; owned */
     size_t pending_head, pending_n, pending_cap;
@@ -1401,6 +1418,7 @@ struct jim {
     struct bounds bounds;
     const struct store_io *disk; /* NULL: the real one; tests have their own */
     struct out *free_out;      /* spare output queues: no malloc in the steady state */
+    struct msg_pool msgs;
     char *input;               /* MAX_READ bytes, shared by all reads of a turn */
     char *gather;              /* MAX_GATHER bytes, shared by all writes */
     struct broadcast *broadcasts; /* on their way, oldest first; owned */

@@ -373,7 +373,7 @@ json_scan_high(struct json_iter *it, const char *p, struct json *v)
 }
 
 /* From the byte after the opening quote. */
-static const char *
+static inline const char *
 json_scan_string(struct json_iter *it, const char *p, struct json *v)
 {
     v->p = p;
@@ -441,7 +441,7 @@ json_scan_word(struct json_iter *it, const char *p, const char *word)
 }
 
 /* To the next member or element: its first byte, or the closing bracket when there is none. */
-static const char *
+static inline const char *
 json_scan_more(struct json_iter *it, const char *p, char close, bool first)
 {
     p = json_space(p, it->end);
@@ -459,7 +459,7 @@ json_scan_more(struct json_iter *it, const char *p, char close, bool first)
 }
 
 /* From where a member's name must begin to where its value must. */
-static const char *
+static inline const char *
 json_scan_key(struct json_iter *it, const char *p, struct json *key)
 {
     if (*p != '"')
@@ -960,16 +960,23 @@ json_put_int(JSON_BUF *b, int64_t v)
                                 "6061626364656667686970717273747576777879"
                                 "8081828384858687888990919293949596979899";
     uint64_t value = v < 0 ? 0 - (uint64_t)v : (uint64_t)v;
-    char text[20]; /* 19 digits and a sign */
-    size_t at = sizeof text;
+    char text[40], *to = json_room(b, 20), *p = text + 20; /* 19 digits and a sign */
 
+    if (value < 10 && v >= 0) {
+        *to = (char)('0' + value);
+        b->len++;
+        return;
+    }
     for (; value >= 10; value /= 100) /* a division for two digits */
-        memcpy(text + (at -= 2), pairs + 2 * (value % 100), 2);
-    if (value > 0 || at == sizeof text)
-        text[--at] = (char)('0' + value);
+        memcpy(p -= 2, pairs + 2 * (value % 100), 2);
+    if (value > 0)
+        *--p = (char)('0' + value);
     if (v < 0)
-        text[--at] = '-';
-    json_put_raw(b, text + at, sizeof text - at);
+        *--p = '-';
+    size_t n = (size_t)(text + 20 - p);
+    memset(text + 20, 0, 20);
+    memcpy(to, p, 20); /* a fixed length is two moves; what is too much is written over */
+    b->len += n;
 }
 
 /* A string that holds escapes: decoded and encoded again, a run at a time. */

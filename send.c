@@ -390,7 +390,7 @@ send_new(struct chat *c, const struct draft *d, uint64_t print)
                           .create_ms = d->create_ms, .id_at = (uint32_t)id_at,
                           .id_len = (uint32_t)(id_end - id_at), .fan = d->fan,
                           .fan_at = d->fan_at};
-    p->msg = msg_new(CMD_CHAT, 0, b->p, b->len);
+    p->msg = msg_take(c->msgs, CMD_CHAT, 0, b->p, b->len);
     p->msg->chat_seq = v->seq;
     msg_hold(p->msg, &d->conn->jim->bounds.held);
     owe_answer(d);
@@ -709,8 +709,13 @@ acknowledge(struct chat *c, const struct pending *p, int code)
         conn_answered(p->conn);
         return;
     }
-    struct buf *b = answer_begin(c, code, CMD_CHAT_RESP);
+    struct buf *b = &c->out;
 
+    b->len = 0;
+    if (code == CODE_SENT)
+        buf_lit(b, "{\"code\":10000,\"command\":12");
+    else
+        put_answer(b, code, CMD_CHAT_RESP);
     if (code == CODE_SENT || code == CODE_OFFLINE) {
         buf_lit(b, ",\"data\":{\"createTime\":");
         json_put_int(b, p->create_ms);
