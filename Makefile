@@ -22,7 +22,7 @@ LIB = util.c hash.c codec.c resp.c loop.c \
 	segment.c store.c repair.c \
 	conf.c \
 	conn.c input.c \
-	roster.c request.c profile.c chat.c group.c send.c query.c record.c \
+	roster.c request.c profile.c chat.c group.c send.c retry.c query.c record.c \
 	worker.c users.c token.c hook.c auth.c admin.c \
 	bounds.c jail.c jim.c broadcast.c \
 	http.c api.c routes.c metrics.c \

@@ -370,7 +370,7 @@ chat_init(struct chat *c, const struct options *opt, const struct log *log, stru
 {
     *c = (struct chat){.opt = opt, .log = log, .stats = stats, .now_ms = time_wall_ms};
     roster_init(&c->roster);
-    map_init(&c->retries);
+    retry_init(&c->retries);
     random_bytes(c->id_key, sizeof c->id_key);
 }
 
@@ -386,9 +386,9 @@ chat_free(struct chat *c)
         send_forget(&c->wave[c->wave_head].p);
         c->wave_head = (c->wave_head + 1) & (c->wave_cap - 1);
     }
-    if (c->retries.slot != NULL)
+    if (c->retries.ring != NULL)
         roster_free(&c->roster);
-    retry_free(c);
+    retry_free(&c->retries);
     free(c->pending);
     free(c->wave);
     free(c->redo);

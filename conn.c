@@ -281,6 +281,7 @@ out_push(struct conn *c, struct msg *m, struct member *member)
     o->entry[at].member = member;
     o->bytes += m->len + MAX_PKT_HEAD;
     c->jim->stats.queued += m->len + MAX_PKT_HEAD;
+    c->jim->fresh += m->len;
 }
 
 /* Is this conversation's next message to come from the store? */
@@ -785,6 +786,8 @@ conn_event(void *arg, unsigned events)
         conn_attend(c);
     else if (!c->attend)
         conn_interest(c);
+    if (c->jim->fresh > MAX_QUEUED)
+        jim_attend_now(c->jim); /* c may be gone after it */
 }
 
 /* --- timers ----------------------------------------------------------------------------------- */

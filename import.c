@@ -118,7 +118,7 @@ import_replay(void *arg, const struct store_rec *rec)
         return;
     track_get(im, v)->last_ms = rec->time_ms;
     if (request_id(&r, F_FROM, from_text, &from) && message_id(&r, id_text, &id))
-        seen_add(&im->seen, retry_print(&im->chat, user_get(&im->chat.roster, from), v, id),
+        seen_add(&im->seen, retry_print(&im->chat.retries, user_get(&im->chat.roster, from), v, id),
                  rec->seq);
 }
 
@@ -570,7 +570,7 @@ store_chat(struct import *im, struct track *t, struct incoming *in, struct user 
     im->stamped += ahead;
     im->late += sent.create_ms < sent.time_ms - CLOCK_SKEW_MS;
     t->last_ms = sent.time_ms;
-    seen_add(&im->seen, retry_print(&im->chat, from, v, in->id), sent.seq);
+    seen_add(&im->seen, retry_print(&im->chat.retries, from, v, in->id), sent.seq);
     import_wrote(im, im->chat.out.len + LINE_HEAD);
     return NULL;
 }
@@ -589,7 +589,7 @@ import_chat(struct import *im, struct str json, const struct request *r, enum im
     struct user *to = in.type == 2 ? user_get(roster, in.to) : NULL;
     struct conv *v = to != NULL ? pair_get(roster, from, to) : group_get(roster, in.to);
     struct track *t = track_get(im, v);
-    uint64_t seq = seen_seq(im, v, retry_print(&im->chat, from, v, in.id), from, in.id);
+    uint64_t seq = seen_seq(im, v, retry_print(&im->chat.retries, from, v, in.id), from, in.id);
     if (seq != 0) {
         im->again++;
     } else {

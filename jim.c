@@ -360,9 +360,10 @@ jim_listening(const struct jim *j, size_t n)
 
 /* --- the turn --------------------------------------------------------------------------------- */
 
-static void
-jim_attend(struct jim *j)
+void
+jim_attend_now(struct jim *j)
 {
+    j->fresh = 0;
     for (int i = 0; i < MAX_ATTEND && j->attend != NULL; i++) {
         struct conn *c = j->attend;
         j->attend = c->next_attend;
@@ -371,6 +372,12 @@ jim_attend(struct jim *j)
         c->attend = false;
         conn_turn(c);
     }
+}
+
+static void
+jim_attend(struct jim *j)
+{
+    jim_attend_now(j);
     for (int i = 0; i < MAX_PATIENT && j->bulk != NULL; i++) {
         struct conn *c = j->bulk;
         j->bulk = c->next_bulk;

@@ -5,8 +5,9 @@
  * Part 1 is the whole public interface, for programs that embed the server. Part 2, under
  * JIM_INTERNAL, is every shared limit, struct and function of the server itself, grouped by file in
  * reading order: util, hash, codec, resp, loop, store, conf, conn, input, roster, the chat
- * (request, profile, chat, group, send, query, record), logins (login.h: worker, users, token,
- * hook, auth, admin), bounds, jail, jim, broadcast, http, api, routes, metrics, export, import.
+ * (request, profile, chat, group, send, retry, query, record), logins (login.h: worker, users,
+ * token, hook, auth, admin), bounds, jail, jim, broadcast, http, api, routes, metrics, export,
+ * import.
  */
 #ifndef JIM_H
 #define JIM_H
@@ -91,6 +92,8 @@ void jim_free(struct jim *j);
                                   for ever, whether there is anybody at the other end or not */
 #define MAX_PRESSED 8192       /* bytes queued to a connection when memory is short, and of input
                                   that waits */
+#define MAX_QUEUED 65536       /* bytes queued by one turn's callbacks before they are written: what
+                                  is written while it is still in the cache costs half */
 #define MAX_HEAD 16384         /* bytes of an HTTP head, request line included */
 #define MAX_LINE 8192          /* bytes of one line of it */
 #define MAX_CONTROL 125        /* payload of a WebSocket control frame (RFC 6455 section 5.5) */
@@ -871,7 +874,7 @@ enum conn_state {
 
 /*
  * A client connection. jim.c owns it; chat.c reads and writes only the members marked chat. Freed
- * by the sweep at the end of a turn, never inside a callback.
+ * by jim_attend() and jim_attend_now() alone: at the end of a turn, or of a callback, when nobody holds one.
  */
 struct conn {
     struct jim *jim;
@@ -1123,6 +1126,13 @@ struct wave {
     uint32_t left; /* members online that are still to be looked at: the first `left` of them */
 };
 
+struct retries {
+    struct retry *ring;        /* owned; MAX_RETRY places, in order of time from head on */
+    struct retry_slot *slot;   /* owned; finds them */
+    uint64_t key[2];
+    uint32_t head, count;
+};
+
 struct chat {
     struct roster roster;
     const struct options *opt; /* borrowed, as are the next five */
@@ -1139,8 +1149,7 @@ struct chat {
     bool more;                 /* durable messages wait for the next turn */
     struct pending *redo;      /* states whose batch was lost, to be written again; owned */
     size_t redo_n, redo_cap;
-    struct map retries;        /* recent message ids; owned */
-    struct retry *retry_old, *retry_new; /* the same, a list in order of time */
+    struct retries retries;    /* recent message ids */
     uint64_t id_key[2], id_count; /* generator of message ids */
     struct buf out;            /* an answer being written */
     struct buf line;           /* records being written or read */
@@ -1304,12 +1313,6 @@ void send_written(struct chat *c, const struct msg *m, struct member *member);
 /* Message seq as it was delivered, from the store; a reference for the caller. NULL: it is gone. */
 struct msg *send_stored(struct chat *c, const struct conv *v, uint64_t seq);
 int send_refused(struct chat *c, int code); /* a message was; counts, and returns the code */
-/* Remember a message id against retries. */
-uint64_t retry_print(const struct chat *c, const struct user *from, const struct conv *v,
-                     struct str id);
-void retry_add(struct chat *c, uint64_t print, struct conv *v, uint64_t seq, int64_t create_ms,
-               int64_t now_ms);
-void retry_free(struct chat *c);
 /* A message that was sent somewhere else before: `from`, place and times are settled. */
 struct sent {
     struct user *from;
@@ -1322,6 +1325,26 @@ struct sent {
 /* Store it with what else the request says; nobody is told. Returns the record's number, 0 when it
  * passes MAX_RECORD or the store refuses. */
 uint64_t send_import(struct chat *c, const struct request *r, const struct sent *m);
+
+/* --- retry.c: message ids seen before --------------------------------------------------------- */
+
+/* What identifies a message of this sender in this conversation. id.n <= MAX_MESSAGE_ID. */
+uint64_t retry_print(const struct retries *r, const struct user *from, const struct conv *v,
+                     struct str id);
+struct retry_hit { /* what its first answer said */
+    uint64_t seq;
+    int64_t create_ms;
+};
+void retry_fetch(const struct retries *r, uint64_t print); /* retry_find() will be asked soon */
+/* Was it sent before, within RETRY_MS? */
+bool retry_find(const struct retries *r, uint64_t print, int64_t now_ms, struct retry_hit *hit);
+/* Remember it; the oldest is forgotten when there are MAX_RETRY. */
+void retry_add(struct retries *r, uint64_t print, struct conv *v, uint64_t seq, int64_t create_ms,
+               int64_t now_ms);
+/* Forget those of v above `after`, which never got to the disk: sent again, they are new. */
+void retry_forget(struct retries *r, const struct conv *v, uint64_t after);
+void retry_init(struct retries *r);
+void retry_free(struct retries *r);
 
 /* --- query.c: what is asked: users (17) and messages (19) ------------------------------------- */
 
@@ -1414,6 +1437,7 @@ struct jim {
     size_t conns, conns_max;   /* conns_max: what the descriptors allow */
     uint64_t next_id;
     struct conn *attend, **attend_end; /* connections to look at when the callbacks are done */
+    size_t fresh;              /* bytes queued since it was attended to */
     struct conn *bulk, **bulk_end; /* those that can wait until the others have had their turn */
     struct bounds bounds;
     const struct store_io *disk; /* NULL: the real one; tests have their own */
@@ -1451,6 +1475,8 @@ void broadcast_free(struct jim *j);
 /* One turn: what jim_run() repeats until this says false. For benchmarks, which count what it
  * costs. */
 bool jim_turn(struct jim *j);
+/* For conn.c. Attend to the connections in the list, at most MAX_ATTEND; may free any of them. */
+void jim_attend_now(struct jim *j);
 
 /* --- http.c: responses, origins, static files ------------------------------------------------- */
 

@@ -959,24 +959,19 @@ json_put_int(JSON_BUF *b, int64_t v)
                                 "4041424344454647484950515253545556575859"
                                 "6061626364656667686970717273747576777879"
                                 "8081828384858687888990919293949596979899";
-    uint64_t value = v < 0 ? 0 - (uint64_t)v : (uint64_t)v;
-    char text[40], *to = json_room(b, 20), *p = text + 20; /* 19 digits and a sign */
+    uint64_t value = v < 0 ? 0 - (uint64_t)v : (uint64_t)v, more = 10;
+    char *to = json_room(b, 20), *p; /* 19 digits and a sign */
+    size_t n = 1;
 
-    if (value < 10 && v >= 0) {
-        *to = (char)('0' + value);
-        b->len++;
-        return;
-    }
-    for (; value >= 10; value /= 100) /* a division for two digits */
-        memcpy(p -= 2, pairs + 2 * (value % 100), 2);
-    if (value > 0)
-        *--p = (char)('0' + value);
     if (v < 0)
-        *--p = '-';
-    size_t n = (size_t)(text + 20 - p);
-    memset(text + 20, 0, 20);
-    memcpy(to, p, 20); /* a fixed length is two moves; what is too much is written over */
-    b->len += n;
+        *to++ = '-';
+    for (; n < 19 && value >= more; more *= 10)
+        n++;
+    for (p = to + n; value >= 10; value /= 100) /* a division for two digits */
+        memcpy(p -= 2, pairs + 2 * (value % 100), 2);
+    if (p > to)
+        to[0] = (char)('0' + value);
+    b->len += n + (v < 0);
 }
 
 /* A string that holds escapes: decoded and encoded again, a run at a time. */

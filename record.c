@@ -218,8 +218,9 @@ replay_message(struct chat *c, struct conv *v, const struct store_rec *rec)
     struct str id = {text, json_text(&r.f[F_ID], text)};
     request_int(&r, F_CREATE_TIME, 0, &create);
     if (id.n <= MAX_MESSAGE_ID)
-        retry_add(c, retry_print(c, user_get(&c->roster, from), v, id), v, rec->seq, create,
-                  rec->time_ms);
+        retry_add(&c->retries,
+                  retry_print(&c->retries, user_get(&c->roster, from), v, id), v, rec->seq,
+                  create, rec->time_ms);
 }
 
 static void

@@ -4,7 +4,6 @@
  * and acknowledged. Hops 3 to 7 of the README's eight. A message is never shown or acknowledged
  * before store_durable() says that it is safe, and never refused after it has got a number.
  *
- *   retries    message ids seen before: sent again, a message gets its first answer
  *   sending    from a request to a record and an entry in the queue
  *   several    receivers of one call of the API, answered together
  *   delivery   from the queue to the receivers, then to the sender
@@ -15,115 +14,6 @@
 #include <assert.h>
 #include <stdlib.h>
 #include <string.h>
-
-/* --- retries ---------------------------------------------------------------------------------- */
-
-/* A message id seen before: who sent it where is in the fingerprint, keyed so that nobody can
- * aim. */
-struct retry {
-    uint32_t hash;      /* low half of the fingerprint, as struct map wants it */
-    uint32_t at_s;      /* when, in seconds since 1970 */
-    uint64_t print;
-    struct conv *conv;  /* borrowed */
-    uint64_t seq;
-    int64_t create_ms;
-    struct retry *next; /* the next younger */
-};
-
-uint64_t
-retry_print(const struct chat *c, const struct user *from, const struct conv *v, struct str id)
-{
-    char text[sizeof from + sizeof v + MAX_MESSAGE_ID];
-
-    memcpy(text, &from, sizeof from);
-    memcpy(text + sizeof from, &v, sizeof v);
-    memcpy(text + sizeof from + sizeof v, id.p, id.n);
-    return siphash13(c->retries.key, text, sizeof from + sizeof v + id.n);
-}
-
-static bool
-retry_is(const void *item, const void *key)
-{
-    return ((const struct retry *)item)->print == *(const uint64_t *)key;
-}
-
-static bool
-retry_is_old(const struct retry *t, int64_t now_ms)
-{
-    return (int64_t)t->at_s * 1000 + RETRY_MS < now_ms;
-}
-
-static struct retry *
-retry_find(const struct chat *c, uint64_t print, int64_t now_ms)
-{
-    struct retry *t = map_find(&c->retries, (uint32_t)print, retry_is, &print);
-
-    return t == NULL || retry_is_old(t, now_ms) ? NULL : t;
-}
-
-/* Take the oldest out, to be used again or freed. */
-static struct retry *
-retry_take(struct chat *c)
-{
-    struct retry *t = c->retry_old;
-
-    map_remove(&c->retries, t);
-    c->retry_old = t->next;
-    if (c->retry_old == NULL)
-        c->retry_new = NULL;
-    return t;
-}
-
-void
-retry_add(struct chat *c, uint64_t print, struct conv *v, uint64_t seq, int64_t create_ms,
-          int64_t now_ms)
-{
-    struct retry *t = NULL;
-
-    while (c->retry_old != NULL && retry_is_old(c->retry_old, now_ms)) {
-        free(t);
-        t = retry_take(c);
-    }
-    if (t == NULL && c->retries.count >= MAX_RETRY)
-        t = retry_take(c);
-    if (t == NULL)
-        t = xmalloc(sizeof *t);
-    *t = (struct retry){(uint32_t)print, (uint32_t)(now_ms / 1000), print, v, seq, create_ms, NULL};
-    map_add(&c->retries, t);
-    if (c->retry_new != NULL)
-        c->retry_new->next = t;
-    else
-        c->retry_old = t;
-    c->retry_new = t;
-}
-
-/* Forget a message that never got to the disk: sent again, it is a new one. */
-static void
-retry_forget(struct chat *c, const struct conv *v, uint64_t after)
-{
-    struct retry **at = &c->retry_old, *last = NULL;
-
-    while (*at != NULL) {
-        struct retry *t = *at;
-        if (t->conv == v && t->seq > after) {
-            *at = t->next;
-            map_remove(&c->retries, t);
-            free(t);
-        } else {
-            last = t;
-            at = &t->next;
-        }
-    }
-    c->retry_new = last;
-}
-
-void
-retry_free(struct chat *c)
-{
-    while (c->retry_old != NULL)
-        free(retry_take(c));
-    map_free(&c->retries);
-}
 
 /* --- sending ---------------------------------------------------------------------------------- */
 
@@ -343,9 +233,9 @@ owe_answer(const struct draft *d)
         d->fan->left++;
 }
 
-/* A message that was sent before: owe its sender the same answer, once that message is safe. */
+/* A message that was sent before (retry.c): owe its sender the same answer, once it is safe. */
 static void
-send_again(struct chat *c, const struct draft *d, const struct retry *t)
+send_again(struct chat *c, const struct draft *d, const struct retry_hit *t)
 {
     struct pending *p = pending_push(c);
 
@@ -364,17 +254,12 @@ send_again(struct chat *c, const struct draft *d, const struct retry *t)
     owe_answer(d);
 }
 
-/* Number it, encode it, store it. */
+/* Number it and store it: it stands in c->out as it will be delivered, but for the last brace. */
 static int
-send_new(struct chat *c, const struct draft *d, uint64_t print)
+send_new(struct chat *c, const struct draft *d, uint64_t print, size_t id_at, size_t id_end)
 {
     struct conv *v = d->conv;
     struct buf *b = &c->out;
-    size_t id_at, id_end;
-
-    b->len = 0;
-    buf_lit(b, DELIVERY_HEAD);
-    put_chat(b, d, v->seq + 1, &id_at, &id_end);
     struct str chat = {b->p + delivery_head.n, b->len - delivery_head.n};
     uint64_t number = store_append(c->store, REC_MESSAGE, (struct str){v->key, v->keylen},
                                    v->seq + 1, chat, d->now_ms, &v->index);
@@ -383,7 +268,7 @@ send_new(struct chat *c, const struct draft *d, uint64_t print)
     v->seq++;
     buf_add(b, "}", 1);
     if (!d->own_id)
-        retry_add(c, print, v, v->seq, d->create_ms, d->now_ms);
+        retry_add(&c->retries, print, v, v->seq, d->create_ms, d->now_ms);
     struct pending *p = pending_push(c);
     *p = (struct pending){.number = number, .kind = PENDING_SEND, .reply_seq = d->reply_seq,
                           .conv = v, .from = d->from, .to = d->to, .conn = d->conn, .seq = v->seq,
@@ -403,6 +288,7 @@ static int
 send_draft(struct chat *c, struct draft *d)
 {
     uint64_t print = 0;
+    size_t id_at, id_end;
     int code = draft_fields(c, d);
 
     if (code == 0)
@@ -412,17 +298,23 @@ send_draft(struct chat *c, struct draft *d)
     if (code != 0)
         return code;
     if (!d->own_id) {
-        print = retry_print(c, d->from, d->conv, d->id);
-        const struct retry *t = retry_find(c, print, d->now_ms);
-        if (t != NULL) {
-            send_again(c, d, t);
+        print = retry_print(&c->retries, d->from, d->conv, d->id);
+        retry_fetch(&c->retries, print);
+    }
+    c->out.len = 0;
+    buf_lit(&c->out, DELIVERY_HEAD);
+    put_chat(&c->out, d, d->conv->seq + 1, &id_at, &id_end);
+    if (!d->own_id) { /* after encoding: what the table holds of it has come into the cache */
+        struct retry_hit hit;
+        if (retry_find(&c->retries, print, d->now_ms, &hit)) {
+            send_again(c, d, &hit);
             send_committed(c);
             return 0;
         }
     }
     if (c->stopping)
         return CODE_STOPPING;
-    code = send_new(c, d, print);
+    code = send_new(c, d, print, id_at, id_end);
     if (code == 0 && !store_keeps(c->store))
         send_committed(c); /* nothing to wait for */
     return code;
@@ -807,7 +699,7 @@ lost(struct chat *c, struct pending *p)
     if (p->kind == PENDING_SEND && v->seq > v->durable) {
         v->seq = v->durable;
         store_index_cut(&v->index, v->durable);
-        retry_forget(c, v, v->durable);
+        retry_forget(&c->retries, v, v->durable);
     }
     if (p->kind == PENDING_RETRY && p->seq <= v->durable) {
         deliver(c, p); /* what it repeats is safe; only its turn came behind what is lost */

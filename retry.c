@@ -1,0 +1,165 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * retry.c - message ids seen before: sent again, a message gets its first answer. Every message
+ * looks here, is added, and pushes out the oldest, each at a random place of a table that no cache
+ * holds: so what counts is how many lines of memory are touched. A ring keeps the entries in order
+ * of time; a table of 8-byte slots, tag and place in the ring side by side, finds them, and an
+ * entry is looked at only when its tag is right. Both are taken at once; their memory becomes
+ * resident as it is used.
+ *
+ *   prints    who sent what where, in 64 bits
+ *   slots     open addressing with linear probing, at most half full
+ *   the ring  finding, adding, forgetting
+ */
+#include "jim.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+/* Who sent it where is in the fingerprint, keyed so that nobody can aim. */
+struct retry {
+    uint64_t print;
+    struct conv *conv;  /* borrowed; NULL: forgotten, the place is used again in its turn */
+    uint64_t seq;
+    int64_t create_ms;
+    uint32_t at_s;      /* when, in seconds since 1970 */
+};
+
+struct retry_slot {
+    uint32_t tag;   /* low half of the print: its lowest bits say where it wants to stand */
+    uint32_t place; /* in the ring, + 1; 0: free */
+};
+
+#ifdef __GNUC__
+#define FETCH(p) __builtin_prefetch(p)
+#else
+#define FETCH(p) ((void)0)
+#endif
+
+#define SLOTS (2u * MAX_RETRY)
+_Static_assert((MAX_RETRY & (MAX_RETRY - 1)) == 0, "places are taken modulo it");
+
+/* --- prints ----------------------------------------------------------------------------------- */
+
+uint64_t
+retry_print(const struct retries *r, const struct user *from, const struct conv *v, struct str id)
+{
+    char text[sizeof from + sizeof v + MAX_MESSAGE_ID];
+
+    memcpy(text, &from, sizeof from);
+    memcpy(text + sizeof from, &v, sizeof v);
+    memcpy(text + sizeof from + sizeof v, id.p, id.n);
+    return siphash13(r->key, text, sizeof from + sizeof v + id.n);
+}
+
+/* --- slots ------------------------------------------------------------------------------------ */
+
+static void
+slot_add(struct retries *r, uint32_t tag, uint32_t place)
+{
+    uint32_t i = tag % SLOTS;
+
+    while (r->slot[i].place != 0)
+        i = (i + 1) % SLOTS;
+    r->slot[i] = (struct retry_slot){tag, place + 1};
+}
+
+/* Empty the slot of this place and close the gap (Knuth, vol. 3, 6.4, algorithm R). */
+static void
+slot_drop(struct retries *r, uint32_t tag, uint32_t place)
+{
+    uint32_t i = tag % SLOTS;
+
+    while (r->slot[i].place != place + 1)
+        i = (i + 1) % SLOTS;
+    for (uint32_t k = (i + 1) % SLOTS; r->slot[k].place != 0; k = (k + 1) % SLOTS) {
+        uint32_t home = r->slot[k].tag % SLOTS;
+        if ((k - home) % SLOTS >= (k - i) % SLOTS) {
+            r->slot[i] = r->slot[k];
+            i = k;
+        }
+    }
+    r->slot[i].place = 0;
+}
+
+/* --- the ring --------------------------------------------------------------------------------- */
+
+static bool
+retry_is_old(const struct retry *t, int64_t now_ms)
+{
+    return (int64_t)t->at_s * 1000 + RETRY_MS < now_ms;
+}
+
+void
+retry_fetch(const struct retries *r, uint64_t print)
+{
+    FETCH(&r->slot[(uint32_t)print % SLOTS]);
+}
+
+bool
+retry_find(const struct retries *r, uint64_t print, int64_t now_ms, struct retry_hit *hit)
+{
+    uint32_t tag = (uint32_t)print;
+
+    for (uint32_t i = tag % SLOTS; r->slot[i].place != 0; i = (i + 1) % SLOTS) {
+        const struct retry *t = &r->ring[r->slot[i].place - 1];
+        if (r->slot[i].tag != tag || t->print != print || retry_is_old(t, now_ms))
+            continue;
+        *hit = (struct retry_hit){t->seq, t->create_ms};
+        return true;
+    }
+    return false;
+}
+
+static void
+drop_oldest(struct retries *r)
+{
+    struct retry *t = &r->ring[r->head];
+
+    if (t->conv != NULL)
+        slot_drop(r, (uint32_t)t->print, r->head);
+    r->head = (r->head + 1) % MAX_RETRY;
+    r->count--;
+}
+
+void
+retry_add(struct retries *r, uint64_t print, struct conv *v, uint64_t seq, int64_t create_ms,
+          int64_t now_ms)
+{
+    while (r->count > 0 && (r->count == MAX_RETRY || retry_is_old(&r->ring[r->head], now_ms)))
+        drop_oldest(r);
+    uint32_t place = (r->head + r->count++) % MAX_RETRY;
+    /* Who goes next but one is known: his slot is at hand by then. */
+    FETCH(&r->slot[(uint32_t)r->ring[(r->head + 2) % MAX_RETRY].print % SLOTS]);
+    r->ring[place] = (struct retry){print, v, seq, create_ms, (uint32_t)(now_ms / 1000)};
+    slot_add(r, (uint32_t)print, place);
+}
+
+void
+retry_forget(struct retries *r, const struct conv *v, uint64_t after)
+{
+    for (uint32_t i = 0; i < r->count; i++) {
+        uint32_t place = (r->head + i) % MAX_RETRY;
+        struct retry *t = &r->ring[place];
+        if (t->conv != v || t->seq <= after)
+            continue;
+        slot_drop(r, (uint32_t)t->print, place);
+        t->conv = NULL;
+    }
+}
+
+void
+retry_init(struct retries *r)
+{
+    *r = (struct retries){.ring = xcalloc(MAX_RETRY, sizeof r->ring[0]),
+                          .slot = xcalloc(SLOTS, sizeof r->slot[0])};
+    random_bytes(r->key, sizeof r->key);
+}
+
+void
+retry_free(struct retries *r)
+{
+    free(r->ring);
+    free(r->slot);
+    *r = (struct retries){0};
+}
