@@ -548,8 +548,8 @@ store_keeps(const struct store *s)
 
 /* --- appending -------------------------------------------------------------------------------- */
 
-/* least <= 0x80. Eight at a time, for every message passes here: a byte has its high bit, or gets it
- * from the sum of its other bits and what `least` lacks. No sum leaves its byte. */
+/* least <= 0x80. Eight at a time, for every message passes here: a byte has its high bit, or gets
+ * it from the sum of its other bits and what `least` lacks. No sum leaves its byte. */
 static bool
 no_bytes_below(struct str s, unsigned char least)
 {

@@ -545,7 +545,8 @@ main(void)
     for (int i = 0; i < SERVERS; i++)
         if (!servers[i].out)
             measure_start(&servers[i]);
-    printf("CPU seconds of the server a million deliveries: median of the rounds (least–most).\n\n");
+    printf("CPU seconds of the server a million deliveries: median of the rounds "
+           "(least–most).\n\n");
     head();
     for (size_t i = 0; i < WORKS; i++) {
         measure_work(&works[i], &cells[i]);
