@@ -151,7 +151,7 @@ stamp(const struct bench *b)
     static const char ask[] = "GET /api/stats HTTP/1.0\r\n\r\n";
     struct stamp s = {.use = usage_of(b->server.pid)};
     struct addrinfo hints = {.ai_socktype = SOCK_STREAM}, *to = NULL;
-    char port[16], text[4096];
+    char port[16], text[16384];
     size_t n = 0;
     ssize_t got;
 

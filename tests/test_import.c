@@ -355,7 +355,7 @@ TEST(import_coincidence)
     import_one(&im, "{'chatType':2,'createTime':1,'from':'a','id':'1','to':'b'}");
     struct user *a = user_find(&im.chat.roster, STR("a"));
     const struct conv *v = member_with(&im.chat.roster, a, STR("b"))->conv;
-    uint64_t print = retry_print(&im.chat, a, v, STR("2"));
+    uint64_t print = retry_print(&im.chat.retries, a, v, STR("2"));
     size_t at = (size_t)print & (im.seen.cap - 1);
     im.seen.n += im.seen.print[at] == 0;
     im.seen.print[at] = print;

@@ -1,0 +1,129 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * test_fast.c - what a message's speed rests on gives the same results as the plain way: names
+ * found without folding, memory used again, ids remembered in a ring.
+ */
+#include "test.h"
+
+/* --- names ------------------------------------------------------------------------------------ */
+
+static enum field
+field_of(const char *name)
+{
+    char text[128];
+    struct request r;
+
+    snprintf(text, sizeof text, "{\"%s\":7}", name);
+    CHECK(request_parse(&r, str_of(text)));
+    for (enum field f = 0; f < FIELDS; f++)
+        if (r.f[f].type != JSON_NONE)
+            return f;
+    return FIELDS;
+}
+
+TEST(fast_names_as_written_and_folded)
+{
+    static const struct {
+        const char *name, *other;
+        enum field field;
+    } names[] = {
+        {"cmd", "CMD", F_CMD}, {"userId", "user_id", F_USER_ID}, {"to", "T-o", F_TO},
+        {"password", "pass-word", F_PASSWORD}, {"token", "Token", F_TOKEN},
+        {"from", "FROM", F_FROM}, {"groupId", "GROUP-ID", F_GROUP_ID},
+        {"fromUserId", "from_user_id", F_FROM_USER_ID}, {"chatType", "chattype", F_CHAT_TYPE},
+        {"msgType", "msg_type", F_MSG_TYPE}, {"content", "\\u0063ontent", F_CONTENT},
+        {"createTime", "create_time", F_CREATE_TIME}, {"id", "_id", F_ID},
+        {"extras", "Extras", F_EXTRAS}, {"type", "TYPE", F_TYPE},
+        {"beginTime", "begintime", F_BEGIN_TIME}, {"endTime", "end-time", F_END_TIME},
+        {"offset", "OffSet", F_OFFSET}, {"count", "COUNT", F_COUNT}, {"name", "Name", F_NAME},
+        {"beforeSeq", "before_seq", F_BEFORE_SEQ}, {"afterSeq", "after_seq", F_AFTER_SEQ},
+        {"users", "USERS", F_USERS}, {"cmb", "", FIELDS}, {"contest", "i", FIELDS},
+    };
+
+    for (size_t i = 0; i < sizeof names / sizeof names[0]; i++) {
+        CHECK_INT(field_of(names[i].name), names[i].field);
+        CHECK_INT(field_of(names[i].other), names[i].field);
+    }
+}
+
+/* --- memory ----------------------------------------------------------------------------------- */
+
+TEST(fast_pool_uses_memory_again)
+{
+    struct jim *j = jim_new();
+
+    for (int i = 0; i < 1000; i++) {
+        struct msg *a = msg_take(&j->msgs, CMD_CHAT, 0, "hello", 5);
+        struct msg *b = msg_take(&j->msgs, CMD_CHAT, 0, "again", 5);
+        CHECK_BYTES(a->data, a->len, "hello");
+        msg_unref(a);
+        CHECK_BYTES(b->data, b->len, "again");
+        msg_unref(b);
+    }
+    CHECK_INT(j->msgs.made, 2);
+    conn_free_spares(j);
+    CHECK(j->msgs.free == NULL);
+    jim_free(j);
+}
+
+TEST(fast_pool_is_for_short_messages)
+{
+    struct msg_pool pool = {0};
+    char text[POOL_ROOM] = "long";
+    struct msg *m = msg_take(&pool, CMD_CHAT, 0, text, sizeof text);
+
+    msg_unref(m);
+    CHECK_INT(pool.made, 0);
+    CHECK(pool.free == NULL);
+}
+
+/* --- ids -------------------------------------------------------------------------------------- */
+
+/* Prints that want few places, so that they push each other along: also over the table's end. */
+static uint64_t
+print_of(uint64_t i)
+{
+    return (i % 977) * 0x100000001 + (i << 40) - 300;
+}
+
+TEST(fast_retries_in_a_ring)
+{
+    static struct conv conv, other;
+    struct retries r;
+    struct retry_hit hit;
+    const uint64_t all = MAX_RETRY + 5000;
+
+    retry_init(&r);
+    for (uint64_t i = 1; i <= all; i++)
+        retry_add(&r, siphash13(r.key, &i, sizeof i), &conv, i, (int64_t)i, 1000);
+    CHECK_INT(r.count, MAX_RETRY);
+    for (uint64_t i = 1; i <= all; i++) {
+        bool found = retry_find(&r, siphash13(r.key, &i, sizeof i), 1000, &hit);
+        CHECK_INT(found, i > all - MAX_RETRY);
+        if (found)
+            CHECK_INT(hit.seq, i);
+    }
+    retry_forget(&r, &other, 0);
+    retry_forget(&r, &conv, all - 10);
+    for (uint64_t i = all - 20; i <= all; i++)
+        CHECK_INT(retry_find(&r, siphash13(r.key, &i, sizeof i), 1000, &hit), i <= all - 10);
+    retry_free(&r);
+}
+
+TEST(fast_retries_that_collide)
+{
+    static struct conv conv;
+    struct retries r;
+    struct retry_hit hit;
+
+    retry_init(&r);
+    for (uint64_t i = 1; i <= 3000; i++)
+        retry_add(&r, print_of(i), &conv, i, 0, (int64_t)i * 1000);
+    for (uint64_t i = 1; i <= 3000; i++)
+        CHECK(retry_find(&r, print_of(i), 3000000, &hit) && hit.seq == i);
+    int64_t later = 1500000 + RETRY_MS; /* half of them are a day old */
+    retry_add(&r, print_of(3001), &conv, 3001, 0, later);
+    for (uint64_t i = 1; i <= 3001; i++)
+        CHECK_INT(retry_find(&r, print_of(i), later, &hit), i >= 1500);
+    retry_free(&r);
+}
