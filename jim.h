@@ -874,7 +874,8 @@ enum conn_state {
 
 /*
  * A client connection. jim.c owns it; chat.c reads and writes only the members marked chat. Freed
- * by jim_attend() and jim_attend_now() alone: at the end of a turn, or of a callback, when nobody holds one.
+ * by jim_attend() and jim_attend_now() alone: at the end of a turn, or of a callback, when nobody
+ * holds one.
  */
 struct conn {
     struct jim *jim;
