@@ -115,7 +115,7 @@ check-kqueue:
 check-ppc:
 	$(MAKE) variant V=ppc CC=powerpc-linux-gnu-gcc F="-O2 -static" EMULATOR="env -u CC qemu-ppc" \
 	    ONLY="codec_ resp_ json_ util_ roster_ conf_ store_"
-TOOLSRC = tests/bench_store.c tests/talk.c tests/crash.c tests/simdisk.c tests/kill.c \
+TOOLSRC = tests/bench*.c tests/talk.c tests/crash.c tests/simdisk.c tests/kill.c \
 	tests/limits.c tests/fuzz_main.c
 werror: page.inc tests/list.inc
 	for cc in gcc clang; do \

@@ -57,6 +57,9 @@ put_ws_head(struct buf *b, size_t n)
     buf_add(b, key, sizeof key);
 }
 
+static void say(struct client *c, int cmd, const char *format, ...)
+    __attribute__((format(printf, 3, 4)));
+
 static void
 say(struct client *c, int cmd, const char *format, ...)
 {
