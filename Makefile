@@ -16,13 +16,13 @@ WARN = -Wall -Wextra -Wpedantic -Wshadow -Wconversion -Wstrict-prototypes -Wmiss
 ALL = $(STD) $(FEATURES) $(WARN) $(CFLAGS)
 LIBS = -lpthread
 
-HDRS = jim.h json.h login.h
+HDRS = jim.h json.h login.h store.h
 # The server in reading order; all but main.c is what an embedding program links.
 LIB = util.c hash.c codec.c resp.c loop.c \
-	segment.c store.c repair.c \
+	disk.c segment.c index.c helper.c store.c repair.c \
 	conf.c \
 	conn.c input.c \
-	roster.c request.c profile.c chat.c group.c send.c retry.c query.c record.c \
+	roster.c request.c profile.c chat.c group.c send.c retry.c query.c record.c keep.c \
 	worker.c users.c token.c hook.c auth.c admin.c \
 	bounds.c jail.c jim.c broadcast.c \
 	http.c api.c routes.c metrics.c \
@@ -105,7 +105,7 @@ asan:
 # The threads there are: the store's helper, those that check passwords, the loop's wake-up.
 tsan:
 	$(MAKE) variant V=tsan F="$(SANITIZE)=thread" \
-	    ONLY="store_ loop_ chat_store login_file login_gone login_stopped login_reload login_hook_u"
+	    ONLY="store_ idx_ keep_ loop_ chat_store login_file login_gone login_stopped login_reload login_hook_u"
 check-poll:
 	$(MAKE) variant V=poll F="-O2 -DJIM_LOOP_POLL"
 # kqueue's code on Linux, over a stand-in: Debian has no libkqueue.
@@ -188,7 +188,8 @@ SIM = -Dpthread_create=sim_pthread_create -Dpthread_join=sim_pthread_join \
 	-Dpthread_cond_wait=sim_pthread_cond_wait -Dpthread_cond_timedwait=sim_pthread_cond_timedwait \
 	-Dtime_mono_ms=sim_time_mono_ms -Dtime_wall_ms=sim_time_wall_ms \
 	-Drandom_bytes=sim_random_bytes
-CRASHO = build/crash.o build/simdisk.o build/sim-segment.o build/sim-store.o util.o hash.o
+CRASHO = build/crash.o build/simdisk.o build/sim-disk.o build/sim-segment.o build/sim-index.o \
+	build/sim-helper.o build/sim-store.o util.o hash.o
 build/crash: $(CRASHO)
 	$(CC) $(ALL) $(LDFLAGS) -o $@ $(CRASHO) $(LIBS)
 build/crash.o: tests/crash.c tests/simdisk.h $(HDRS)
@@ -197,9 +198,18 @@ build/crash.o: tests/crash.c tests/simdisk.h $(HDRS)
 build/simdisk.o: tests/simdisk.c tests/simdisk.h $(HDRS)
 	mkdir -p build
 	$(CC) $(ALL) -c -o $@ tests/simdisk.c
+build/sim-disk.o: disk.c $(HDRS) Makefile
+	mkdir -p build
+	$(CC) $(ALL) $(SIM) -c -o $@ disk.c
 build/sim-segment.o: segment.c $(HDRS) Makefile
 	mkdir -p build
 	$(CC) $(ALL) $(SIM) -c -o $@ segment.c
+build/sim-index.o: index.c $(HDRS) Makefile
+	mkdir -p build
+	$(CC) $(ALL) $(SIM) -c -o $@ index.c
+build/sim-helper.o: helper.c $(HDRS) Makefile
+	mkdir -p build
+	$(CC) $(ALL) $(SIM) -c -o $@ helper.c
 build/sim-store.o: store.c $(HDRS) Makefile
 	mkdir -p build
 	$(CC) $(ALL) $(SIM) -c -o $@ store.c
@@ -208,10 +218,11 @@ crash: build/crash
 # The same under the sanitizers, fewer seeds.
 crash-asan:
 	mkdir -p build/asan
-	$(CC) $(SANE) $(SIM) $(SANITIZE)=address,undefined -c -o build/asan/sim-segment.o segment.c
-	$(CC) $(SANE) $(SIM) $(SANITIZE)=address,undefined -c -o build/asan/sim-store.o store.c
+	for f in disk segment index helper store; do \
+	    $(CC) $(SANE) $(SIM) $(SANITIZE)=address,undefined -c -o build/asan/sim-$$f.o $$f.c || exit 1; \
+	done
 	$(CC) $(SANE) $(SANITIZE)=address,undefined -o build/asan/crash tests/crash.c tests/simdisk.c \
-	    build/asan/sim-segment.o build/asan/sim-store.o util.c hash.c $(LIBS)
+	    build/asan/sim-*.o util.c hash.c $(LIBS)
 	build/asan/crash 1000
 # The real process, killed 200 times at random moments while 20 clients send.
 build/kill: tests/kill.c util.o $(HDRS)

@@ -407,6 +407,37 @@ base64url_decode(void *dst, const char *p, size_t n)
 
 /* === CRC-32C (RFC 3720 appendix B.4) ========================================================== */
 
+/* Where the processor has an instruction for it, that is several times as fast as any table. One of
+ * x86-64 has to be asked whether it does; for ARM the compiler knows. */
+#if defined(__x86_64__) && defined(__GNUC__)
+#define CRC_WORD(crc, word) __builtin_ia32_crc32di((crc), (word))
+#define CRC_BYTE(crc, byte) __builtin_ia32_crc32qi((uint32_t)(crc), (byte))
+#define CRC_TARGET __attribute__((target("sse4.2")))
+#define CRC_HERE __builtin_cpu_supports("sse4.2")
+#elif defined(__aarch64__) && defined(__ARM_FEATURE_CRC32) && defined(__GNUC__)
+#include <arm_acle.h>
+#define CRC_WORD(crc, word) __crc32cd((uint32_t)(crc), (word))
+#define CRC_BYTE(crc, byte) __crc32cb((uint32_t)(crc), (byte))
+#define CRC_TARGET
+#define CRC_HERE true
+#endif
+
+#ifdef CRC_WORD
+CRC_TARGET static uint32_t
+crc_by_instruction(uint32_t crc, const uint8_t *p, size_t n)
+{
+    uint64_t c = crc, word;
+
+    for (; n >= 8; n -= 8, p += 8) {
+        memcpy(&word, p, 8); /* both are little-endian, as the bits of the instruction are */
+        c = CRC_WORD(c, word);
+    }
+    for (; n > 0; n--)
+        c = CRC_BYTE(c, *p++);
+    return (uint32_t)c;
+}
+#endif
+
 /* Slicing by eight: t[k][b] is what byte b adds when k more bytes follow it, so that eight bytes
  * take eight independent look-ups instead of a chain of eight. */
 void
@@ -421,6 +452,11 @@ crc32c_init(struct crc32c *c)
     for (int k = 1; k < 8; k++)
         for (int i = 0; i < 256; i++)
             c->t[k][i] = c->t[k - 1][i] >> 8 ^ c->t[0][c->t[k - 1][i] & 0xff];
+#ifdef CRC_WORD
+    c->instruction = CRC_HERE;
+#else
+    c->instruction = false;
+#endif
 }
 
 /* Little-endian whatever the machine is; compilers make one load of it. */
@@ -436,6 +472,10 @@ crc32c_add(const struct crc32c *c, uint32_t crc, const void *p, size_t n)
     const uint8_t *s = p;
 
     crc = ~crc;
+#ifdef CRC_WORD
+    if (c->instruction)
+        return ~crc_by_instruction(crc, s, n);
+#endif
     for (; n >= 8; n -= 8, s += 8) {
         uint32_t a = crc ^ get32_le(s), b = get32_le(s + 4);
         crc = c->t[7][a & 0xff] ^ c->t[6][a >> 8 & 0xff] ^ c->t[5][a >> 16 & 0xff]

@@ -23,6 +23,7 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
+#define KEEP_MS 10000    /* between two looks whether old messages are to go; see keep.c */
 #define SAVE_MS 1000     /* moved cursors are at most this old on disk; a crash repeats that much */
 #define MAX_SAVE 1000    /* cursors written at a time */
 #define RETRY_ACCEPT_MS 100
@@ -252,16 +253,16 @@ open_ports(struct jim *j)
     return 0;
 }
 
-static void
-store_ready(void *arg)
+static struct jim *
+jim_of(void *chat)
 {
-    loop_wake(((struct jim *)arg)->loop);
+    return (struct jim *)(void *)((char *)chat - offsetof(struct jim, chat));
 }
 
 static void
-store_record(void *arg, const struct store_rec *rec)
+store_ready(void *arg)
 {
-    record_replay(&((struct jim *)arg)->chat, rec);
+    loop_wake(jim_of(arg)->loop);
 }
 
 static int
@@ -269,8 +270,10 @@ open_store(struct jim *j)
 {
     struct store_options o = {.dir = j->opt.store_dir, .policy = j->opt.store_sync,
                               .segment = (uint64_t)j->opt.store_segment, .log = &j->log,
-                              .io = j->disk, .ready = store_ready, .replay = store_record,
-                              .arg = j};
+                              .io = j->disk, .ready = store_ready, .replay = record_replay,
+                              .span = record_span, .recent = record_recent,
+                              .recent_max = MAX_RETRY,
+                              .recent_ms = j->chat.now_ms() - RETRY_MS, .arg = &j->chat};
 
     j->store = j->opt.store ? store_open(&o) : store_open_none();
     if (j->store == NULL)
@@ -399,6 +402,32 @@ save_timer_fired(struct timer *t)
 
 /* Call fn for every connection. */
 static void
+keep_timer_fired(struct timer *t)
+{
+    struct jim *j = (struct jim *)(void *)((char *)t - offsetof(struct jim, keep_timer));
+
+    keep_begin(&j->chat);
+}
+
+/* Retention: looked after when a segment has been begun, but for that not all the time; and now and
+ * then on an idle server, too. Returns whether it wants another turn at once. */
+static bool
+jim_keep(struct jim *j)
+{
+    int64_t now = loop_now(j->loop);
+    bool begun = j->segments != store_segments(j->store);
+
+    if (j->opt.keep_days > 0 || j->opt.keep_bytes > 0) {
+        j->segments = store_segments(j->store);
+        if (begun && now >= j->keep_at && keep_begin(&j->chat))
+            j->keep_at = now + KEEP_MS;
+        if (j->keep_timer.slot == 0)
+            loop_timer(j->loop, &j->keep_timer, now + KEEP_MS, keep_timer_fired);
+    }
+    return keep_step(&j->chat);
+}
+
+static void
 each_conn(struct jim *j, void (*fn)(struct conn *c))
 {
     for (int fd = 0; fd < loop_top(j->loop); fd++) {
@@ -434,6 +463,7 @@ reload(struct jim *j)
     log_open(j);
     if (j->auth != NULL)
         auth_reload(j->auth);
+    j->segments = 0; /* there may be less to be kept now */
     each_conn(j, reload_conn);
     log_write(&j->log, LOG_LEVEL_INFO, "reloaded");
 }
@@ -474,7 +504,7 @@ bool
 jim_turn(struct jim *j)
 {
     bool more = j->attend != NULL || j->bulk != NULL || j->broadcasts != NULL ||
-                send_waits(&j->chat);
+                j->keeping || send_waits(&j->chat);
     int64_t wait = more ? 0 : -1;
 
     if (j->draining) {
@@ -499,6 +529,7 @@ jim_turn(struct jim *j)
     j->fanning = true;
     send_waves(&j->chat);
     j->fanning = false;
+    j->keeping = jim_keep(j);
     store_commit(j->store);
     broadcast_step(j);
     jim_attend(j);

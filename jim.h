@@ -5,9 +5,9 @@
  * Part 1 is the whole public interface, for programs that embed the server. Part 2, under
  * JIM_INTERNAL, is every shared limit, struct and function of the server itself, grouped by file in
  * reading order: util, hash, codec, resp, loop, store, conf, conn, input, roster, the chat
- * (request, profile, chat, group, send, retry, query, record), logins (login.h: worker, users,
- * token, hook, auth, admin), bounds, jail, jim, broadcast, http, api, routes, metrics, export,
- * import.
+ * (request, profile, chat, group, send, retry, query, record, keep), logins (login.h: worker,
+ * users, token, hook, auth, admin), bounds, jail, jim, broadcast, http, api, routes, metrics,
+ * export, import.
  */
 #ifndef JIM_H
 #define JIM_H
@@ -267,6 +267,7 @@ ptrdiff_t base64url_decode(void *dst, const char *p, size_t n);
 
 struct crc32c { /* tables of CRC-32C (RFC 3720 appendix B.4), eight bytes a step */
     uint32_t t[8][256];
+    bool instruction; /* the processor has one for it: the tables are not used */
 };
 void crc32c_init(struct crc32c *c);
 /* Continue `crc` (0 at the start) over n bytes. */
@@ -463,12 +464,14 @@ enum store_policy { STORE_GROUP = -1, STORE_OFF = -2 }; /* else: milliseconds be
 enum store_type {
     REC_MESSAGE = 'M',  /* seq: its place in the conversation; json: the chat object */
     REC_BATCH = 'b',    /* json: {"synced":N}: all up to N were on disk before this was written;
-                           with "closed":true the mark of a clean stop. Not handed to replay() */
+                           "prev":P in a segment's first: the last number before the segment;
+                           "closed":true: a clean stop. Not handed to replay() */
     REC_CURSOR = 'C',   /* seq: delivered up to; json: {"userId":…[,"live":[lo,hi]]} */
     REC_GROUP = 'G',    /* json: {["dismissed":true,]"groupId":…[,"life":N][,"name":…]}: what is
                            known of a group, latest wins; a higher life ends all memberships */
     REC_JOIN = 'J',     /* seq: the last message before; json: {["life":N,]"userId":…} */
     REC_LEAVE = 'L',    /* json: {"userId":…} */
+    REC_SEQ = 'S',      /* seq: the conversation's last so far, of a message no longer kept; {} */
     REC_USER = 'U'      /* conversation "-"; json: {"userId":…, profile}: latest wins */
 };
 
@@ -481,6 +484,15 @@ struct store_rec {
     struct str json;
     uint32_t segment; /* where it stands: number of the segment in this process */
     uint32_t offset;  /* byte offset of its line in it */
+};
+
+/* Messages of one conversation in one segment, without a gap in their seq: what a start takes at
+ * once. */
+struct store_span {
+    struct str conv;
+    uint64_t first; /* seq of the first */
+    uint32_t segment, count;
+    struct str places; /* where their lines stand: for store_index_add_span() */
 };
 
 /* Positions of one conversation's messages, by seq. Zero struct at the start; memory is the store's
@@ -521,7 +533,15 @@ struct store_options {
     void (*ready)(void *arg);
     /* Each valid record at start, oldest first; views live until it returns. */
     void (*replay)(void *arg, const struct store_rec *rec);
-    void *arg; /* for both */
+    /* NULL, or: messages come here, so that they need not be read one by one; what is no message
+     * comes to replay() before the messages of its segment, without an offset. */
+    void (*span)(void *arg, const struct store_span *span);
+    /* NULL, or: then the newest messages, at most recent_max stored since recent_ms, and perhaps
+     * some older ones of the same segment; oldest first. */
+    void (*recent)(void *arg, const struct store_rec *rec);
+    uint64_t recent_max;
+    int64_t recent_ms;
+    void *arg; /* for all */
 };
 
 /* Open or create the log: lock the directory, check and read it all through replay(), cut a torn
@@ -549,13 +569,14 @@ enum store_news {
 enum store_news store_poll(struct store *s);
 /* Every record up to this number is as safe as the policy says: may be acknowledged and shown. */
 uint64_t store_durable(const struct store *s);
+uint64_t store_last(const struct store *s); /* number of the newest record, durable or not */
 #define STORE_BOUNDS 13 /* of the histogram of waiting times */
 extern const int64_t store_bounds_us[STORE_BOUNDS];
 struct store_stats { /* since it was opened */
     uint64_t appended, durable; /* records; those of lost batches stay in `appended` alone */
     uint64_t batches, lost;     /* batches that became durable; that could not be written */
     uint64_t bytes;             /* of the former */
-    uint64_t segments;          /* files of the log, now */
+    uint64_t segments, size;    /* files of the log, and their bytes, now */
     uint64_t within[STORE_BOUNDS + 1]; /* batches by the time from the append of the oldest record
                                    to the turn that knew it durable: up to this bound and above
                                    the one before; the last: above all */
@@ -571,89 +592,36 @@ int store_read(struct store *s, const struct store_index *x, uint64_t seq, struc
                struct store_rec *rec);
 /* Note a replayed REC_MESSAGE in its conversation's index; seq must rise from call to call. */
 void store_index_add(struct store_index *x, const struct store_rec *rec);
+void store_index_add_span(struct store_index *x, const struct store_span *span);
 uint64_t store_index_first(const struct store_index *x); /* lowest seq there is, 0: none */
 void store_index_cut(struct store_index *x, uint64_t last); /* forget what is above `last` */
 void store_index_free(struct store_index *x);
 size_t store_held(const struct store *s); /* bytes of batches and, about, of all indexes */
 
-/* --- segment.c: how a log looks on disk ------------------------------------------------------- */
+/*
+ * Retention. Segments are dropped whole, oldest first, never the last: those before the segment
+ * that store_expired() names, 0: none are to go. Before store_drop(), what they alone tell must be
+ * written again and durable, and their messages be out of every index (store_index_drop()).
+ */
+struct store_bound {  /* the first segment that stays: */
+    uint32_t segment; /* its number in this process */
+    uint64_t number;  /* and that of its first record */
+};
+struct store_bound store_expired(const struct store *s, int64_t keep_ms, int64_t keep_bytes,
+                                 int64_t now_ms); /* 0: no such limit */
+void store_drop(struct store *s, uint32_t segment);
+void store_index_drop(struct store_index *x, uint32_t segment); /* forget what stands before it */
+/* Is there a message in that segment or behind it? */
+bool store_index_reaches(const struct store_index *x, uint32_t segment);
+uint32_t store_segments(const struct store *s); /* how many there are, begun ones included */
+uint64_t store_bytes(const struct store *s);    /* of all of them */
 
-#define HEADER_ROOM 128 /* a header line is shorter: two numbers of 18 digits, salt and words */
-#define LINE_HEAD 96    /* a record line's bytes beside conversation and JSON are fewer */
+/* --- segment.c: how a log looks on disk (see store.h, too) ------------------------------------ */
+
+#define PATH_ROOM 4096
+#define LINE_HEAD 96 /* a record line's bytes beside conversation and JSON are fewer */
 #define STORE_PENDING (256u << 20) /* bytes that wait for a disk that hangs; then appends fail */
 #define MAX_NUMBER UINT64_C(999999999999999999) /* 18 digits: every sum of two fits 63 bits */
-#define PATH_ROOM 4096
-#define CLOSED ",\"closed\":true}" /* ends the last REC_BATCH of a clean stop */
-
-struct segment {    /* one file of the log; its number in this process is its place in the array */
-    uint64_t first; /* the number in its name */
-    uint32_t seed;  /* CRC of its salt: where every line's CRC starts */
-    uint32_t size;  /* bytes that may be read: up to the last durable batch */
-};
-
-struct seg_header {
-    uint64_t first, prev; /* prev: the last number of the segment before, 0 when there was none */
-    char salt[17];        /* hex digits: a line of another file, or an older one, fails its CRC */
-};
-
-struct reader {
-    const struct store_io *io;
-    int fd;
-    struct buf buf; /* a window of the file; owned */
-    uint64_t at;    /* its offset in the file */
-    size_t pos;     /* what stands before has been handed out */
-    bool eof;
-};
-
-enum scan_result { SCAN_CLEAN, SCAN_TORN, SCAN_DAMAGED, SCAN_ERROR };
-
-/* One pass over a whole log: set io, dir and what is wanted; scan_run(); free first and seg. */
-struct scan {
-    const struct store_io *io;
-    const char *dir;
-    struct crc32c crc;
-    bool tidy;  /* remove what a creation that did not finish left behind */
-    bool go_on; /* note damage and read what can be read */
-    void (*record)(void *arg, const struct store_rec *rec);
-    void *arg;
-    struct reader reader;
-    uint64_t *first; /* numbers in the names, ascending; owned */
-    uint32_t firsts;
-    struct segment *seg; /* those whose header is right; owned, until store_open() takes it */
-    uint32_t segs, cap;
-    uint64_t last; /* highest record number */
-    uint64_t records, messages;
-    bool closed; /* the last record says that the stop was clean */
-    uint64_t proven; /* offset in the last segment: what stands before it was synced for certain */
-    /* The first thing found wrong: */
-    enum scan_result result;
-    uint64_t bad_first, bad_at, bad_end; /* segment, offset, end of the file when torn */
-    const char *why;
-    int err;
-};
-void scan_run(struct scan *c); /* what came of it is in c->result */
-
-extern const struct store_io store_disk; /* the real one */
-/* Was a call only interrupted? Calls through struct store_io are repeated while this says so. */
-bool io_again(ssize_t result);
-int io_open(const struct store_io *io, const char *path, int flags);
-bool io_write(const struct store_io *io, int fd, const char *p, size_t n, uint64_t at); /* all */
-ssize_t io_read(const struct store_io *io, int fd, void *p, size_t n, uint64_t at);
-bool io_truncate(const struct store_io *io, int fd, uint64_t size);
-bool io_sync(const struct store_io *io, int fd);
-bool io_rename(const struct store_io *io, const char *from, const char *to);
-bool io_path(const struct store_io *io, int (*call)(void *arg, const char *path), const char *path);
-
-/* DIR/NNNNNNNNNNNNNNNNNNNN.log and what follows. store_open() refuses a DIR this would cut. */
-void segment_path(char path[PATH_ROOM], const char *dir, uint64_t first, const char *suffix);
-void segment_push(struct segment **seg, uint32_t *segs, uint32_t *cap, struct segment add);
-/* The length of the header line, newline included. */
-size_t header_put(char dst[HEADER_ROOM], const struct crc32c *crc, const struct seg_header *h);
-const char *header_parse(const struct crc32c *crc, struct str line, struct seg_header *h);
-void line_put(struct buf *b, const struct crc32c *crc, uint32_t seed, const struct store_rec *r);
-/* Read a line, without its newline, into views. NULL, or what is wrong with it. */
-const char *line_parse(const struct crc32c *crc, uint32_t seed, struct str line,
-                       struct store_rec *r);
 /* The subcommands. check: 0 clean, 1 torn tail, 2 damaged (all said on `out`); export: chat objects
  * with seq and time, one a line, 0 or 2. */
 int store_check(const char *dir, FILE *out);
@@ -709,6 +677,7 @@ struct options {           /* one member a key; times in ms, sizes in bytes; str
     char *store_dir;
     int64_t store_sync;    /* enum store_policy or ms */
     int64_t store_segment;
+    int64_t keep_days, keep_bytes; /* 0: no limit */
     int64_t log_level;
     char *log_file;        /* empty: stderr */
     uint64_t set;          /* bit i: row i of the table was set by hand */
@@ -994,6 +963,8 @@ struct user {
     uint32_t nconns;
     uint32_t joined;        /* groups he is in */
     uint32_t place;         /* known: index in roster->user */
+    struct user *next;      /* the one made before; all of them: roster.made_users */
+    uint64_t record;        /* number of his latest REC_USER */
     struct conn *conns;     /* borrowed; linked by next_of_user */
     struct member *members; /* owned; linked by next_of_user */
     struct profile *profile; /* owned; NULL: nick is the id, nothing else */
@@ -1016,6 +987,8 @@ struct conv {
     uint64_t seq;           /* last number handed out */
     uint64_t durable;       /* last number that may be shown */
     uint32_t waves;          /* messages whose fan-out has not ended */
+    struct conv *next;      /* the one made before; all of them: roster.made_convs */
+    uint64_t group_record, seq_record; /* numbers of its latest REC_GROUP and REC_SEQ */
     struct store_index index;
     char *name;             /* group: owned, NULL: none */
     char *id;               /* group: owned; else NULL */
@@ -1036,6 +1009,7 @@ struct member {
     struct conv *conv;        /* borrowed */
     struct member *next_of_user;
     struct member *next_dirty; /* cursor not in the log yet */
+    uint64_t record; /* number of his latest REC_JOIN; of a pair: of his latest REC_CURSOR */
     uint64_t cursor;
     uint64_t live_lo, live_hi; /* 0, 0: none */
     uint32_t fanned;          /* the last number (its low half) a large fan-out has queued to him */
@@ -1046,6 +1020,10 @@ struct member {
 
 struct roster {
     struct map users, convs, members;
+    /* All of them, the newest first, linked by next. None is freed before the roster is: a walk
+     * over them may pause. */
+    struct user *made_users;
+    struct conv *made_convs;
     struct member *dirty;
     struct user **user;       /* owned array: who is known, those online first, so that a page of
                                  a list costs what it shows */
@@ -1134,6 +1112,16 @@ struct retries {
     uint32_t head, count;
 };
 
+/* Retention under way: a walk over all there is, in steps. */
+struct keep {
+    struct store_bound bound;  /* what stands before goes; segment 0: no pass under way */
+    struct user *user;         /* where the walk is; NULL: past the last */
+    struct member *member;
+    bool in_members;           /* of `user`: he himself is done */
+    struct conv *conv;
+    uint64_t wait;             /* record that must be durable before it goes on */
+};
+
 struct chat {
     struct roster roster;
     const struct options *opt; /* borrowed, as are the next five */
@@ -1154,6 +1142,7 @@ struct chat {
     uint64_t id_key[2], id_count; /* generator of message ids */
     struct buf out;            /* an answer being written */
     struct buf line;           /* records being written or read */
+    struct keep keep;
     bool stopping;             /* sends are refused: 10028 */
 };
 
@@ -1363,7 +1352,9 @@ struct pending *pending_push(struct chat *c); /* a zeroed entry at the end of th
 /* Write what is so now of a user, a group or a membership, and see that it gets to the disk. */
 void record_user(struct chat *c, struct user *u);
 void record_group(struct chat *c, struct conv *v);
-void record_member(struct chat *c, struct member *m);
+void record_member(struct chat *c, struct member *m); /* a membership: joined or left */
+uint64_t record_cursor(struct chat *c, struct member *m); /* the number, 0: refused for now */
+void record_seq(struct chat *c, struct conv *v);
 void record_redo(struct chat *c, const struct pending *p); /* its batch is lost */
 /* Write up to `max` moved cursors, and states that were lost. Returns the record number of the last
  * cursor, 0 when there was none. */
@@ -1372,13 +1363,26 @@ bool record_unsaved(const struct chat *c); /* is there something for record_save
 /* What has become known of a user is taken over and kept, and so is that he is known. Json as for
  * profile_set(). Is anything new? */
 bool record_learn(struct chat *c, struct user *u, struct str json);
-void record_replay(struct chat *c, const struct store_rec *rec); /* at start */
 /* The JSON of a user's and a group's record. */
 void record_put_user(struct buf *b, const struct user *u);
 void record_put_group(struct buf *b, const struct conv *v);
 /* Take over what another log's record says of a user (v NULL) or a group; written when it is news.
  * Returns whether it was. */
 bool record_import(struct chat *c, struct user *u, struct conv *v, struct str json);
+/* At start, for struct store_options; arg is the chat. */
+void record_replay(void *chat, const struct store_rec *rec);
+void record_span(void *chat, const struct store_span *span);
+void record_recent(void *chat, const struct store_rec *rec);
+
+/* --- keep.c: retention ------------------------------------------------------------------------ */
+
+/* Begin a pass if something is past jim.store.keep.days or jim.store.keep.bytes, and none is under
+ * way. True when one is. */
+bool keep_begin(struct chat *c);
+/* A bounded step of the pass, if one is under way. True: there is more to do at once; false: when
+ * the store has news, or nothing. */
+bool keep_step(struct chat *c);
+void keep_lost(struct chat *c); /* a batch is lost: what the pass has written may be, too */
 
 /* --- bounds.c: addresses and memory ----------------------------------------------------------- */
 
@@ -1450,6 +1454,10 @@ struct jim {
     size_t nbroadcasts;
     struct timer accept_timer; /* listeners are paused until it fires */
     struct timer save_timer;   /* moved cursors go to the log */
+    struct timer keep_timer;   /* is something to be dropped from it? */
+    uint32_t segments;         /* there were when that was asked last */
+    int64_t keep_at;           /* when it may be asked again because there are more, loop clock */
+    bool keeping;              /* a pass of retention wants its next turn at once */
     int64_t drain_until;       /* loop clock, while draining */
     bool accept_paused;
     bool room;                 /* a connection has gone since accepting was paused */

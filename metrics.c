@@ -142,6 +142,7 @@ static const struct metric metrics[] = {
     ROW("storeBytes", "jim_store_written_bytes_total", "Bytes of these batches.", COUNTER,
         store.bytes),
     ROW("storeSegments", "jim_store_segments", "Files of the log.", GAUGE, store.segments),
+    ROW("storeSize", "jim_store_size_bytes", "Bytes of these files.", GAUGE, store.size),
     {"uptimeMs", "jim_uptime_seconds", "", "Time since the start.", GAUGE, MS, AT(uptime_ms)},
     {NULL, "process_start_time_seconds", "", "Start, in seconds since 1970.", GAUGE, MS,
      AT(start_ms)},

@@ -137,12 +137,21 @@ sent_by(const struct store_rec *rec, const struct user *u)
            str_eq(from, user_id(u));
 }
 
+/* The first message retention has left; behind the last when it has left none. */
+static uint64_t
+first_stored(const struct conv *v)
+{
+    uint64_t first = store_index_first(&v->index);
+
+    return first != 0 ? first : v->durable + 1;
+}
+
 /* Everything one has missed in one conversation, as `"key":[…]`. */
 static void
 fetch_missed(struct fetch *f, struct member *m, struct str key)
 {
     struct chat *c = f->c;
-    uint64_t last = m->cursor, first = store_index_first(&m->conv->index);
+    uint64_t last = m->cursor, first = first_stored(m->conv);
     bool opened = false;
 
     for (uint64_t seq = m->cursor; (seq = member_next_missing(m, seq)) != 0;) {
@@ -349,10 +358,8 @@ history_bounds(struct chat *c, const struct request *r, struct conv *v, struct h
     h->conv = v;
     h->timed = got_begin > 0 || got_end > 0;
     h->backward = got_before > 0 && got_after == 0;
-    h->lo = store_index_first(&v->index);
+    h->lo = first_stored(v);
     h->hi = v->durable;
-    if (h->lo == 0)
-        h->lo = 1;
     if (after > 0 && (uint64_t)after >= h->lo)
         h->lo = (uint64_t)after + 1;
     if (before <= (int64_t)(h->hi < INT64_MAX ? h->hi : INT64_MAX))

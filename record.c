@@ -38,22 +38,25 @@ pending_push(struct chat *c)
 
 /* --- writing ---------------------------------------------------------------------------------- */
 
-/* Append a state whose JSON stands in c->line, and remember it until it is on disk. */
-static void
-record_append(struct chat *c, enum store_type type, struct conv *v, struct user *u, uint64_t seq)
+/* Append a state whose JSON stands in c->line, and remember it until it is on disk. Its number goes
+ * to *record, and is returned; 0: it is refused, and will be written later. */
+static uint64_t
+record_append(struct chat *c, struct pending p, uint64_t *record)
 {
-    struct str key = v != NULL ? (struct str){v->key, v->keylen} : STR("-");
+    struct str key = p.conv != NULL ? (struct str){p.conv->key, p.conv->keylen} : STR("-");
     struct str json = {c->line.p, c->line.len};
-    uint64_t number = store_append(c->store, (char)type, key, seq, json, c->now_ms(), NULL);
 
-    struct pending p = {.number = number, .kind = PENDING_STATE, .type = (char)type, .conv = v,
-                        .from = u};
-
-    if (number == 0 && !store_failed(c->store))
-        record_redo(c, &p); /* too much waits for a disk that hangs */
-    if (number == 0 || number <= store_durable(c->store))
-        return; /* failed for good: health says so; or there is nothing to wait for */
-    *pending_push(c) = p;
+    p.kind = PENDING_STATE;
+    p.number = store_append(c->store, p.type, key, p.seq, json, c->now_ms(), NULL);
+    if (p.number == 0) {
+        if (!store_failed(c->store)) /* failed for good: health says so */
+            record_redo(c, &p);
+        return 0;
+    }
+    *record = p.number;
+    if (p.number > store_durable(c->store))
+        *pending_push(c) = p;
+    return p.number;
 }
 
 static struct buf *
@@ -78,7 +81,7 @@ record_user(struct chat *c, struct user *u)
 {
     c->line.len = 0;
     record_put_user(&c->line, u);
-    record_append(c, REC_USER, NULL, u, 0);
+    record_append(c, (struct pending){.type = REC_USER, .from = u}, &u->record);
 }
 
 static void
@@ -112,7 +115,7 @@ record_group(struct chat *c, struct conv *v)
     c->line.len--; /* the brace comes back behind this */
     put_life(&c->line, v);
     buf_add(&c->line, "}", 1);
-    record_append(c, REC_GROUP, v, NULL, 0);
+    record_append(c, (struct pending){.type = REC_GROUP, .conv = v}, &v->group_record);
 }
 
 void
@@ -123,25 +126,15 @@ record_member(struct chat *c, struct member *m)
     put_life(b, m->conv);
     put_text(b, "userId", user_id(m->user));
     buf_add(b, "}", 1);
-    record_append(c, m->left ? REC_LEAVE : REC_JOIN, m->conv, m->user, m->cursor);
+    record_append(c, (struct pending){.type = m->left ? REC_LEAVE : REC_JOIN, .conv = m->conv,
+                                      .from = m->user, .seq = m->cursor}, &m->record);
 }
 
-/* Once more what was lost: as it is now, which may be another state than then. */
-static void
-record_again(struct chat *c, const struct pending *p)
-{
-    if (p->type == REC_USER)
-        record_user(c, p->from);
-    else if (p->type == REC_GROUP)
-        record_group(c, p->conv);
-    else
-        record_member(c, member_of(&c->roster, p->from, p->conv));
-}
-
-static uint64_t
+uint64_t
 record_cursor(struct chat *c, struct member *m)
 {
     struct buf *b = line_begin(c);
+    uint64_t unused;
 
     if (m->live_hi != 0)
         buf_printf(b, "\"live\":[%llu,%llu],", (unsigned long long)m->live_lo,
@@ -149,8 +142,37 @@ record_cursor(struct chat *c, struct member *m)
     json_put_raw(b, "\"userId\":", 9); /* no comma: "live" has brought its own */
     json_put_string(b, m->user->id, m->user->idlen);
     buf_add(b, "}", 1);
-    return store_append(c->store, REC_CURSOR, (struct str){m->conv->key, m->conv->keylen},
-                        m->cursor, (struct str){b->p, b->len}, c->now_ms(), NULL);
+    return record_append(c, (struct pending){.type = REC_CURSOR, .conv = m->conv, .from = m->user,
+                                             .seq = m->cursor},
+                         m->conv->group ? &unused : &m->record);
+}
+
+void
+record_seq(struct chat *c, struct conv *v)
+{
+    buf_add(line_begin(c), "}", 1);
+    record_append(c, (struct pending){.type = REC_SEQ, .conv = v, .seq = v->seq}, &v->seq_record);
+}
+
+/* Once more what was lost: as it is now, which may be another state than then. */
+static void
+record_again(struct chat *c, const struct pending *p)
+{
+    struct member *m;
+
+    if (p->type == REC_USER) {
+        record_user(c, p->from);
+    } else if (p->type == REC_GROUP) {
+        record_group(c, p->conv);
+    } else if (p->type == REC_SEQ) {
+        record_seq(c, p->conv);
+    } else {
+        m = member_of(&c->roster, p->from, p->conv);
+        if (p->type != REC_CURSOR)
+            record_member(c, m);
+        else if (!m->left)
+            record_cursor(c, m);
+    }
 }
 
 void
@@ -174,10 +196,13 @@ uint64_t
 record_save(struct chat *c, size_t max)
 {
     uint64_t last = 0;
+    size_t n = c->redo_n;
 
-    for (size_t i = 0; i < c->redo_n; i++)
-        record_again(c, &c->redo[i]);
     c->redo_n = 0;
+    for (size_t i = 0; i < n; i++) { /* what is refused again goes back to the front */
+        struct pending p = c->redo[i];
+        record_again(c, &p);
+    }
     while (c->roster.dirty != NULL && max-- > 0) {
         struct member *m = c->roster.dirty;
         c->roster.dirty = m->next_dirty;
@@ -201,26 +226,40 @@ record_learn(struct chat *c, struct user *u, struct str json)
 
 /* --- reading ---------------------------------------------------------------------------------- */
 
-static void
-replay_message(struct chat *c, struct conv *v, const struct store_rec *rec)
+/* Remember a message's id, in case it is sent again. */
+void
+record_recent(void *chat, const struct store_rec *rec)
 {
+    struct chat *c = chat;
     char text[6 * MAX_MESSAGE_ID], from_text[MAX_ID];
     struct request r;
     struct str from;
     int64_t create = 0;
 
-    v->seq = v->durable = rec->seq;
-    store_index_add(&v->index, rec);
     if (rec->time_ms + RETRY_MS < c->now_ms() || !request_parse(&r, rec->json) ||
         r.f[F_ID].type != JSON_STRING || r.f[F_ID].n > sizeof text ||
         !request_id(&r, F_FROM, from_text, &from))
         return;
+    struct conv *v = conv_find_key(&c->roster, rec->conv);
     struct str id = {text, json_text(&r.f[F_ID], text)};
     request_int(&r, F_CREATE_TIME, 0, &create);
-    if (id.n <= MAX_MESSAGE_ID)
+    if (v != NULL && id.n <= MAX_MESSAGE_ID)
         retry_add(&c->retries,
                   retry_print(&c->retries, user_get(&c->roster, from), v, id), v, rec->seq,
                   create, rec->time_ms);
+}
+
+void
+record_span(void *chat, const struct store_span *span)
+{
+    struct conv *v = conv_get_key(&((struct chat *)chat)->roster, span->conv);
+    uint64_t last = span->first + span->count - 1;
+
+    if (v == NULL)
+        return;
+    store_index_add_span(&v->index, span);
+    if (last > v->seq)
+        v->seq = v->durable = last;
 }
 
 static void
@@ -242,10 +281,13 @@ replay_cursor(struct chat *c, struct conv *v, struct user *u, const struct store
     m->cursor = rec->seq;
     m->live_lo = (uint64_t)range[0];
     m->live_hi = (uint64_t)range[1];
+    if (!v->group)
+        m->record = rec->number;
 }
 
 static void
-replay_group(struct roster *r, struct conv *v, const struct request *q, int64_t life)
+replay_group(struct roster *r, struct conv *v, const struct request *q, int64_t life,
+             uint64_t number)
 {
     char name[6 * MAX_ID];
 
@@ -260,23 +302,38 @@ replay_group(struct roster *r, struct conv *v, const struct request *q, int64_t 
     v->name = NULL;
     if (q->f[F_NAME].type == JSON_STRING && q->f[F_NAME].n <= sizeof name)
         v->name = xstrndup(name, json_text(&q->f[F_NAME], name));
+    v->group_record = number;
 }
 
 /* A state that was lost is written again later, perhaps behind what came after it: which life of
  * the group a record speaks of is what decides, not its place in the log. */
 static void
-replay_join(struct roster *r, struct conv *v, struct user *u, int64_t life, uint64_t seq)
+replay_join(struct roster *r, struct conv *v, struct user *u, int64_t life,
+            const struct store_rec *rec)
 {
     if (life < v->life)
         return;
     group_enter_life(v, (uint32_t)life);
     group_revive(r, v);
-    member_add(r, u, v)->cursor = seq;
+    struct member *m = member_add(r, u, v);
+    m->cursor = rec->seq;
+    m->live_lo = m->live_hi = 0; /* written again, it knows of no earlier cursor */
+    m->record = rec->number;
 }
 
-void
-record_replay(struct chat *c, const struct store_rec *rec)
+static void
+replay_seq(struct conv *v, const struct store_rec *rec)
 {
+    if (rec->seq > v->seq)
+        v->seq = v->durable = rec->seq;
+    v->seq_record = rec->number;
+}
+
+/* Only of a log read one by one do messages come here. */
+void
+record_replay(void *chat, const struct store_rec *rec)
+{
+    struct chat *c = chat;
     struct roster *r = &c->roster;
     struct conv *v = str_eq(rec->conv, STR("-")) ? NULL : conv_get_key(r, rec->conv);
     struct request q;
@@ -285,13 +342,14 @@ record_replay(struct chat *c, const struct store_rec *rec)
     struct user *u = NULL;
     int64_t life;
 
-    if (rec->type == REC_MESSAGE) {
-        if (v != NULL)
-            replay_message(c, v, rec);
-        return;
+    if (rec->type == REC_SEQ && v != NULL)
+        replay_seq(v, rec);
+    if (rec->type == REC_MESSAGE && v != NULL) {
+        v->seq = v->durable = rec->seq;
+        store_index_add(&v->index, rec);
     }
-    if (!request_parse(&q, rec->json) || request_int(&q, F_LIFE, 0, &life) < 0 || life < 0 ||
-        life > UINT32_MAX)
+    if (rec->type == REC_SEQ || rec->type == REC_MESSAGE || !request_parse(&q, rec->json) ||
+        request_int(&q, F_LIFE, 0, &life) < 0 || life < 0 || life > UINT32_MAX)
         return;
     if (request_id(&q, F_USER_ID, text, &id))
         u = user_get(r, id);
@@ -299,12 +357,13 @@ record_replay(struct chat *c, const struct store_rec *rec)
         profile_free(u); /* the latest record says all there is */
         profile_set(u, rec->json);
         user_know(r, u);
+        u->record = rec->number;
     } else if (rec->type == REC_GROUP && v != NULL && v->group) {
-        replay_group(r, v, &q, life);
+        replay_group(r, v, &q, life, rec->number);
     } else if (v == NULL || u == NULL) {
         return;
     } else if (rec->type == REC_JOIN && v->group) {
-        replay_join(r, v, u, life, rec->seq);
+        replay_join(r, v, u, life, rec);
     } else if (rec->type == REC_LEAVE && v->group) {
         if (member_in_group(r, u, str_of(v->id)) != NULL)
             member_leave(member_of(r, u, v));
@@ -324,7 +383,8 @@ record_import(struct chat *c, struct user *u, struct conv *v, struct str json)
     record_put_group(&before, v);
     if (request_parse(&q, json)) /* in the life it has here, whatever it had there */
         replay_group(&c->roster, v, &q,
-                     v->life + (q.f[F_DISMISSED].type == JSON_TRUE && !v->gone));
+                     v->life + (q.f[F_DISMISSED].type == JSON_TRUE && !v->gone),
+                     v->group_record);
     record_put_group(&after, v);
     bool news = !str_eq((struct str){before.p, before.len}, (struct str){after.p, after.len});
     if (news)

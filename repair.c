@@ -7,7 +7,7 @@
  *
  *   files and lines, the salt, copying, the subcommand
  */
-#include "jim.h"
+#include "store.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -104,7 +104,7 @@ copy_record(struct repair *r, uint64_t at, size_t n, const struct store_rec *rec
     r->last = rec->number;
     if (rec->type == REC_BATCH)
         return;
-    if (rec->type >= 'A' && rec->type <= 'Z' && strchr("MCGJLU", rec->type) == NULL) {
+    if (!rec_is_known(rec->type)) {
         r->failed = "a later version of jim wrote this: repair it with that one";
         return;
     }
@@ -314,8 +314,7 @@ write_copy(const char *dir, const char *to, FILE *out)
         return 2;
     scan_run(&found);
     copy_all(&r, &found);
-    free(found.first);
-    free(found.seg);
+    scan_free(&found);
     if (store_close(r.store) != 0 && r.failed == NULL)
         r.failed = "the copy cannot be synced";
     if (r.failed == NULL && (!io_rename(&store_disk, tmp, to) || !sync_parent(to)))

@@ -135,6 +135,8 @@ user_get(struct roster *r, struct str id)
     u->hash = map_hash(&r->users, id.p, id.n);
     u->idlen = (uint8_t)id.n;
     memcpy(u->id, id.p, id.n);
+    u->next = r->made_users;
+    r->made_users = u;
     map_add(&r->users, u);
     return u;
 }
@@ -202,6 +204,8 @@ conv_new(struct roster *r, struct str key)
     v->hash = map_hash(&r->convs, key.p, key.n);
     v->keylen = (uint32_t)key.n;
     memcpy(v->key, key.p, key.n);
+    v->next = r->made_convs;
+    r->made_convs = v;
     map_add(&r->convs, v);
     return v;
 }

@@ -4,254 +4,32 @@
  * segments, each named by its first record number; a segment is a header line and then one line a
  * record:
  *
- *   jim-log 1 <first> <last number before> <salt> fresh <crc>
+ *   jim-log 1 <salt> fresh <crc>
  *   <crc> <number> <time_ms> <type> <conversation> <seq> <json>
  *
- * Who reads a log relies on four rules. A segment is synced before the next one appears. Each batch
+ * Who reads a log relies on five rules. A segment is synced before the next one appears. Each batch
  * begins with a record that names the highest number already synced: a bad line below a number
- * named later is damage, any other bad line in the last segment is what a power cut leaves. What
- * could not be written is cut off again, and the cut synced before anything is written over it.
- * And after an unclean stop numbers jump and a new segment begins: no number ever has two contents.
+ * named later is damage, any other bad line in the last segment is what a power cut leaves. The
+ * first batch of a segment names the last number before it: only oldest segments may be missing.
+ * What could not be written is cut off again, and the cut synced before anything is written over
+ * it. And after an unclean stop numbers jump and a new segment begins: no number ever has two
+ * contents.
  *
- *   the disk, lines, scanning, subcommands
+ *   lines, scanning, subcommands
  */
-#include "jim.h"
+#include "store.h"
 
 #include <assert.h>
-#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <inttypes.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/stat.h>
 #include <unistd.h>
 
 #define MAGIC "jim-log"
 #define VERSION 1
-#define CHUNK (1u << 20) /* bytes a read at start */
-
-/* --- the disk --------------------------------------------------------------------------------- */
-
-static int
-disk_open(void *arg, const char *path, int flags, mode_t mode)
-{
-    (void)arg;
-    return open(path, flags | O_CLOEXEC, mode);
-}
-
-static int
-disk_close(void *arg, int fd)
-{
-    (void)arg;
-    return close(fd);
-}
-
-static ssize_t
-disk_pwrite(void *arg, int fd, const void *p, size_t n, off_t at)
-{
-    (void)arg;
-    return pwrite(fd, p, n, at);
-}
-
-static ssize_t
-disk_pread(void *arg, int fd, void *p, size_t n, off_t at)
-{
-    (void)arg;
-    return pread(fd, p, n, at);
-}
-
-static int
-disk_truncate(void *arg, int fd, off_t size)
-{
-    (void)arg;
-    return ftruncate(fd, size);
-}
-
-static int
-disk_sync(void *arg, int fd)
-{
-    (void)arg;
-#if defined(F_FULLFSYNC)
-    /* fsync() of macOS leaves the data in the drive's cache; not every file system has better. */
-    if (fcntl(fd, F_FULLFSYNC) == 0)
-        return 0;
-    return errno == ENOTSUP || errno == EINVAL || errno == ENOTTY ? fsync(fd) : -1;
-#elif defined(_POSIX_SYNCHRONIZED_IO) && _POSIX_SYNCHRONIZED_IO > 0
-    return fdatasync(fd);
-#else
-    return fsync(fd);
-#endif
-}
-
-static int
-disk_sync_dir(void *arg, const char *path)
-{
-    int fd = disk_open(arg, path, O_RDONLY | O_DIRECTORY, 0);
-
-    if (fd < 0)
-        return -1;
-    int result = fsync(fd), err = errno;
-    close(fd);
-    errno = err;
-    return result < 0 && err == EINVAL ? 0 : result; /* a file system that cannot has no need */
-}
-
-static int
-disk_rename(void *arg, const char *from, const char *to)
-{
-    (void)arg;
-    return rename(from, to);
-}
-
-static int
-disk_unlink(void *arg, const char *path)
-{
-    (void)arg;
-    return unlink(path);
-}
-
-static int
-disk_mkdir(void *arg, const char *path, mode_t mode)
-{
-    (void)arg;
-    return mkdir(path, mode);
-}
-
-static int
-disk_list(void *arg, const char *path, struct buf *out)
-{
-    DIR *dir = opendir(path);
-    struct dirent *entry;
-
-    (void)arg;
-    if (dir == NULL)
-        return -1;
-    while (errno = 0, (entry = readdir(dir)) != NULL)
-        buf_add(out, entry->d_name, strlen(entry->d_name) + 1);
-    int err = errno;
-    closedir(dir);
-    errno = err;
-    return err == 0 ? 0 : -1;
-}
-
-/* A lock of the open file where there is one: a lock of the process would not keep out a second
- * server of the same process, and would be lost with any descriptor of the file. */
-static int
-disk_lock(void *arg, int fd)
-{
-    struct flock lock = {.l_type = F_WRLCK, .l_whence = SEEK_SET};
-
-    (void)arg;
-#ifdef F_OFD_SETLK
-    if (fcntl(fd, F_OFD_SETLK, &lock) == 0)
-        return 0;
-    if (errno != EINVAL)
-        return -1;
-#endif
-    return fcntl(fd, F_SETLK, &lock);
-}
-
-const struct store_io store_disk = {
-    .open = disk_open, .close = disk_close, .pwrite = disk_pwrite, .pread = disk_pread,
-    .truncate = disk_truncate, .sync = disk_sync, .sync_dir = disk_sync_dir, .rename = disk_rename,
-    .unlink = disk_unlink, .mkdir = disk_mkdir, .list = disk_list, .lock = disk_lock,
-};
-
-/* Was a call only interrupted? Every call through struct store_io is repeated while this says so.
- * */
-bool
-io_again(ssize_t result)
-{
-    return result < 0 && errno == EINTR;
-}
-
-int
-io_open(const struct store_io *io, const char *path, int flags)
-{
-    int fd;
-
-    while (io_again(fd = io->open(io->arg, path, flags, 0600)))
-        ;
-    return fd;
-}
-
-bool
-io_write(const struct store_io *io, int fd, const char *p, size_t n, uint64_t at)
-{
-    while (n > 0) {
-        ssize_t put = io->pwrite(io->arg, fd, p, n, (off_t)at);
-        if (io_again(put))
-            continue;
-        if (put <= 0) {
-            if (put == 0)
-                errno = EIO;
-            return false;
-        }
-        p += put;
-        n -= (size_t)put;
-        at += (uint64_t)put;
-    }
-    return true;
-}
-
-ssize_t
-io_read(const struct store_io *io, int fd, void *p, size_t n, uint64_t at)
-{
-    ssize_t got;
-
-    while (io_again(got = io->pread(io->arg, fd, p, n, (off_t)at)))
-        ;
-    return got;
-}
-
-bool
-io_truncate(const struct store_io *io, int fd, uint64_t size)
-{
-    int result;
-
-    while (io_again(result = io->truncate(io->arg, fd, (off_t)size)))
-        ;
-    return result == 0;
-}
-
-bool
-io_sync(const struct store_io *io, int fd)
-{
-    int result;
-
-    while (io_again(result = io->sync(io->arg, fd)))
-        ;
-    return result == 0;
-}
-
-/* For the calls that take one path: sync_dir and unlink. */
-bool
-io_path(const struct store_io *io, int (*call)(void *arg, const char *path), const char *path)
-{
-    int result;
-
-    while (io_again(result = call(io->arg, path)))
-        ;
-    return result == 0;
-}
-
-bool
-io_rename(const struct store_io *io, const char *from, const char *to)
-{
-    int result;
-
-    while (io_again(result = io->rename(io->arg, from, to)))
-        ;
-    return result == 0;
-}
-
-/* DIR/NNNNNNNNNNNNNNNNNNNN.log and what follows. store_open() has refused a DIR this would cut. */
-void
-segment_path(char path[PATH_ROOM], const char *dir, uint64_t first, const char *suffix)
-{
-    snprintf(path, PATH_ROOM, "%s/%020" PRIu64 ".log%s", dir, first, suffix);
-}
+#define CHUNK (1u << 18) /* bytes a read at start: what was read is still in the cache when used */
 
 /* --- lines ------------------------------------------------------------------------------------ */
 
@@ -308,19 +86,31 @@ take_word(struct str *rest, struct str *word)
     return true;
 }
 
-static bool
+/* Digits and a blank, which is consumed too. NULL, or where the rest begins. */
+static const char *
+skip_number(const char *p, const char *end, uint64_t *out)
+{
+    const char *start = p;
+    uint64_t v = 0;
+    unsigned digit;
+
+    for (; p < end && (digit = (unsigned)*p - '0') <= 9; p++)
+        v = v * 10 + digit;
+    if (p == start || p - start > 18 || p == end || *p != ' ')
+        return NULL;
+    *out = v;
+    return p + 1;
+}
+
+bool
 take_number(struct str *rest, uint64_t *out)
 {
-    size_t i = 0;
-    uint64_t v = 0;
+    const char *p = rest->n > 0 ? skip_number(rest->p, rest->p + rest->n, out) : NULL;
 
-    for (; i < rest->n && i <= 18 && rest->p[i] >= '0' && rest->p[i] <= '9'; i++)
-        v = v * 10 + (uint64_t)(rest->p[i] - '0');
-    if (i == 0 || i > 18 || i == rest->n || rest->p[i] != ' ')
+    if (p == NULL)
         return false;
-    *out = v;
-    rest->p += i + 1;
-    rest->n -= i + 1;
+    rest->n -= (size_t)(p - rest->p);
+    rest->p = p;
     return true;
 }
 
@@ -360,21 +150,24 @@ line_put(struct buf *b, const struct crc32c *crc, uint32_t seed, const struct st
 const char *
 line_parse(const struct crc32c *crc, uint32_t seed, struct str line, struct store_rec *r)
 {
+    const char *body = line.p + 9, *end = line.p + line.n, *p, *conv;
     uint32_t sum;
     uint64_t time_ms;
-    struct str type, body;
 
-    if (line.n < 9 || line.p[8] != ' ' || !take_hex(line.p, &sum))
+    if (line.n < 9 || line.p[8] != ' ' || !take_hex(line.p, &sum) ||
+        (p = skip_number(body, end, &r->number)) == NULL ||
+        (p = skip_number(p, end, &time_ms)) == NULL || end - p < 2 || p[1] != ' ')
         return "not a record";
-    body = r->json = (struct str){line.p + 9, line.n - 9};
-    if (!take_number(&r->json, &r->number) || !take_number(&r->json, &time_ms) ||
-        !take_word(&r->json, &type) || type.n != 1 || !take_word(&r->json, &r->conv) ||
-        !take_number(&r->json, &r->seq))
+    r->type = p[0];
+    for (conv = p += 2; p < end && *p != ' ';)
+        p++;
+    r->conv = (struct str){conv, (size_t)(p - conv)};
+    if (p == end || (p = skip_number(p + 1, end, &r->seq)) == NULL)
         return "not a record";
-    if (crc32c_add(crc, seed, body.p, body.n) != sum)
+    r->json = (struct str){p, (size_t)(end - p)};
+    if (crc32c_add(crc, seed, body, (size_t)(end - body)) != sum)
         return "bad checksum";
     r->time_ms = (int64_t)time_ms;
-    r->type = type.p[0];
     return NULL;
 }
 
@@ -382,8 +175,7 @@ line_parse(const struct crc32c *crc, uint32_t seed, struct str line, struct stor
 size_t
 header_put(char dst[HEADER_ROOM], const struct crc32c *crc, const struct seg_header *h)
 {
-    int n = snprintf(dst, HEADER_ROOM, "%s %d %" PRIu64 " %" PRIu64 " %s fresh ", MAGIC, VERSION,
-                     h->first, h->prev, h->salt);
+    int n = snprintf(dst, HEADER_ROOM, "%s %d %s fresh ", MAGIC, VERSION, h->salt);
 
     assert(n > 0 && n + 9 <= HEADER_ROOM);
     put_hex(dst + n, crc32c_add(crc, 0, dst, (size_t)n - 1));
@@ -402,8 +194,7 @@ header_parse(const struct crc32c *crc, struct str line, struct seg_header *h)
         return "not a log of jim";
     if (version != VERSION)
         return "a format this version of jim does not know";
-    if (!take_number(&rest, &h->first) || !take_number(&rest, &h->prev) ||
-        !take_word(&rest, &salt) || salt.n != 16 || !take_word(&rest, &kind) || rest.n != 8 ||
+    if (!take_word(&rest, &salt) || salt.n != 16 || !take_word(&rest, &kind) || rest.n != 8 ||
         !take_hex(rest.p, &sum) || sum != crc32c_add(crc, 0, line.p, line.n - 9))
         return "bad header";
     if (!str_eq(kind, STR("fresh")))
@@ -413,17 +204,29 @@ header_parse(const struct crc32c *crc, struct str line, struct seg_header *h)
     return NULL;
 }
 
-/* The number that a REC_BATCH says was synced. */
+/* The number behind `key` in a REC_BATCH; false when there is none. */
+static bool
+batch_number(struct str json, struct str key, uint64_t *out)
+{
+    size_t at = 0;
+
+    while (at + key.n <= json.n && memcmp(json.p + at, key.p, key.n) != 0)
+        at++;
+    if (at + key.n > json.n)
+        return false;
+    *out = 0;
+    for (at += key.n; at < json.n && json.p[at] >= '0' && json.p[at] <= '9'; at++)
+        *out = *out * 10 + (uint64_t)(json.p[at] - '0');
+    return true;
+}
+
+/* The number that one says was synced. */
 static uint64_t
 batch_synced(struct str json)
 {
-    struct str key = STR("{\"synced\":");
     uint64_t v = 0;
 
-    if (json.n < key.n || memcmp(json.p, key.p, key.n) != 0)
-        return 0;
-    for (size_t i = key.n; i < json.n && json.p[i] >= '0' && json.p[i] <= '9'; i++)
-        v = v * 10 + (uint64_t)(json.p[i] - '0');
+    batch_number(json, STR("{\"synced\":"), &v);
     return v;
 }
 
@@ -503,7 +306,7 @@ scan_bad(struct scan *c, enum scan_result result, uint64_t first, uint64_t at, c
 }
 
 /*
- * * Does a REC_BATCH in this line prove that record `number` was once synced? In a bad line it may
+ * Does a REC_BATCH in this line prove that record `number` was once synced? In a bad line it may
  * stand anywhere: when the byte that was damaged is a newline, two lines have become one.
  */
 static bool
@@ -520,7 +323,7 @@ holds_proof(const struct scan *c, uint32_t seed, struct str line, uint64_t numbe
 }
 
 /*
- * * A line of the last segment is bad, or record `number` is missing. Damage or a torn tail? Valid
+ * A line of the last segment is bad, or record `number` is missing. Damage or a torn tail? Valid
  * records behind it prove nothing: a power cut may keep the later pages of a batch and lose the
  * earlier ones. Reads on to the end of the file.
  */
@@ -537,20 +340,77 @@ was_synced(struct scan *c, uint32_t seed, struct str line, uint64_t number, bool
     return false;
 }
 
+bool
+rec_is_known(char type)
+{
+    return type == REC_MESSAGE || type < 'A' || type > 'Z' || strchr("CGJLSU", type) != NULL;
+}
+
+bool
+rec_is_state(char type)
+{
+    return type >= 'A' && type <= 'Z' && type != REC_MESSAGE;
+}
+
+/* A batch tells how far the log was synced when it was written; what stands before the batch behind
+ * that needs not be written anew by a start. */
+static void
+scan_proof(struct scan *c, const struct store_rec *rec)
+{
+    struct scan_head head = {rec->number, rec->offset};
+    uint64_t synced = batch_synced(rec->json);
+
+    buf_add(&c->heads, &head, sizeof head);
+    for (; c->head_at < c->heads.len; c->head_at += sizeof head) {
+        memcpy(&head, c->heads.p + c->head_at, sizeof head);
+        if (head.number > synced + 1)
+            return;
+        c->proven = head.offset;
+    }
+    c->heads.len = c->head_at = 0;
+}
+
 /* Take one good line. Returns NULL, or why this version must not go on. */
 static const char *
-scan_record(struct scan *c, const struct store_rec *rec)
+scan_record(struct scan *c, const struct store_rec *rec, struct str line)
 {
-    if (rec->type >= 'A' && rec->type <= 'Z' && strchr("MCGJLU", rec->type) == NULL)
+    struct segment *seg = &c->seg[c->segs - 1];
+
+    if (!rec_is_known(rec->type))
         return "a record only a later version of jim understands";
-    if (rec->type == REC_BATCH && batch_synced(rec->json) >= c->last)
-        c->proven = rec->offset;
+    if (rec->type == REC_BATCH)
+        scan_proof(c, rec);
     c->last = rec->number;
     c->records++;
-    c->messages += rec->type == REC_MESSAGE;
     c->closed = rec->type == REC_BATCH && batch_closed(rec->json);
-    if (rec->type >= 'A' && rec->type <= 'Z' && c->record != NULL)
+    if (rec->time_ms > seg->newest)
+        seg->newest = rec->time_ms;
+    if (rec->type == REC_MESSAGE) {
+        c->messages++;
+        seg->messages++;
+    }
+    if (c->sums)
+        summary_add(c->sum, rec, (struct str){line.p, line.n + 1});
+    if (c->record != NULL && c->span == NULL && rec->type >= 'A' && rec->type <= 'Z')
         c->record(c->arg, rec);
+    return NULL;
+}
+
+/* The first record of a segment. Returns NULL, or why it cannot follow what was read before: its
+ * checksum is right, so this is no torn tail. */
+static const char *
+scan_first(struct scan *c, const struct store_rec *rec)
+{
+    uint64_t prev = 0;
+
+    if (rec->number != c->seg[c->segs - 1].first)
+        return "the file's name is not the one it was given";
+    if (rec->type != REC_BATCH || !batch_number(rec->json, STR(",\"prev\":"), &prev))
+        return "begins without saying what was before";
+    if (rec->number <= c->last || (c->segs > 1 && prev != c->last))
+        return "records before this segment are missing";
+    if (c->sums)
+        summary_prev(c->sum, prev);
     return NULL;
 }
 
@@ -573,14 +433,46 @@ scan_bad_line(struct scan *c, uint64_t at, struct str line, uint64_t next, const
     return c->go_on;
 }
 
+/* One line of the current segment, at `at`, and what is wrong with it so far. *next: the number it
+ * must have, 0 behind a damaged one; then of the line behind. False: the scan ends here. */
+static bool
+scan_line(struct scan *c, uint64_t at, struct str line, const char *why, uint64_t *next)
+{
+    struct segment *seg = &c->seg[c->segs - 1];
+    struct store_rec rec;
+
+    if (why == NULL)
+        why = line_parse(&c->crc, seg->seed, line, &rec);
+    if (why == NULL && at == c->head) {
+        const char *wrong = scan_first(c, &rec);
+        if (wrong != NULL && !scan_bad(c, SCAN_DAMAGED, seg->first, 0, wrong) && !c->go_on)
+            return false;
+    } else if (why == NULL && (*next != 0 ? rec.number != *next : rec.number <= c->last)) {
+        why = "record number out of order";
+    }
+    if (reader_tell(&c->reader) > UINT32_MAX)
+        return scan_bad(c, SCAN_DAMAGED, seg->first, at, "larger than a segment can be");
+    if (why != NULL) {
+        bool more = scan_bad_line(c, at, line, *next, why);
+        *next = 0;
+        return more;
+    }
+    rec.segment = c->segs - 1;
+    rec.offset = (uint32_t)at;
+    why = scan_record(c, &rec, line);
+    if (why != NULL)
+        return scan_bad(c, SCAN_DAMAGED, seg->first, at, why);
+    *next = rec.number + 1;
+    return true;
+}
+
 static bool
 scan_lines(struct scan *c)
 {
     struct segment *seg = &c->seg[c->segs - 1];
-    uint64_t next = seg->first; /* the number the next record must have; 0 behind a damaged one */
+    uint64_t next = seg->first;
 
     for (;;) {
-        struct store_rec rec;
         struct str line;
         uint64_t at = reader_tell(&c->reader);
         enum line got = next_line(&c->reader, &line);
@@ -589,24 +481,8 @@ scan_lines(struct scan *c)
             return true;
         if (got == LINE_ERROR)
             return scan_bad(c, SCAN_ERROR, seg->first, at, "cannot read");
-        const char *why = got == LINE_PART ? "an unfinished line"
-                                           : line_parse(&c->crc, seg->seed, line, &rec);
-        if (why == NULL && (next != 0 ? rec.number != next : rec.number <= c->last))
-            why = "record number out of order";
-        if (reader_tell(&c->reader) > UINT32_MAX)
-            return scan_bad(c, SCAN_DAMAGED, seg->first, at, "larger than a segment can be");
-        rec.segment = c->segs - 1;
-        rec.offset = (uint32_t)at;
-        if (why == NULL) {
-            why = scan_record(c, &rec);
-            if (why != NULL)
-                return scan_bad(c, SCAN_DAMAGED, seg->first, at, why);
-            next = rec.number + 1;
-        } else if (scan_bad_line(c, at, line, next, why)) {
-            next = 0;
-        } else {
+        if (!scan_line(c, at, line, got == LINE_PART ? "an unfinished line" : NULL, &next))
             return false;
-        }
     }
 }
 
@@ -618,6 +494,18 @@ segment_push(struct segment **seg, uint32_t *segs, uint32_t *cap, struct segment
         *seg = xrealloc(*seg, *cap * sizeof **seg);
     }
     (*seg)[(*segs)++] = add;
+}
+
+/* All but the last share one, so that the conversations in it are found where they were. */
+static void
+scan_begin_sum(struct scan *c, bool last)
+{
+    if (c->sum != NULL && !last) {
+        summary_again(c->sum, c->salt);
+        return;
+    }
+    summary_free(c->sum);
+    c->sum = summary_new(c->salt, 0);
 }
 
 static bool
@@ -635,20 +523,34 @@ scan_segment(struct scan *c, uint64_t first)
         return scan_bad(c, SCAN_TORN, first, 0, "an unfinished header");
     }
     const char *why = got == LINE_WHOLE ? header_parse(&c->crc, line, &h) : "no header";
-    if (why == NULL && h.first != first)
-        why = "the file's name is not the one it was given";
     if (why != NULL)
         return scan_bad(c, SCAN_DAMAGED, first, 0, why);
-    if (first <= c->last || (c->segs > 0 && h.prev != c->last)) {
-        scan_bad(c, SCAN_DAMAGED, first, 0, "records before this segment are missing");
-        if (!c->go_on)
-            return false;
-    }
-    segment_push(&c->seg, &c->segs, &c->cap,
-                 (struct segment){first, crc32c_add(&c->crc, 0, h.salt, 16), 0});
-    c->proven = line.n + 1;
+    uint32_t seed = crc32c_add(&c->crc, 0, h.salt, 16);
+    segment_push(&c->seg, &c->segs, &c->cap, (struct segment){.first = first, .seed = seed});
+    memcpy(c->salt, h.salt, sizeof c->salt);
+    c->head = c->proven = line.n + 1;
+    c->heads.len = c->head_at = 0;
     c->closed = false; /* an empty segment behind a clean stop: somebody died beginning it */
+    if (c->sums)
+        scan_begin_sum(c, first == c->first[c->firsts - 1]);
     return scan_lines(c);
+}
+
+/* A segment has been read, as far as it could be. */
+static void
+scan_sum(struct scan *c, uint64_t first)
+{
+    if (c->segs == 0 || c->seg[c->segs - 1].first != first || c->sum == NULL)
+        return;
+    if (c->span != NULL)
+        idx_replay(c);
+    if (c->span != NULL && c->tidy && c->result == SCAN_CLEAN && first != c->first[c->firsts - 1] &&
+        summary_now(c->sum).records > 0) {
+        char path[PATH_ROOM];
+        segment_path(path, c->dir, first, ".idx");
+        io_path(c->io, c->io->unlink, path); /* a bad one: replaced, it might be synced for it */
+        idx_write(c->io, c->dir, first, &c->idx);
+    }
 }
 
 static int
@@ -659,6 +561,31 @@ compare_numbers(const void *a, const void *b)
     memcpy(&x, a, sizeof x);
     memcpy(&y, b, sizeof y);
     return (x > y) - (x < y);
+}
+
+/* Remove what is no use to anybody: if it stays, it is no harm. */
+static void
+scan_tidy(struct scan *c, const char *name)
+{
+    char path[PATH_ROOM];
+    uint64_t first = strtoull(name, NULL, 10);
+    bool segment = false;
+
+    if (strcmp(name + strlen(name) - 4, ".tmp") != 0)
+        for (uint32_t i = 0; i < c->firsts; i++)
+            segment |= c->first[i] == first;
+    snprintf(path, sizeof path, "%s/%s", c->dir, name);
+    if (!segment)
+        io_path(c->io, c->io->unlink, path);
+}
+
+/* The number in a name that is a segment's, or of what belongs to one; else 0. */
+static uint64_t
+name_number(const char *name)
+{
+    uint64_t first = strspn(name, "0123456789") == 20 ? strtoull(name, NULL, 10) : 0;
+
+    return first <= MAX_NUMBER && first > 0 && strncmp(name + 20, ".log", 4) == 0 ? first : 0;
 }
 
 /* Find the segments of the directory, in order. Names that are none of ours are left alone. */
@@ -674,15 +601,8 @@ scan_names(struct scan *c)
     if (result < 0)
         scan_bad(c, SCAN_ERROR, 0, 0, "cannot list the directory");
     for (size_t at = 0; at < names.len; at += strlen(names.p + at) + 1) {
-        const char *name = names.p + at, *suffix = name + 20;
-        uint64_t first = strspn(name, "0123456789") == 20 ? strtoull(name, NULL, 10) : 0;
-        char path[PATH_ROOM];
-        if (first == 0 || first > MAX_NUMBER || strncmp(suffix, ".log", 4) != 0)
-            continue;
-        segment_path(path, c->dir, first, ".tmp");
-        if (strcmp(suffix, ".log.tmp") == 0 && c->tidy)
-            io_path(c->io, c->io->unlink, path); /* if it stays, the next creation overwrites it */
-        if (suffix[4] != '\0')
+        uint64_t first = name_number(names.p + at);
+        if (first == 0 || names.p[at + 24] != '\0')
             continue;
         if (c->firsts == cap) {
             cap = cap < 16 ? 16 : cap * 2;
@@ -690,9 +610,15 @@ scan_names(struct scan *c)
         }
         c->first[c->firsts++] = first;
     }
-    buf_free(&names);
     if (c->firsts > 0)
         qsort(c->first, c->firsts, sizeof c->first[0], compare_numbers);
+    for (size_t at = 0; c->tidy && at < names.len; at += strlen(names.p + at) + 1) {
+        const char *name = names.p + at, *suffix = name_number(name) > 0 ? name + 24 : "";
+        if (strcmp(name, SPARE) == 0 || strcmp(suffix, ".tmp") == 0 ||
+            strcmp(suffix, ".idx.tmp") == 0 || strcmp(suffix, ".idx") == 0)
+            scan_tidy(c, name);
+    }
+    buf_free(&names);
 }
 
 /* Check and read everything; what came of it is in c->result. */
@@ -704,6 +630,8 @@ scan_run(struct scan *c)
     scan_names(c);
     for (uint32_t i = 0; i < c->firsts && (c->result == SCAN_CLEAN || c->go_on); i++) {
         char path[PATH_ROOM];
+        if (c->span != NULL && i + 1 < c->firsts && idx_take(c, c->first[i]))
+            continue;
         segment_path(path, c->dir, c->first[i], "");
         c->reader.fd = io_open(c->io, path, O_RDONLY);
         if (c->reader.fd < 0) {
@@ -713,8 +641,46 @@ scan_run(struct scan *c)
         reader_seek(&c->reader, 0);
         scan_segment(c, c->first[i]);
         c->io->close(c->io->arg, c->reader.fd);
+        scan_sum(c, c->first[i]);
     }
+}
+
+void
+scan_messages(struct scan *c, uint32_t segment, uint64_t skip,
+              void (*fn)(void *arg, const struct store_rec *rec))
+{
+    for (; segment < c->segs; segment++) {
+        const struct segment *seg = &c->seg[segment];
+        char path[PATH_ROOM];
+        struct store_rec rec;
+        struct str line;
+        segment_path(path, c->dir, seg->first, "");
+        c->reader.fd = io_open(c->io, path, O_RDONLY);
+        if (c->reader.fd < 0)
+            continue;
+        reader_seek(&c->reader, 0);
+        while (next_line(&c->reader, &line) == LINE_WHOLE &&
+               reader_tell(&c->reader) <= seg->size) {
+            if (line_parse(&c->crc, seg->seed, line, &rec) != NULL || rec.type != REC_MESSAGE)
+                continue; /* the header, for one */
+            if (skip > 0)
+                skip--;
+            else
+                fn(c->arg, &rec);
+        }
+        c->io->close(c->io->arg, c->reader.fd);
+    }
+}
+
+void
+scan_free(struct scan *c)
+{
     buf_free(&c->reader.buf);
+    buf_free(&c->idx);
+    buf_free(&c->heads);
+    summary_free(c->sum);
+    free(c->first);
+    free(c->seg);
 }
 
 /* --- subcommands ------------------------------------------------------------------------------ */
@@ -773,8 +739,7 @@ store_check(const char *dir, FILE *out)
         fprintf(out, "damaged\n");
         code = 2;
     }
-    free(c.first);
-    free(c.seg);
+    scan_free(&c);
     return code;
 }
 
@@ -803,8 +768,7 @@ store_walk(const char *dir, void (*record)(void *arg, const struct store_rec *re
     bool bad = c.result == SCAN_DAMAGED || c.result == SCAN_ERROR;
     if (bad)
         say_bad(&c, stderr);
-    free(c.first);
-    free(c.seg);
+    scan_free(&c);
     return bad ? 2 : 0;
 }
 

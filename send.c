@@ -750,6 +750,8 @@ send_committed(struct chat *c)
     uint32_t work = 0;
 
     c->more = false;
+    if (news == STORE_LOST)
+        keep_lost(c);
     while (c->pending_n > 0) {
         struct pending p = c->pending[c->pending_head];
         bool safe = p.number <= durable;

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * store.c - one log at work: appending, committing, reading, and the index.
+ * store.c - one log at work: appending, committing, reading.
  *
  * Records gather in a buffer. store_commit() hands it to one helper thread, the only one to write,
  * sync and begin segments after store_open(); while that works, the next batch gathers in a second
@@ -8,9 +8,9 @@
  * every offset at once. Reading is done where it is asked for, of what is durable only. The rules a
  * log on disk keeps are at the top of segment.c.
  *
- *   helper thread, opening, appending, closing, index and reading
+ *   opening, appending, committing, closing, retention, reading
  */
-#include "jim.h"
+#include "store.h"
 
 #include <assert.h>
 #include <errno.h>
@@ -29,294 +29,6 @@
 #define KEEP_BUF (4u << 20)      /* a larger batch buffer is given back after use */
 #define FIRST_READ 1024          /* most messages are whole with one read of this */
 #define REWRITE (1u << 20)       /* bytes written anew at a time */
-#define READERS 16               /* descriptors kept for reading segments */
-
-/* --- the helper thread ------------------------------------------------------------------------ */
-
-enum outcome {
-    BATCH_KEPT,
-    BATCH_LOST,  /* cut off again; the next one may find room */
-    BATCH_FAILED /* nobody knows what is on disk: the store's last batch */
-};
-
-struct batch {
-    struct buf buf;       /* whole lines, its REC_BATCH first; owned */
-    uint64_t first, last; /* record numbers */
-    uint64_t prev;        /* the last number before it */
-    int64_t time_ms;
-    int64_t begun_us;     /* when its first record was appended, on time_mono_us() */
-    uint32_t segment;     /* where it goes, and at which offset */
-    uint32_t base;
-    bool rotate;          /* `segment` is to be created first, with `header` */
-    bool must_sync;       /* whatever the policy */
-    size_t header_len;
-    char header[HEADER_ROOM];
-    /* What the helper says of it: */
-    bool created; /* `segment` is on disk with its header, whatever became of the batch */
-    enum outcome outcome;
-    const char *what; /* that failed, with this errno */
-    int err;
-};
-
-/* `work` belongs to the helper while JOB_BUSY, else to the loop's thread. */
-enum job { JOB_IDLE, JOB_BUSY, JOB_DONE };
-
-struct read_fd {
-    int fd; /* -1: free */
-    uint32_t segment;
-    uint64_t used; /* value of the clock of store->reads when last used */
-};
-
-struct store {
-    /* Set by store_open() and then only read, by both threads. */
-    struct store_options o; /* o.dir is `dir` */
-    char *dir;              /* owned */
-    const struct store_io *io;
-    struct crc32c crc;
-    bool keeps;
-    int lock_fd;
-
-    /* The loop's thread only. */
-    struct segment *seg; /* owned; with what `gather` and `work` will create */
-    uint32_t segs, seg_cap;
-    struct batch gather; /* empty: its other members mean nothing */
-    uint64_t next;       /* number of the next record */
-    uint64_t last;       /* highest number on disk, in `work` or in `gather` */
-    uint64_t durable;
-    uint64_t end;        /* offset in the last segment at which the next line will stand */
-    bool fresh;          /* the next batch must begin a segment */
-    bool clean;          /* the log on disk ends with the mark of a clean stop */
-    bool failed;
-    bool lossy;          /* the last batch was lost, and that was logged */
-    struct read_fd reader[READERS];
-    uint64_t reads;
-    struct store_stats stats;
-    uint64_t indexed; /* messages read at start or appended since */
-
-    /* The helper's only; store_open() and store_close() use them while there is no helper. */
-    int fd;           /* of the last segment, -1: none to be written to */
-    bool dirty;       /* written since the last sync */
-    bool broken;      /* a sync or a cut failed */
-    uint64_t written; /* highest number on disk, synced or not */
-    uint64_t safe;    /* what `written` was at the last sync */
-    int64_t sync_ms;  /* when a sync is due at the latest, on time_mono_ms(); -1: none is */
-
-    /* Under `mutex`. */
-    pthread_mutex_t mutex;
-    pthread_cond_t wake; /* the helper waits for JOB_BUSY, `stop` or sync_ms */
-    pthread_cond_t idle; /* store_close() waits for the end of JOB_BUSY */
-    enum job job;
-    bool stop;
-    uint64_t synced;     /* highest number known to be synced */
-    int sync_err;        /* errno of a sync between batches that failed, till store_poll() */
-    struct batch work;
-    pthread_t thread;
-};
-
-static enum outcome
-batch_fail(struct store *s, struct batch *b, enum outcome outcome, const char *what)
-{
-    b->err = errno;
-    b->what = what;
-    if (outcome == BATCH_FAILED)
-        s->broken = true;
-    return outcome;
-}
-
-/* After a failed sync the kernel may drop the pages and report success the next time: never again.
- * */
-static bool
-helper_sync(struct store *s)
-{
-    s->sync_ms = -1;
-    if (s->dirty && !io_sync(s->io, s->fd)) {
-        s->broken = true;
-        return false;
-    }
-    s->dirty = false;
-    s->safe = s->written;
-    return true;
-}
-
-/* Write the header of a batch's segment, and only then give it its name. */
-static enum outcome
-create_segment(struct store *s, struct batch *b, int *out)
-{
-    char path[PATH_ROOM], tmp[PATH_ROOM];
-
-    segment_path(path, s->dir, b->first, "");
-    segment_path(tmp, s->dir, b->first, ".tmp");
-    int fd = io_open(s->io, tmp, O_WRONLY | O_CREAT | O_TRUNC);
-    if (fd < 0)
-        return batch_fail(s, b, BATCH_LOST, "creating a segment");
-    enum outcome outcome = BATCH_KEPT;
-    if (!io_write(s->io, fd, b->header, b->header_len, 0))
-        outcome = batch_fail(s, b, BATCH_LOST, "writing a segment's header");
-    else if (!io_sync(s->io, fd))
-        outcome = batch_fail(s, b, BATCH_FAILED, "syncing a segment's header");
-    else if (!io_rename(s->io, tmp, path))
-        outcome = batch_fail(s, b, BATCH_LOST, "renaming a segment");
-    else if (!io_path(s->io, s->io->sync_dir, s->dir))
-        outcome = batch_fail(s, b, BATCH_FAILED, "syncing the directory");
-    if (outcome == BATCH_KEPT) {
-        *out = fd;
-        return outcome;
-    }
-    s->io->close(s->io->arg, fd);
-    if (outcome == BATCH_LOST)
-        io_path(s->io, s->io->unlink, tmp);
-    return outcome;
-}
-
-/* Close the segment before with all of it on disk, then begin the batch's own. */
-static enum outcome
-rotate(struct store *s, struct batch *b)
-{
-    int fd;
-
-    if (!helper_sync(s))
-        return batch_fail(s, b, BATCH_FAILED, "syncing a full segment");
-    enum outcome outcome = create_segment(s, b, &fd);
-    if (outcome != BATCH_KEPT)
-        return outcome;
-    if (s->fd >= 0)
-        s->io->close(s->io->arg, s->fd);
-    s->fd = fd;
-    b->created = true;
-    return BATCH_KEPT;
-}
-
-static enum outcome
-helper_batch(struct store *s, struct batch *b)
-{
-    errno = EIO;
-    if (s->broken)
-        return batch_fail(s, b, BATCH_FAILED, "an earlier sync");
-    if (b->rotate) {
-        enum outcome outcome = rotate(s, b);
-        if (outcome != BATCH_KEPT)
-            return outcome;
-    }
-    s->dirty = true;
-    if (!io_write(s->io, s->fd, b->buf.p, b->buf.len, b->base)) {
-        enum outcome outcome = batch_fail(s, b, BATCH_LOST, "writing");
-        /* Synced, or else after a power cut lines of this batch might stand behind those of one
-         * that was written over it. */
-        if (!io_truncate(s->io, s->fd, b->base))
-            return batch_fail(s, b, BATCH_FAILED, "cutting off a batch that could not be written");
-        return helper_sync(s) ? outcome : batch_fail(s, b, BATCH_FAILED, "syncing");
-    }
-    s->written = b->last;
-    if (s->o.policy == STORE_GROUP || b->must_sync) {
-        if (!helper_sync(s))
-            return batch_fail(s, b, BATCH_FAILED, "syncing");
-    } else if (s->o.policy != STORE_OFF && s->sync_ms < 0) {
-        s->sync_ms = time_mono_ms() + s->o.policy;
-    }
-    return BATCH_KEPT;
-}
-
-/* Wait for something to do, or until a sync is due. */
-static void
-helper_wait(struct store *s)
-{
-    struct timespec ts = {0};
-    int64_t ms = s->sync_ms;
-
-    if (ms < 0) {
-        pthread_cond_wait(&s->wake, &s->mutex);
-        return;
-    }
-#ifdef __APPLE__ /* has no conditions on the monotonic clock, but relative waits */
-    ms = ms > time_mono_ms() ? ms - time_mono_ms() : 0;
-#endif
-    ts.tv_sec = (time_t)(ms / 1000);
-    ts.tv_nsec = (long)(ms % 1000) * 1000000;
-#ifdef __APPLE__
-    pthread_cond_timedwait_relative_np(&s->wake, &s->mutex, &ts);
-#else
-    pthread_cond_timedwait(&s->wake, &s->mutex, &ts);
-#endif
-}
-
-static void *
-helper(void *arg)
-{
-    struct store *s = arg;
-
-    pthread_mutex_lock(&s->mutex);
-    for (;;) {
-        bool due = s->sync_ms >= 0 && time_mono_ms() >= s->sync_ms, ok = true;
-        if (!due && s->job != JOB_BUSY) {
-            if (s->stop)
-                break;
-            helper_wait(s);
-            continue;
-        }
-        pthread_mutex_unlock(&s->mutex);
-        if (due)
-            ok = helper_sync(s);
-        else
-            s->work.outcome = helper_batch(s, &s->work);
-        int err = errno;
-        pthread_mutex_lock(&s->mutex);
-        s->synced = s->safe;
-        if (!due)
-            s->job = JOB_DONE;
-        if (!ok)
-            s->sync_err = err != 0 ? err : EIO;
-        pthread_cond_signal(&s->idle);
-        if (!due || !ok) {
-            pthread_mutex_unlock(&s->mutex);
-            if (s->o.ready != NULL)
-                s->o.ready(s->o.arg);
-            pthread_mutex_lock(&s->mutex);
-        }
-    }
-    pthread_mutex_unlock(&s->mutex);
-    return NULL;
-}
-
-/* Signals are the loop's: one that landed here would neither wake it nor be seen at once. */
-static bool
-helper_start(struct store *s)
-{
-    pthread_condattr_t attr;
-    sigset_t all, old;
-
-    pthread_mutex_init(&s->mutex, NULL);
-    pthread_cond_init(&s->idle, NULL);
-    pthread_condattr_init(&attr);
-#ifndef __APPLE__
-    pthread_condattr_setclock(&attr, CLOCK_MONOTONIC);
-#endif
-    pthread_cond_init(&s->wake, &attr);
-    pthread_condattr_destroy(&attr);
-    sigfillset(&all);
-    pthread_sigmask(SIG_SETMASK, &all, &old);
-    int err = pthread_create(&s->thread, NULL, helper, s);
-    pthread_sigmask(SIG_SETMASK, &old, NULL);
-    if (err != 0) {
-        log_write(s->o.log, LOG_LEVEL_ERROR, "store: cannot start a thread: %s", strerror(err));
-        pthread_cond_destroy(&s->wake);
-        pthread_cond_destroy(&s->idle);
-        pthread_mutex_destroy(&s->mutex);
-    }
-    return err == 0;
-}
-
-static void
-helper_stop(struct store *s)
-{
-    pthread_mutex_lock(&s->mutex);
-    s->stop = true;
-    pthread_cond_signal(&s->wake);
-    pthread_mutex_unlock(&s->mutex);
-    pthread_join(s->thread, NULL);
-    pthread_cond_destroy(&s->wake);
-    pthread_cond_destroy(&s->idle);
-    pthread_mutex_destroy(&s->mutex);
-}
 
 /* --- opening ---------------------------------------------------------------------------------- */
 
@@ -449,6 +161,8 @@ open_end(struct store *s, struct scan *c)
     s->segs = c->segs;
     s->seg_cap = c->cap;
     c->seg = NULL;
+    s->sum = c->sum;
+    c->sum = NULL;
     s->last = s->durable = s->written = s->safe = s->synced = c->last;
     s->next = c->last + 1;
     s->indexed = c->messages;
@@ -460,8 +174,8 @@ open_end(struct store *s, struct scan *c)
     if (!mend(s, c, first))
         return false;
     if (c->result == SCAN_TORN || !c->closed) {
-        /* Numbers up to `first` and more may have been handed out and lost with an empty segment.
-         * */
+        /* Numbers up to `first` and more may have been handed out and lost with an empty
+         * segment. */
         s->next = (c->last > first ? c->last : first) + JUMP;
         return true;
     }
@@ -472,21 +186,38 @@ open_end(struct store *s, struct scan *c)
     return s->fd >= 0 || refuse(s, "cannot open", path);
 }
 
+/* The newest messages once more, for those who want their contents: so the scan need not look into
+ * any. */
+static void
+open_recent(struct store *s, struct scan *c)
+{
+    uint32_t from = c->segs;
+    uint64_t n = 0;
+
+    if (s->o.recent == NULL)
+        return;
+    while (from > 0 && n < s->o.recent_max &&
+           (c->seg[from - 1].messages == 0 || c->seg[from - 1].newest >= s->o.recent_ms))
+        n += c->seg[--from].messages;
+    scan_messages(c, from, n > s->o.recent_max ? n - s->o.recent_max : 0, s->o.recent);
+}
+
 static bool
 open_log(struct store *s)
 {
-    struct scan c = {.io = s->io, .dir = s->dir, .tidy = true, .record = s->o.replay,
-                     .arg = s->o.arg};
+    struct scan c = {.io = s->io, .dir = s->dir, .tidy = true, .sums = true, .record = s->o.replay,
+                     .span = s->o.span, .arg = s->o.arg};
     int64_t start = time_mono_ms();
 
     scan_run(&c);
+    if (c.result == SCAN_CLEAN || c.result == SCAN_TORN)
+        open_recent(s, &c);
     bool ok = open_end(s, &c);
     if (ok)
         log_write(s->o.log, LOG_LEVEL_INFO,
                   "store: %s: %" PRIu64 " messages in %" PRIu32 " segments read in %lld ms", s->dir,
                   c.messages, c.segs, (long long)(time_mono_ms() - start));
-    free(c.first);
-    free(c.seg);
+    scan_free(&c);
     return ok;
 }
 
@@ -502,6 +233,11 @@ store_free(struct store *s)
         s->io->close(s->io->arg, s->lock_fd);
     buf_free(&s->gather.buf);
     buf_free(&s->work.buf);
+    summary_free(s->gather.sealed);
+    summary_free(s->work.sealed);
+    summary_free(s->sealed);
+    summary_free(s->sum);
+    free(s->doomed);
     free(s->seg);
     free(s->dir);
     free(s);
@@ -575,16 +311,58 @@ static void
 put_batch_head(struct store *s, uint64_t synced)
 {
     struct batch *b = &s->gather;
-    char json[64];
+    char json[96];
     size_t len = b->buf.len;
     int width = snprintf(NULL, 0, "%" PRIu64, b->first);
-    int n = snprintf(json, sizeof json, "{\"synced\":%-*" PRIu64 "}", width, synced);
+    int n = snprintf(json, sizeof json, "{\"synced\":%-*" PRIu64, width, synced);
+    if (b->leads)
+        n += snprintf(json + n, sizeof json - (size_t)n, ",\"prev\":%" PRIu64, b->prev);
+    json[n++] = '}';
     struct store_rec rec = {.number = b->first, .time_ms = b->time_ms, .type = REC_BATCH,
                             .conv = STR("-"), .json = {json, (size_t)n}};
     b->buf.len = 0;
     line_put(&b->buf, &s->crc, s->seg[b->segment].seed, &rec);
     if (len > 0)
         b->buf.len = len;
+    else
+        summary_add(s->sum, &rec, (struct str){b->buf.p, b->buf.len});
+}
+
+/* Make up the next segment's header. */
+static void
+plan_next(struct store *s)
+{
+    unsigned char salt[8];
+    struct seg_plan *p = &s->plan;
+
+    if (p->len > 0)
+        return;
+    random_bytes(salt, sizeof salt);
+    for (size_t i = 0; i < sizeof salt; i++)
+        snprintf(p->h.salt + 2 * i, 3, "%02x", salt[i]);
+    p->len = header_put(p->text, &s->crc, &p->h);
+}
+
+/* The batch begins a segment: its place in memory; the helper makes it. */
+static void
+begin_segment(struct store *s)
+{
+    struct batch *b = &s->gather;
+
+    plan_next(s);
+    b->own = s->plan;
+    s->plan.len = 0;
+    if (s->segs > 0 && s->sum != NULL) {
+        b->sealed = s->sum;
+        b->sealed_first = s->seg[s->segs - 1].first;
+        b->sealed_size = s->end;
+    }
+    s->sum = summary_new(b->own.h.salt, b->prev);
+    uint32_t seed = crc32c_add(&s->crc, 0, b->own.h.salt, 16);
+    segment_push(&s->seg, &s->segs, &s->seg_cap,
+                 (struct segment){.first = b->first, .seed = seed});
+    s->end = b->own.len;
+    s->fresh = false;
 }
 
 /* Settle where the batch goes: behind what is on its way, or in a segment of its own. */
@@ -600,20 +378,13 @@ begin_batch(struct store *s, int64_t now_ms)
     b->must_sync = s->clean; /* or a power cut might show the log clean and without this batch */
     b->rotate = s->fresh || s->end >= s->o.segment;
     b->created = false;
-    if (b->rotate) {
-        unsigned char salt[8];
-        struct seg_header h = {.first = b->first, .prev = b->prev};
-        random_bytes(salt, sizeof salt);
-        for (size_t i = 0; i < sizeof salt; i++)
-            snprintf(h.salt + 2 * i, 3, "%02x", salt[i]);
-        b->header_len = header_put(b->header, &s->crc, &h);
-        segment_push(&s->seg, &s->segs, &s->seg_cap,
-                     (struct segment){h.first, crc32c_add(&s->crc, 0, h.salt, 16), 0});
-        s->end = b->header_len;
-        s->fresh = false;
-    }
+    b->sealed = NULL;
+    if (b->rotate)
+        begin_segment(s);
     b->segment = s->segs - 1;
     b->base = (uint32_t)s->end;
+    b->mark = summary_now(s->sum);
+    b->leads = b->mark.records == 0;
     put_batch_head(s, 0);
     s->end += b->buf.len;
 }
@@ -643,6 +414,11 @@ store_append(struct store *s, char type, struct str conv, uint64_t seq, struct s
     s->end += b->buf.len - len;
     s->last = b->last = rec.number;
     s->stats.appended++;
+    struct segment *seg = &s->seg[b->segment];
+    seg->messages += type == REC_MESSAGE; /* about: what is lost again is not taken off */
+    if (now_ms > seg->newest)
+        seg->newest = now_ms;
+    summary_add(s->sum, &rec, (struct str){b->buf.p + len, b->buf.len - len});
     if (index != NULL) {
         store_index_add(index, &rec);
         s->indexed++;
@@ -660,6 +436,11 @@ store_commit(struct store *s)
     pthread_mutex_lock(&s->mutex);
     if (s->job == JOB_IDLE) {
         put_batch_head(s, s->synced);
+        s->gather.prepare = s->end >= s->o.segment / 4 * 3;
+        if (s->gather.prepare) {
+            plan_next(s);
+            s->gather.next = s->plan;
+        }
         struct batch empty = s->work;
         s->work = s->gather;
         s->gather = empty;
@@ -679,20 +460,37 @@ fail_for_life(struct store *s, const char *what, int err)
               strerror(err));
 }
 
+/* Undo begin_segment(): the file that was planned, and perhaps prepared, is for the next try. */
+static void
+unbegin_segment(struct store *s, struct batch *b)
+{
+    summary_free(s->sum);
+    s->sum = b->sealed;
+    b->sealed = NULL;
+    s->plan = b->own;
+    s->fresh = true;
+}
+
 /* A batch is gone, and with it all that was appended since: go back to where it began. */
 static void
-rewind_to(struct store *s, const struct batch *b)
+rewind_to(struct store *s, struct batch *b)
 {
+    if (b != &s->gather && s->gather.buf.len > 0 && s->gather.rotate)
+        unbegin_segment(s, &s->gather);
     s->gather.buf.len = 0;
     s->next = b->first;
     s->last = b->prev;
     s->segs = b->segment + 1;
+    s->fresh = false;
     if (b->created) {
         s->seg[b->segment].size = b->base;
         s->clean = false;
-    } else if (b->rotate) {
+    }
+    if (b->created || !b->rotate) {
+        summary_cut(s->sum, &b->mark);
+    } else {
         s->segs--;
-        s->fresh = true;
+        unbegin_segment(s, b);
     }
     s->end = s->segs > 0 ? s->seg[s->segs - 1].size : 0;
 }
@@ -780,13 +578,20 @@ void
 store_stats(const struct store *s, struct store_stats *out)
 {
     *out = s->stats;
-    out->segments = s->segs;
+    out->segments = store_segments(s);
+    out->size = store_bytes(s);
 }
 
 uint64_t
 store_durable(const struct store *s)
 {
     return s->durable;
+}
+
+uint64_t
+store_last(const struct store *s)
+{
+    return s->keeps ? s->last : s->durable;
 }
 
 bool
@@ -802,7 +607,7 @@ store_failed(const struct store *s)
 static bool
 close_log(struct store *s)
 {
-    char json[64];
+    char json[96];
 
     if (!helper_sync(s)) {
         log_write(s->o.log, LOG_LEVEL_ERROR, "store: cannot sync %s: %s", s->dir, strerror(errno));
@@ -810,7 +615,10 @@ close_log(struct store *s)
     }
     if (s->fd < 0 || s->clean)
         return true;
-    int n = snprintf(json, sizeof json, "{\"synced\":%" PRIu64 CLOSED, s->last);
+    int n = snprintf(json, sizeof json, "{\"synced\":%" PRIu64, s->last);
+    if (summary_now(s->sum).records == 0) /* its first batch could not be written */
+        n += snprintf(json + n, sizeof json - (size_t)n, ",\"prev\":%" PRIu64, s->last);
+    n += snprintf(json + n, sizeof json - (size_t)n, "%s", CLOSED);
     struct store_rec rec = {.number = s->next, .time_ms = time_wall_ms(), .type = REC_BATCH,
                             .conv = STR("-"), .json = {json, (size_t)n}};
     s->gather.buf.len = 0;
@@ -850,6 +658,7 @@ store_close(struct store *s)
         helper_stop(s);
         if (s->sync_err != 0)
             fail_for_life(s, "syncing", s->sync_err);
+        spare_drop(s);
         if (s->broken || !close_log(s))
             ok = false;
     }
@@ -857,129 +666,73 @@ store_close(struct store *s)
     return ok ? 0 : -1;
 }
 
-/* --- index and reading ------------------------------------------------------------------------ */
-
-struct store_run {  /* messages of one conversation in one segment, without a gap in their seq */
-    uint64_t first; /* seq of the first */
-    uint32_t segment, count;
-    uint32_t cap; /* of `many`; 0: `few` is meant, so that a quiet conversation costs no malloc */
-    union {
-        uint32_t few[2];
-        uint32_t *many; /* owned */
-    } at; /* the lines' offsets */
-};
-
-static uint32_t *
-run_offsets(struct store_run *r)
-{
-    return r->cap > 0 ? r->at.many : r->at.few;
-}
-
-/* A run that gets no more: four bytes a message, no reserve. */
-static void
-run_seal(struct store_run *r)
-{
-    if (r->cap > r->count && r->count > 0) {
-        r->at.many = xrealloc(r->at.many, r->count * sizeof r->at.many[0]);
-        r->cap = r->count;
-    }
-}
-
-static void
-run_add(struct store_run *r, uint32_t offset)
-{
-    if (r->cap == 0 && r->count == 2) {
-        uint32_t *many = xmalloc(6 * sizeof *many);
-        memcpy(many, r->at.few, sizeof r->at.few);
-        r->at.many = many;
-        r->cap = 6;
-    } else if (r->cap > 0 && r->count == r->cap) {
-        r->cap += r->cap / 2 + 1; /* sealed and cut back to one, it may have been */
-        r->at.many = xrealloc(r->at.many, r->cap * sizeof r->at.many[0]);
-    }
-    run_offsets(r)[r->count++] = offset;
-}
-
-static void
-run_free(struct store_run *r)
-{
-    if (r->cap > 0)
-        free(r->at.many);
-}
-
-void
-store_index_add(struct store_index *x, const struct store_rec *rec)
-{
-    struct store_run *r = x->runs > 0 ? &x->run[x->runs - 1] : NULL;
-
-    if (r != NULL && rec->seq < r->first + r->count)
-        return; /* of a log that somebody else wrote: the first one counts */
-    if (r == NULL || r->segment != rec->segment || rec->seq != r->first + r->count) {
-        if (r != NULL)
-            run_seal(r);
-        if (x->runs == x->cap) {
-            x->cap += x->cap / 2 + 1;
-            x->run = xrealloc(x->run, x->cap * sizeof x->run[0]);
-        }
-        r = &x->run[x->runs++];
-        *r = (struct store_run){.first = rec->seq, .segment = rec->segment};
-    }
-    run_add(r, rec->offset);
-}
-
-uint64_t
-store_index_first(const struct store_index *x)
-{
-    return x->runs > 0 ? x->run[0].first : 0;
-}
-
-void
-store_index_cut(struct store_index *x, uint64_t last)
-{
-    while (x->runs > 0 && x->run[x->runs - 1].first > last)
-        run_free(&x->run[--x->runs]);
-    if (x->runs == 0)
-        return;
-    struct store_run *r = &x->run[x->runs - 1];
-    if (last - r->first < r->count)
-        r->count = (uint32_t)(last - r->first) + 1;
-}
-
-void
-store_index_free(struct store_index *x)
-{
-    for (uint32_t i = 0; i < x->runs; i++)
-        run_free(&x->run[i]);
-    free(x->run);
-    *x = (struct store_index){0};
-}
-
 size_t
 store_held(const struct store *s)
 {
-    return s->gather.buf.cap + s->work.buf.cap + s->seg_cap * sizeof s->seg[0] + s->indexed * 6;
+    return s->gather.buf.cap + s->work.buf.cap + s->seg_cap * sizeof s->seg[0] + s->indexed * 6 +
+           (s->sum != NULL ? summary_held(s->sum) : 0);
 }
 
-/* Where message `seq` stands; false: not in the index. */
-static bool
-index_find(const struct store_index *x, uint64_t seq, uint32_t *segment, uint32_t *offset)
+/* --- retention -------------------------------------------------------------------------------- */
+
+uint32_t
+store_segments(const struct store *s)
 {
-    uint32_t low = 0, high = x->runs;
-
-    while (low < high) { /* the first run that begins behind seq */
-        uint32_t middle = low + (high - low) / 2;
-        if (x->run[middle].first <= seq)
-            low = middle + 1;
-        else
-            high = middle;
-    }
-    if (low == 0 || seq - x->run[low - 1].first >= x->run[low - 1].count)
-        return false;
-    struct store_run *r = &x->run[low - 1];
-    *segment = r->segment;
-    *offset = run_offsets(r)[seq - r->first];
-    return true;
+    return s->segs - s->kept;
 }
+
+uint64_t
+store_bytes(const struct store *s)
+{
+    uint64_t sum = 0;
+
+    for (uint32_t i = s->kept; i < s->segs; i++)
+        sum += s->seg[i].size;
+    return sum;
+}
+
+struct store_bound
+store_expired(const struct store *s, int64_t keep_ms, int64_t keep_bytes, int64_t now_ms)
+{
+    uint64_t bytes = keep_bytes > 0 ? store_bytes(s) : 0;
+    uint32_t n = s->kept;
+
+    for (; n + 1 < s->segs; n++) {
+        bool old = keep_ms > 0 && s->seg[n].newest + keep_ms < now_ms;
+        if (!old && (keep_bytes <= 0 || bytes <= (uint64_t)keep_bytes))
+            break;
+        bytes -= keep_bytes > 0 ? s->seg[n].size : 0;
+    }
+    return n == s->kept ? (struct store_bound){0} : (struct store_bound){n, s->seg[n].first};
+}
+
+/* Reading is done on this thread only, a call at a time: once the descriptors kept for it are
+ * closed nobody can be in the middle of a segment that goes, and none need be counted. They are
+ * closed here and first, so that it is the helper's unlink that gives the blocks back, and not a
+ * close on the loop. */
+void
+store_drop(struct store *s, uint32_t segment)
+{
+    for (int i = 0; i < READERS; i++)
+        if (s->reader[i].fd >= 0 && s->reader[i].segment < segment) {
+            s->io->close(s->io->arg, s->reader[i].fd);
+            s->reader[i] = (struct read_fd){.fd = -1};
+        }
+    pthread_mutex_lock(&s->mutex);
+    for (; s->kept < segment; s->kept++) {
+        if (s->dooms == s->doomed_cap) {
+            s->doomed_cap = s->doomed_cap == 0 ? 8 : 2 * s->doomed_cap;
+            s->doomed = xrealloc(s->doomed, s->doomed_cap * sizeof s->doomed[0]);
+        }
+        s->doomed[s->dooms++] = s->seg[s->kept].first;
+        uint64_t n = s->seg[s->kept].messages;
+        s->indexed -= n < s->indexed ? n : s->indexed;
+    }
+    pthread_cond_signal(&s->wake);
+    pthread_mutex_unlock(&s->mutex);
+}
+
+/* --- reading ---------------------------------------------------------------------------------- */
 
 /* A descriptor for reading the segment, from the few that are kept open. -1: errno. */
 static int
@@ -1040,8 +793,8 @@ store_read(struct store *s, const struct store_index *x, uint64_t seq, struct bu
     uint32_t segment, offset;
     size_t start = to->len;
 
-    if (!s->keeps || !index_find(x, seq, &segment, &offset) || segment >= s->segs ||
-        offset >= s->seg[segment].size)
+    if (!s->keeps || !store_index_find(x, seq, &segment, &offset) || segment < s->kept ||
+        segment >= s->segs || offset >= s->seg[segment].size)
         return -ENOENT;
     const char *why = read_line(s, segment, offset, to);
     if (why == NULL)

@@ -15,7 +15,7 @@
 #ifndef JIM_INTERNAL
 #define JIM_INTERNAL
 #endif
-#include "../jim.h"
+#include "../store.h"
 
 #include <arpa/inet.h>
 #include <errno.h>
@@ -650,7 +650,7 @@ small(void)
 /* --- big: much in the store ------------------------------------------------------------------- */
 
 #define CONVS 10000
-#define READERS 100     /* users of the second store, */
+#define READING 100     /* users of the second store, */
 #define PEERS 100       /* the conversations each is in, */
 #define EACH 100        /* and what waits for him in each */
 
@@ -897,7 +897,7 @@ offline_write(const char *dir)
 
     big_open(&b, dir);
     for (uint32_t n = 0; n < EACH; n++)
-        for (uint32_t reader = 0; reader < READERS; reader++)
+        for (uint32_t reader = 0; reader < READING; reader++)
             for (uint32_t peer = 0; peer < PEERS; peer++) {
                 char from[32], to[32];
                 snprintf(from, sizeof from, "p%05u", reader * PEERS + peer);
@@ -943,16 +943,16 @@ offline(const char *dir)
     start_jim(&p, dir, "group");
     double cpu = cpu_of(p.pid);
     int64_t start = now_us();
-    for (uint32_t reader = 0; reader < READERS; reader++)
+    for (uint32_t reader = 0; reader < READING; reader++)
         n += fetch_all(p.port, reader, &in, &times);
     double s = (double)(now_us() - start) / 1e6;
     cpu = cpu_of(p.pid) - cpu;
     times_sort(&times);
     printf("%d offline messages of %d conversations, by each of %d users one after another:\n"
            "  %zu messages, %.0f a second, %.2f CPU s a million, a user waits %.1f ms (p50)\n",
-           PEERS * EACH, PEERS, READERS, n, (double)n / s, cpu * 1e6 / (double)n,
+           PEERS * EACH, PEERS, READING, n, (double)n / s, cpu * 1e6 / (double)n,
            times_ms(&times, 0.5));
-    if (n != READERS * PEERS * EACH)
+    if (n != READING * PEERS * EACH)
         printf("  NOT ALL OF THEM\n");
     stop(&p);
     buf_free(&in);

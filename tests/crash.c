@@ -289,6 +289,8 @@ open_log(struct world *w, const struct log *log)
     } else {
         if (!sim_dead() && !sim_faulty())
             fail(w, "the log is refused");
+        if (sim_lost_pages() && w->bound > w->floor)
+            w->bound = w->floor; /* as in close_log() */
         if (sim_open_files() > 0)
             fail(w, "%d files are left open", sim_open_files());
         give_up_lost_pages(w);

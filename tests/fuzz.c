@@ -10,6 +10,7 @@
  *   running       the table, corpora, mutations
  */
 #include "fuzz.h"
+#include "../store.h"
 
 #include <dirent.h>
 #include <stdio.h>
@@ -462,8 +463,7 @@ scan_once(struct buf *said, bool go_on)
     MUST(c.result != SCAN_ERROR);
     buf_printf(&r.said, "\nend %d %llu %llu %s", c.result, (unsigned long long)c.bad_first,
                (unsigned long long)c.bad_at, c.why != NULL ? c.why : "");
-    free(c.first);
-    free(c.seg);
+    scan_free(&c);
     chat_free(&r.chat);
     store_close(none);
     conf_free(&opt);
@@ -489,7 +489,9 @@ fuzz_segment(const uint8_t *p, size_t n)
         if (p[0] & 1)
             fix_sums(&part);
         buf_add(&part, "", 1);
-        if (i > 0 && sscanf(part.p, "jim-log 1 %18llu", &first) == 1 && first > number)
+        const char *second = strchr(part.p, '\n'); /* the line whose number is in the name */
+        if (i > 0 && second != NULL && strlen(second) > 10 &&
+            sscanf(second + 10, "%18llu", &first) == 1 && first > number)
             number = first;
         else
             number += (uint64_t)i;

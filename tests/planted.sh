@@ -19,8 +19,8 @@ cp -pR web page.inc "$dir"
 # plant NAME: begin with a sound copy.
 plant() {
     name=$1 intact=1
-    cp -p segment.c store.c "$dir"
-    touch "$dir/segment.c" "$dir/store.c"
+    cp -p segment.c helper.c store.c "$dir"
+    touch "$dir/segment.c" "$dir/helper.c" "$dir/store.c"
 }
 
 # change FILE OLD NEW: OLD, to the letter, must be there once.
@@ -89,29 +89,29 @@ plant 'no sync of a directory after a rename'
 by_crash -l sync-dir
 
 plant 'acknowledged before the sync'
-change store.c 'if (s->o.policy == STORE_GROUP || b->must_sync) {' 'if (b->must_sync) {'
+change helper.c 'if (s->o.policy == STORE_GROUP || b->must_sync) {' 'if (b->must_sync) {'
 by_crash
 
 plant 'a failed sync tried again'
-change store.c 'if (s->dirty && !io_sync(s->io, s->fd)) {' \
+change helper.c 'if (s->dirty && !io_sync(s->io, s->fd)) {' \
     'if (s->dirty && !io_sync(s->io, s->fd) && !io_sync(s->io, s->fd)) {'
 by_crash
 
 plant 'a full segment not synced before the next'
-change store.c 'if (!helper_sync(s))
+change helper.c 'if (!helper_sync(s))
         return batch_fail(s, b, BATCH_FAILED, "syncing a full segment");' ''
 by_crash
 
 plant 'a header not synced before its segment gets its name'
-change store.c 'else if (!io_sync(s->io, fd))' 'else if (false)'
+change helper.c '} else if (!io_sync(s->io, s->spare_fd)) {' '} else if (false) {'
 by_crash
 
 plant 'a batch that could not be written not cut off'
-change store.c 'if (!io_truncate(s->io, s->fd, b->base))' 'if (false)'
+change helper.c 'if (!io_truncate(s->io, s->fd, b->base))' 'if (false)'
 by_crash
 
 plant 'that cut not synced'
-change store.c 'return helper_sync(s) ? outcome' 'return true ? outcome'
+change helper.c 'return helper_sync(s) ? outcome' 'return true ? outcome'
 by_crash
 
 plant 'numbers do not jump after an unclean stop'
@@ -152,17 +152,18 @@ by_crash
 plant 'a checksum over the JSON alone'
 change segment.c 'crc32c_add(crc, seed, body, (size_t)(p - body))' \
     'crc32c_add(crc, seed, r->json.p, r->json.n)'
-change segment.c 'crc32c_add(crc, seed, body.p, body.n) != sum' \
+change segment.c 'crc32c_add(crc, seed, body, (size_t)(end - body)) != sum' \
     'crc32c_add(crc, seed, r->json.p, r->json.n) != sum'
 by_crash
 
 plant 'a checksum without the salt'
-change segment.c 'crc32c_add(crc, seed, body, ' 'crc32c_add(crc, 0 * seed, body, '
-change segment.c 'crc32c_add(crc, seed, body.p, ' 'crc32c_add(crc, 0 * seed, body.p, '
+change segment.c 'crc32c_add(crc, seed, body, (size_t)(p' 'crc32c_add(crc, 0 * seed, body, (size_t)(p'
+change segment.c 'crc32c_add(crc, seed, body, (size_t)(end' \
+    'crc32c_add(crc, 0 * seed, body, (size_t)(end'
 by_crash
 
 plant 'no check of checksums'
-change segment.c 'if (crc32c_add(crc, seed, body.p, body.n) != sum)' 'if (sum + 1 == 0)'
+change segment.c 'if (crc32c_add(crc, seed, body, (size_t)(end - body)) != sum)' 'if (sum + 1 == 0)'
 by_crash
 
 plant 'no check of the header'

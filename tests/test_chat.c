@@ -180,12 +180,6 @@ store_ready(void *arg)
 }
 
 static void
-replay(void *arg, const struct store_rec *rec)
-{
-    record_replay(arg, rec);
-}
-
-static void
 set_option(const char *text)
 {
     char key[64], err[200];
@@ -217,7 +211,9 @@ start(void)
     w.c->now_ms = clock_now;
     struct store_options o = {.dir = j->opt.store_dir, .policy = j->opt.store_sync,
                               .segment = (uint64_t)j->opt.store_segment, .log = &j->log,
-                              .io = &disk_io, .ready = store_ready, .replay = replay, .arg = w.c};
+                              .io = &disk_io, .ready = store_ready, .replay = record_replay,
+                              .span = record_span, .recent = record_recent,
+                              .recent_max = MAX_RETRY, .recent_ms = now - RETRY_MS, .arg = w.c};
     j->store = w.c->store = j->opt.store ? store_open(&o) : store_open_none();
     CHECK(j->store != NULL);
     w.ready = 0;

@@ -111,6 +111,8 @@ static const struct key {
     {"jim.store.dir", "./jim-data", "/d", TEXT(store_dir, "/d"), 0, 0, false},
     {"jim.store.sync", "group", "20", INT(store_sync), STORE_GROUP, 20, false},
     {"jim.store.segment", "67108864", "1m", INT(store_segment), 67108864, 1048576, false},
+    {"jim.store.keep.days", "none", "30", INT(keep_days), 0, 30, true},
+    {"jim.store.keep.bytes", "none", "10g", INT(keep_bytes), 0, INT64_C(10737418240), true},
     {"jim.user", "", "nobody", TEXT(user, "nobody"), 0, 0, false},
     {"jim.chroot", "", "/c", TEXT(chroot, "/c"), 0, 0, false},
     {"jim.sandbox", "on", "off", INT(sandbox), 1, 0, false},
@@ -122,8 +124,7 @@ static const struct key {
 /* Accepted with their defaults only: not in this version. */
 static const char *const later[][2] = {
     {"jim.cluster", "off"}, {"jim.ssl", "off"}, {"jim.ssl.cert", ""}, {"jim.ssl.key", ""},
-    {"jim.ssl.only", "off"}, {"jim.connections.per.ip", "none"}, {"jim.store.keep.days", "none"},
-    {"jim.store.keep.bytes", "none"},
+    {"jim.ssl.only", "off"},
 };
 
 static const char *const ignored[] = {
@@ -352,8 +353,8 @@ TEST(conf_bad_values)
         {"jim.connections.per.ip", "|-1|some"},
         {"jim.memory.max", "|1m|-1|8x|all"},
         {"jim.sandbox", "|yes"},
-        {"jim.store.keep.days", "30"},
-        {"jim.store.keep.bytes", "1g"},
+        {"jim.store.keep.days", "|-1|36501|30d|never|9223372036854775807"},
+        {"jim.store.keep.bytes", "|1|8191|1t|all"},
     };
     struct setup s;
     char value[128];

@@ -1740,6 +1740,53 @@ TEST(server_kill_keeps_every_acknowledged_message)
     CHECK_INT(number(&p, "seq"), kept + 1);
 }
 
+/* Of the messages in an answer. */
+static int
+first_seq(const struct peer *p)
+{
+    const char *at = memmem(p->text.p, p->text.n, "\"seq\":", 6);
+
+    CHECK(at != NULL);
+    return atoi(at + 6);
+}
+
+/* The oldest file goes while the server runs: with it the messages, but not the group, the member
+ * and the numbers that it held. */
+TEST(server_keep_bytes)
+{
+    static const char first[] = "data/00000000000000000001.log";
+    struct server s;
+    struct peer alice, bob;
+    int said = 0;
+
+    server_start(&s, QUIET, FAST, "-o", "jim.store.segment=4096", "-o",
+                 "jim.store.keep.bytes=8192", NULL);
+    peer_login(&bob, &s, PROTO_TCP, "bob");
+    join(&bob, "g");
+    peer_close(&bob);
+    peer_login(&alice, &s, PROTO_TCP, "alice");
+    do {
+        sayf(&alice, 11, "{'to':'bob','chatType':2,'content':'%d'}", ++said);
+        CHECK(hear(&alice));
+        CHECK_INT(number(&alice, "seq"), said);
+        CHECK(said < 20000);
+    } while (access(first, F_OK) == 0);
+    ask_history(&alice, ",'count':1,'afterSeq':0");
+    CHECK(hear(&alice));
+    int oldest = first_seq(&alice);
+    CHECK(oldest > 1 && oldest <= said);
+    server_restart(&s, SIGKILL, QUIET, FAST, NULL);
+    peer_login(&bob, &s, PROTO_TCP, "bob");
+    EXPECT(&bob, JOINED("g", "bob"));
+    say(&bob, 19, "{'userId':'bob','type':0}"); /* what is left of what he has missed */
+    CHECK(hear(&bob));
+    CHECK(first_seq(&bob) >= oldest);
+    peer_login(&alice, &s, PROTO_TCP, "alice");
+    say(&alice, 11, "{'to':'bob','chatType':2,'content':'on'}");
+    CHECK(hear(&alice));
+    CHECK_INT(number(&alice, "seq"), said + 1);
+}
+
 TEST(server_restart_keeps_groups_and_numbers)
 {
     struct server s;
