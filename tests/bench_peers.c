@@ -27,7 +27,7 @@
 #include <time.h>
 #include <unistd.h>
 
-#define MAX_ROUNDS 50
+#define ROUNDS_ROOM 50
 
 /* --- relay ------------------------------------------------------------------------------------ */
 
@@ -292,7 +292,7 @@ static const struct work {
 #define WORKS (sizeof works / sizeof works[0])
 
 struct cells { /* of one work: what each round measured */
-    double cpu[SERVERS][MAX_ROUNDS];
+    double cpu[SERVERS][ROUNDS_ROOM];
     double calls[SERVERS]; /* reads and writes a message, as /proc counts them */
 };
 
@@ -356,10 +356,10 @@ idle_spec(const struct server *s, uint32_t n)
 static void
 measure_start(struct server *s)
 {
-    double ms[MAX_ROUNDS];
+    double ms[ROUNDS_ROOM];
     int n = (int)env_number("BENCH_STARTS", 11);
 
-    for (int i = 0; i < n && i < MAX_ROUNDS; i++) {
+    for (int i = 0; i < n && i < ROUNDS_ROOM; i++) {
         int64_t begun = now_ns();
         s->start(&s->process);
         if (!reachable(&s->process)) {
@@ -373,8 +373,8 @@ measure_start(struct server *s)
         load_free(l);
         process_stop(&s->process);
     }
-    s->start_ms[0] = median(ms, n < MAX_ROUNDS ? n : MAX_ROUNDS);
-    s->start_ms[1] = ms[(n < MAX_ROUNDS ? n : MAX_ROUNDS) - 1];
+    s->start_ms[0] = median(ms, n < ROUNDS_ROOM ? n : ROUNDS_ROOM);
+    s->start_ms[1] = ms[(n < ROUNDS_ROOM ? n : ROUNDS_ROOM) - 1];
 }
 
 /* Logged in, or subscribed, and silent. The server is a fresh one. */
@@ -413,7 +413,7 @@ measure_work(const struct work *w, struct cells *cells)
         load_run(load[i], slice / 2);
         load_settle(load[i]);
     }
-    for (int round = 0; round < rounds && round < MAX_ROUNDS; round++)
+    for (int round = 0; round < rounds && round < ROUNDS_ROOM; round++)
         for (int i = 0; i < SERVERS; i++) {
             if (load[i] == NULL)
                 continue;
