@@ -1,27 +1,28 @@
 # jim: `make run` builds and starts the server, `make test` runs the tests. Plain POSIX make; needs a
-# C11 compiler, od and sed. CC, CFLAGS, LDFLAGS, PREFIX and DESTDIR are yours to set. Targets below
-# `deeper checks` want more than that, and say so.
+# C11 compiler, od and sed. CC, CFLAGS, LDFLAGS, PREFIX and DESTDIR are yours to set; TLS=1 links
+# OpenSSL. Targets below `deeper checks` want more than that, and say so.
 
 CC = cc
 CFLAGS = -O2 -g1 -fstack-protector-strong -D_FORTIFY_SOURCE=2 -fPIE
 LDFLAGS = -pie
+TLS = 0
 PREFIX = /usr/local
 DESTDIR =
 
-STD = -std=c11 -DJIM_INTERNAL
+STD = -std=c11 -DJIM_INTERNAL -DJIM_TLS=$(TLS)
 # What each system needs to show its whole interface under -std=c11; inert elsewhere.
 FEATURES = -D_GNU_SOURCE -D_DARWIN_C_SOURCE -D_NETBSD_SOURCE -D_FILE_OFFSET_BITS=64
 WARN = -Wall -Wextra -Wpedantic -Wshadow -Wconversion -Wstrict-prototypes -Wmissing-prototypes \
 	-Wvla -Wformat=2 -Wundef -Wpointer-arith -Wcast-qual
 ALL = $(STD) $(FEATURES) $(WARN) $(CFLAGS)
-LIBS = -lpthread
+LIBS = -lpthread `test "$(TLS)" = 0 || echo -lssl -lcrypto`
 
 HDRS = jim.h json.h login.h store.h
 # The server in reading order; all but main.c is what an embedding program links.
 LIB = util.c hash.c codec.c resp.c loop.c \
 	disk.c segment.c index.c helper.c store.c repair.c \
 	conf.c \
-	conn.c input.c \
+	tls.c conn.c input.c \
 	roster.c request.c profile.c chat.c group.c send.c retry.c query.c record.c keep.c \
 	worker.c users.c token.c hook.c auth.c admin.c \
 	bounds.c jail.c jim.c broadcast.c \
@@ -43,6 +44,13 @@ jim: main.o $(LIBO)
 
 main.o $(LIBO): $(HDRS) Makefile
 http.o: page.inc
+tls.o: build/tls-$(TLS)
+
+# Made anew whenever TLS is another than last time: tls.o follows.
+build/tls-$(TLS):
+	mkdir -p build
+	rm -f build/tls-[01]
+	touch $@
 
 # The web page as bytes inside the binary: no file to install, none to lose.
 page.inc: $(PAGE) Makefile
@@ -91,7 +99,7 @@ dist:
 V = other
 F =
 SRC =
-SANE = -std=c11 -DJIM_INTERNAL $(FEATURES) $(WARN) -g
+SANE = $(STD) $(FEATURES) $(WARN) -g
 variant: page.inc tests/list.inc
 	mkdir -p build/$(V)
 	$(CC) $(SANE) $(F) -o build/$(V)/jim main.c $(LIB) $(SRC) $(LIBS)

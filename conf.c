@@ -20,6 +20,7 @@
 
 enum kind {
     K_STRING,
+    K_FILES,   /* a text that may be given several times: one a line */
     K_BOOL,    /* on, off */
     K_INT,
     K_SIZE,    /* bytes; k, m, g */
@@ -27,7 +28,7 @@ enum kind {
     K_TIME_MS, /* the same; a bare number is milliseconds, as in J-IM */
     K_CHOICE,  /* a word of `words`; the value is its position */
     K_PROTOS,  /* a list of tcp, ws, http */
-    K_PORTS,   /* PORT[/PROTOCOL], several with commas */
+    K_PORTS,   /* PORT[/tls][/PROTOCOL], several with commas */
     K_SYNC,    /* group, off, or a time in ms */
     K_IGNORED, /* accepted with a notice: Java's business, or without effect while another is off */
     K_LATER    /* only the word in `words` for now: asking for more must not pass unnoticed */
@@ -53,7 +54,7 @@ static const struct row rows[] = {
     {"jim.bind.ip", K_STRING, AT(bind_ip), 0, 0, false, "127.0.0.1", NULL,
      "address to listen on; empty: all"},
     {"jim.port", K_PORTS, AT(port), 0, 0, false, "8888", NULL,
-     "port, or several: 8888,9000/ws; 0: a free one"},
+     "port, or several: 8888,9000/ws,8443/tls; 0: a free one"},
     {"jim.protocols", K_PROTOS, AT(protocols), 0, 0, false, "tcp,ws,http", NULL,
      "protocols served"},
     {"jim.heartbeat.timeout", K_TIME_MS, AT(heartbeat), 0, 24 * HOUR, true, "0", NULL,
@@ -137,15 +138,25 @@ static const struct row rows[] = {
      "directory to be shut into at start; paths are below it. Only root can"},
     {"jim.sandbox", K_BOOL, AT(sandbox), 0, 0, false, "on", NULL,
      "give up what is never needed, as far as the system can take it away"},
+    {"jim.ssl", K_BOOL, AT(ssl), 0, 0, false, "off", NULL,
+     "on: TLS beside plain text on every port (a jim built by `make TLS=1`)"},
+    {"jim.ssl.cert", K_FILES, AT(ssl_cert), 0, 0, true, "", NULL,
+     "certificate chain in PEM; several, for several names, by giving it again"},
+    {"jim.ssl.key", K_FILES, AT(ssl_key), 0, 0, true, "", NULL,
+     "its key, in the same order; none: it stands in the certificate's file"},
+    {"jim.ssl.only", K_BOOL, AT(ssl_only), 0, 0, false, "off", NULL,
+     "on: plain text is refused"},
+    {"jim.ssl.client.ca", K_STRING, AT(ssl_client_ca), 0, 0, true, "", NULL,
+     "over TLS a client has to show a certificate signed by these (PEM)"},
+    {"jim.ssl.ocsp", K_FILES, AT(ssl_ocsp), 0, 0, true, "", NULL,
+     "OCSP response to staple (DER), in the order of the certificates"},
+    {"jim.ca", K_STRING, AT(ca), 0, 0, false, "", NULL,
+     "authorities trusted in outgoing TLS connections (PEM); empty: the system's"},
     {"jim.log.level", K_CHOICE, AT(log_level), 0, 0, true, "info", "error,warn,info,debug",
      "what is logged"},
     {"jim.log.file", K_STRING, AT(log_file), 0, 0, false, "", NULL, "where; empty: stderr"},
 
     {"jim.cluster", K_LATER, 0, 0, 0, false, "off", "off", "not in this version"},
-    {"jim.ssl", K_LATER, 0, 0, 0, false, "off", "off", "not in this version"},
-    {"jim.ssl.cert", K_LATER, 0, 0, 0, false, "", "", "not in this version"},
-    {"jim.ssl.key", K_LATER, 0, 0, 0, false, "", "", "not in this version"},
-    {"jim.ssl.only", K_LATER, 0, 0, 0, false, "off", "off", "not in this version"},
 
     {"jim.key.store.path", K_IGNORED, 0, 0, 0, false, "", NULL, "J-IM's Java key store"},
     {"jim.key.store.pwd", K_IGNORED, 0, 0, 0, false, "", NULL, "J-IM's Java key store"},
@@ -242,7 +253,7 @@ parse_port(struct str text, struct port_spec *out)
 {
     char digits[8];
     struct str number;
-    int64_t n, protos = 0;
+    int64_t n;
 
     if (!str_split(&text, '/', &number) || number.n == 0 || number.n >= sizeof digits)
         return false;
@@ -250,13 +261,18 @@ parse_port(struct str text, struct port_spec *out)
     digits[number.n] = '\0';
     if (!parse_number(digits, NULL, 1, &n) || n > 65535)
         return false;
-    if (text.p != NULL) {
-        int i = word_index("tcp,ws,http", text);
-        if (i < 0)
+    *out = (struct port_spec){.port = (uint16_t)n};
+    while (text.p != NULL) {
+        struct str word;
+        str_split(&text, '/', &word);
+        int i = word_index("tcp,ws,http", word);
+        if (i >= 0 && out->protos == 0)
+            out->protos = PROTO_BIT(PROTO_TCP + i);
+        else if (str_eq(word, STR("tls")) && !out->tls)
+            out->tls = true;
+        else
             return false;
-        protos = PROTO_BIT(PROTO_TCP + i);
     }
-    *out = (struct port_spec){(uint16_t)n, (unsigned)protos};
     return true;
 }
 
@@ -287,6 +303,25 @@ string_at(struct options *o, const struct row *r)
     return (char **)(void *)((char *)o + r->at);
 }
 
+static void
+set_files(char **to, const char *value, bool more)
+{
+    struct buf b = {0};
+
+    if (more)
+        buf_printf(&b, "%s\n", *to);
+    buf_add(&b, value, strlen(value) + 1);
+    free(*to);
+    *to = b.p;
+}
+
+/* Is the value a text of its own, which conf_free() releases? */
+static bool
+is_string(const struct row *r)
+{
+    return r->kind == K_STRING || r->kind == K_FILES;
+}
+
 static bool
 parse_value(struct options *o, const struct row *r, const char *value, bool more)
 {
@@ -296,6 +331,9 @@ parse_value(struct options *o, const struct row *r, const char *value, bool more
     case K_STRING:
         free(*string_at(o, r));
         *string_at(o, r) = xstrndup(value, strlen(value));
+        return true;
+    case K_FILES:
+        set_files(string_at(o, r), value, more);
         return true;
     case K_PORTS:
         return parse_ports(o, value, more);
@@ -353,7 +391,8 @@ expected(const struct row *r)
     case K_PROTOS:
         return "a list of tcp, ws, http";
     case K_PORTS:
-        return "a port from 0 to 65535, optionally /tcp, /ws or /http, or several with commas";
+        return "a port from 0 to 65535, optionally /tls and /tcp, /ws or /http, or several with "
+               "commas";
     case K_SYNC:
         return "group, off, or a time such as 10ms";
     case K_SIZE:
@@ -367,6 +406,7 @@ expected(const struct row *r)
     case K_LATER:
         return "left alone: it is not in this version";
     case K_STRING:
+    case K_FILES:
     case K_IGNORED:
         break;
     }
@@ -420,7 +460,7 @@ void
 conf_free(struct options *o)
 {
     for (size_t i = 0; i < ROWS; i++)
-        if (rows[i].kind == K_STRING)
+        if (is_string(&rows[i]))
             free(*string_at(o, &rows[i]));
     *o = (struct options){0};
 }
@@ -455,6 +495,33 @@ loopback_address(const char *ip)
     return strncmp(ip, "127.", 4) == 0 || strcmp(ip, "::1") == 0 || strcmp(ip, "localhost") == 0;
 }
 
+static int
+check_ssl(const struct options *o, char *err, size_t errsize)
+{
+    bool pinned = false;
+
+    for (size_t i = 0; i < o->ports; i++)
+        pinned = pinned || o->port[i].tls;
+    if (!o->ssl && (o->ssl_only || pinned)) {
+        snprintf(err, errsize, "%s wants jim.ssl=on",
+                 pinned ? "a port with /tls" : "jim.ssl.only=on");
+        return -1;
+    }
+    if (o->ssl && tls_version() == NULL) {
+        snprintf(err, errsize, "jim.ssl=on: this jim is built without TLS; `make TLS=1` builds one "
+                               "with it");
+        return -1;
+    }
+    if (o->ssl && o->ssl_cert[0] == '\0' && o->set & conf_bit("jim.key.store.path")) {
+        snprintf(err, errsize,
+                 "jim.key.store.path: TLS wants PEM, not a Java key store. Convert it: keytool "
+                 "-importkeystore -srckeystore STORE -destkeystore jim.p12 -deststoretype pkcs12 "
+                 "&& openssl pkcs12 -in jim.p12 -nodes -out jim.pem; then jim.ssl.cert=jim.pem");
+        return -1;
+    }
+    return 0;
+}
+
 int
 conf_check(const struct options *o, char *err, size_t errsize)
 {
@@ -478,7 +545,7 @@ conf_check(const struct options *o, char *err, size_t errsize)
         snprintf(err, errsize, "jim.frame.max is smaller than jim.message.max");
         return -1;
     }
-    return 0;
+    return check_ssl(o, err, errsize);
 }
 
 void
@@ -488,7 +555,7 @@ conf_copy_live(struct options *to, const struct options *from, uint64_t keep)
         const struct row *r = &rows[i];
         if (!r->live || keep & row_bit(r))
             continue;
-        if (r->kind == K_STRING) {
+        if (is_string(r)) {
             const char *text = *(char *const *)(const void *)((const char *)from + r->at);
             free(*string_at(to, r));
             *string_at(to, r) = xstrndup(text, strlen(text));

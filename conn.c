@@ -29,7 +29,11 @@
 #define FINISH_MS 10000  /* how long a closing peer may take none of what is queued for him */
 #define MAX_FLUSH 262144 /* bytes written to one connection a turn */
 #define CONN_COST (sizeof(struct conn) + 64) /* with its places in the loop's tables */
+#define TLS_COST 15360   /* more, when it speaks TLS: measured, OpenSSL 3.0 */
 #define MAX_CATCH_UP 16384 /* bytes read from the store for one connection at a time */
+#define MAX_HELLO 4096   /* bytes read before it is known whether they are TLS: they may have to be
+                            kept until the handshake's turn comes */
+#define MAX_HANDSHAKES 16 /* steps of handshakes a turn: a signature takes up to a millisecond */
 #define SMALL_PIECE 1024 /* pieces up to this are copied together rather than listed for writev */
 
 /* --- messages --------------------------------------------------------------------------------- */
@@ -492,18 +496,20 @@ out_written(struct conn *c, size_t n)
 
 /* A peer that has gone is an error here and not a signal, whoever the process belongs to. */
 static ssize_t
-write_pieces(int fd, struct pieces *v)
+write_pieces(struct conn *c, struct pieces *v)
 {
     ssize_t w;
 
+    if (c->tls != NULL)
+        return tls_write(c->tls, v->iov, v->n);
     do {
 #ifdef MSG_NOSIGNAL
         struct msghdr m = {.msg_iov = v->iov};
         m.msg_iovlen += (unsigned)v->n; /* int or size_t, as the system has it */
-        w = v->n == 1 ? send(fd, v->iov[0].iov_base, v->iov[0].iov_len, MSG_NOSIGNAL)
-                      : sendmsg(fd, &m, MSG_NOSIGNAL);
+        w = v->n == 1 ? send(c->fd, v->iov[0].iov_base, v->iov[0].iov_len, MSG_NOSIGNAL)
+                      : sendmsg(c->fd, &m, MSG_NOSIGNAL);
 #else
-        w = writev(fd, v->iov, v->n);
+        w = writev(c->fd, v->iov, v->n);
 #endif
     } while (w < 0 && errno == EINTR);
     return w;
@@ -525,7 +531,7 @@ flush_file(struct conn *c)
         return -1;
     }
     struct pieces v = {.iov = {{j->input, (size_t)got}}, .n = 1, .total = (size_t)got};
-    ssize_t w = write_pieces(c->fd, &v);
+    ssize_t w = write_pieces(c, &v);
     j->stats.writes++;
     if (w < 0)
         return errno == EAGAIN || errno == EWOULDBLOCK ? 0 : -1;
@@ -558,7 +564,7 @@ conn_flush(struct conn *c)
             catch_up(c);
         if (o->n > 0) {
             pieces_fill(c, &v);
-            w = write_pieces(c->fd, &v);
+            w = write_pieces(c, &v);
             c->jim->stats.writes++;
             if (w < 0)
                 w = errno == EAGAIN || errno == EWOULDBLOCK ? 0 : -1;
@@ -678,6 +684,13 @@ conn_release(struct conn *c)
     struct jim *j = c->jim;
 
     if (c->fd >= 0) {
+        if (c->tls != NULL) {
+            if (c->out == NULL)
+                tls_close(c->tls); /* a goodbye, unless something is missing before it */
+            tls_free(c->tls);
+            c->tls = NULL;
+            j->bounds.held -= TLS_COST;
+        }
         loop_del(j->loop, c->fd);
         close(c->fd);
         c->fd = -1;
@@ -702,6 +715,8 @@ conn_release(struct conn *c)
 static void
 conn_linger(struct conn *c)
 {
+    if (c->tls != NULL && tls_close(c->tls) == 0)
+        return; /* its last record has to leave first: conn_turn() comes back here */
     if (c->ended || shutdown(c->fd, SHUT_WR) != 0) {
         c->state = CONN_DEAD;
         return;
@@ -719,11 +734,13 @@ conn_interest(struct conn *c)
 {
     unsigned events = 0;
 
-    c->reading = c->state == CONN_LINGER || c->state == CONN_DETECT ||
-                 (!input_waits(c) && !c->ended);
+    unsigned tls = c->tls != NULL ? tls_state(c->tls) : 0;
+
+    c->reading = c->state == CONN_LINGER ||
+                 (c->state == CONN_DETECT ? !(tls & TLS_QUEUED) : !input_waits(c) && !c->ended);
     if (c->reading)
         events |= LOOP_READ;
-    if (c->out != NULL)
+    if (c->out != NULL || tls & TLS_PENDING)
         events |= LOOP_WRITE;
     if (loop_set(c->jim->loop, c->fd, events) != 0)
         conn_close(c, "cannot be watched");
@@ -740,19 +757,47 @@ conn_ended(struct conn *c)
         conn_close(c, "closed by the peer");
 }
 
-static void
-conn_readable(struct conn *c)
+static ssize_t
+conn_read(struct conn *c)
 {
     struct jim *j = c->jim;
+    bool detect = c->state == CONN_DETECT && j->tls != NULL;
     ssize_t n;
 
+    if (c->tls != NULL && c->state != CONN_LINGER)
+        return tls_read(c->tls, j->input, MAX_READ);
     do
-        n = read(c->fd, j->input, MAX_READ);
+        n = read(c->fd, j->input, detect ? MAX_HELLO : MAX_READ);
     while (n < 0 && errno == EINTR);
+    return n;
+}
+
+/* A TLS handshake that has failed: the alert that says so must arrive, so no reset. */
+static void
+conn_failed(struct conn *c)
+{
+    if (c->tls == NULL || errno != EPROTO) {
+        conn_close(c, strerror(errno));
+    } else if (c->state != CONN_DETECT) {
+        conn_close(c, tls_why(c->tls));
+    } else {
+        log_write(&c->jim->log, LOG_LEVEL_DEBUG, "connection %llu: TLS: %s",
+                  (unsigned long long)c->id, tls_why(c->tls));
+        conn_linger(c);
+        conn_attend(c);
+    }
+}
+
+static void
+conn_take(struct conn *c)
+{
+    struct jim *j = c->jim;
+    ssize_t n = conn_read(c);
+
     j->stats.reads++;
     if (n < 0) {
         if (errno != EAGAIN && errno != EWOULDBLOCK)
-            conn_close(c, strerror(errno));
+            conn_failed(c);
         return;
     }
     if (n == 0) {
@@ -764,7 +809,44 @@ conn_readable(struct conn *c)
     c->silent = 0;
     if (c->state == CONN_LINGER)
         return;
+    if (c->state == CONN_DETECT && c->tls == NULL && j->tls != NULL && j->input[0] == TLS_FIRST) {
+        c->tls = tls_accept(j->tls, c->fd, c, j->input, (size_t)n);
+        j->bounds.held += TLS_COST;
+        return;
+    }
     input_take(c, j->input, (size_t)n);
+    if (c->tls != NULL && tls_state(c->tls) & TLS_OVER)
+        conn_attend(c); /* the end has come along, and no event will say so */
+}
+
+/* Has the end come along with the last bytes? It counts once they have all been used. */
+static bool
+conn_over(const struct conn *c)
+{
+    return c->tls != NULL && c->state == CONN_OPEN && !c->ended && !input_waits(c) &&
+           tls_state(c->tls) & TLS_OVER;
+}
+
+static void
+conn_readable(struct conn *c)
+{
+    if (c->state != CONN_DETECT || c->tls == NULL || !tls_wait(c->tls))
+        conn_take(c);
+}
+
+void
+conn_handshakes(struct jim *j)
+{
+    struct conn *c;
+
+    for (int i = 0; i < MAX_HANDSHAKES && j->tls != NULL && (c = tls_next(j->tls)) != NULL; i++) {
+        if (c->state != CONN_DETECT)
+            continue; /* closed while it waited */
+        if (tls_state(c->tls) & TLS_FRESH)
+            conn_deadline(c, j->opt.detect_ms); /* so far it was we who were slow */
+        conn_take(c);
+        conn_attend(c);
+    }
 }
 
 static void
@@ -837,7 +919,9 @@ conn_timer(struct timer *t)
 {
     struct conn *c = (struct conn *)(void *)((char *)t - offsetof(struct conn, timer));
 
-    if (c->state == CONN_DETECT)
+    if (c->state == CONN_DETECT && c->tls != NULL && tls_state(c->tls) & TLS_QUEUED)
+        conn_deadline(c, c->jim->opt.detect_ms); /* it waits for us, not we for it */
+    else if (c->state == CONN_DETECT)
         conn_drop(c, DROP_DETECT, "showed no protocol in time");
     else if (c->state != CONN_OPEN)
         conn_close(c, "did not close in time");
@@ -896,6 +980,7 @@ conn_new(struct listener *l, int fd, const struct sockaddr_storage *peer)
     c->fd = fd;
     c->id = ++j->next_id;
     c->protos = (uint8_t)l->protos;
+    c->tls_only = l->tls;
     c->loopback = is_loopback(peer);
     c->address = address;
     c->read_ms = loop_now(j->loop);
@@ -926,6 +1011,8 @@ conn_turn(struct conn *c)
 {
     if (c->resume)
         input_resume(c);
+    if (conn_over(c))
+        conn_take(c);
     if (c->shut) /* nothing reaches him here any more: not when the peer closes, but from now on */
         chat_closed(&c->jim->chat, c);
     if (c->out != NULL && c->state != CONN_DEAD && !c->full) {
@@ -936,6 +1023,9 @@ conn_turn(struct conn *c)
             conn_attend(c);
         }
     }
+    if (c->tls != NULL && c->out == NULL && c->state != CONN_DEAD && c->state != CONN_LINGER &&
+        tls_flush(c->tls) < 0)
+        conn_close(c, "write failed");
     if (c->state == CONN_FINISH && c->deferred == 0 && !c->shut && !c->ended)
         conn_finish(c, (enum ws_close)c->close_code); /* now that nothing is owed any more */
     if (c->state == CONN_FINISH && c->out == NULL && (c->deferred == 0 || c->shut))

@@ -314,6 +314,10 @@ conn_detect(struct conn *c, char first)
 {
     unsigned http = PROTO_BIT(PROTO_HTTP) | PROTO_BIT(PROTO_WS);
 
+    if (c->tls_only && c->tls == NULL) {
+        conn_close(c, "plain text is not served here");
+        return false;
+    }
     if (first == 0x01 && c->protos & PROTO_BIT(PROTO_TCP)) {
         conn_speaks(c, PROTO_TCP);
         conn_deadline(c, c->jim->opt.login_ms);

@@ -141,6 +141,20 @@ directory_of(const char *path, char dir[PATH_ROOM])
     snprintf(dir, PATH_ROOM, "%.*s.", (int)n, path);
 }
 
+/* The directories of a list of files, one a line. */
+static void
+each_file(const char *list, void (*fn)(void *arg, const char *path, unsigned access), void *arg)
+{
+    char dir[PATH_ROOM], path[PATH_ROOM];
+    struct str rest = str_of(list), line;
+
+    while (rest.n > 0 && str_split(&rest, '\n', &line)) {
+        snprintf(path, sizeof path, "%.*s", (int)line.n, line.p);
+        directory_of(path, dir);
+        fn(arg, dir, MAY_READ);
+    }
+}
+
 /* Everything a running server opens by name, again or for the first time. */
 static void
 each_path(const struct jim *j, void (*fn)(void *arg, const char *path, unsigned access), void *arg)
@@ -163,6 +177,9 @@ each_path(const struct jim *j, void (*fn)(void *arg, const char *path, unsigned 
 
     for (size_t i = 0; i < sizeof system_paths / sizeof system_paths[0]; i++)
         fn(arg, system_paths[i], MAY_READ);
+    const char *const lists[] = {o->ssl_cert, o->ssl_key, o->ssl_ocsp, o->ssl_client_ca, o->ca};
+    for (size_t i = 0; i < sizeof lists / sizeof lists[0]; i++)
+        each_file(lists[i], fn, arg);
     for (size_t i = 0; i < sizeof paths / sizeof paths[0]; i++) {
         if (paths[i].path == NULL || paths[i].path[0] == '\0')
             continue;

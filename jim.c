@@ -223,6 +223,7 @@ bind_port(struct jim *j, const struct port_spec *spec)
         return -1;
     }
     *l = (struct listener){.jim = j, .fd = -1};
+    l->tls = spec->tls || j->opt.ssl_only;
     l->protos = spec->protos != 0 ? spec->protos : (unsigned)j->opt.protocols;
     for (a = list; a != NULL && l->fd < 0; a = a->ai_next)
         l->fd = bind_to(a);
@@ -335,6 +336,10 @@ jim_start(struct jim *j)
     log_notices(j);
     if (conf_check(&j->opt, err, sizeof err) != 0 || http_check(&j->opt, err, sizeof err) != 0 ||
         auth_check(&j->opt, err, sizeof err) != 0) {
+        log_write(&j->log, LOG_LEVEL_ERROR, "%s", err);
+        return JIM_BAD_CONFIG;
+    }
+    if (j->opt.ssl && (j->tls = tls_server_new(&j->opt, &j->stats, err, sizeof err)) == NULL) {
         log_write(&j->log, LOG_LEVEL_ERROR, "%s", err);
         return JIM_BAD_CONFIG;
     }
@@ -464,6 +469,8 @@ reload(struct jim *j)
     if (j->auth != NULL)
         auth_reload(j->auth);
     j->segments = 0; /* there may be less to be kept now */
+    if (j->tls != NULL && tls_server_load(j->tls, &j->opt, err, sizeof err) != 0)
+        log_write(&j->log, LOG_LEVEL_ERROR, "certificates not reloaded: %s", err);
     each_conn(j, reload_conn);
     log_write(&j->log, LOG_LEVEL_INFO, "reloaded");
 }
@@ -504,7 +511,7 @@ bool
 jim_turn(struct jim *j)
 {
     bool more = j->attend != NULL || j->bulk != NULL || j->broadcasts != NULL ||
-                j->keeping || send_waits(&j->chat);
+                j->keeping || send_waits(&j->chat) || (j->tls != NULL && tls_waiting(j->tls));
     int64_t wait = more ? 0 : -1;
 
     if (j->draining) {
@@ -525,6 +532,7 @@ jim_turn(struct jim *j)
         reload(j);
     if (j->auth != NULL)
         auth_poll(j->auth);
+    conn_handshakes(j);
     send_committed(&j->chat);
     j->fanning = true;
     send_waves(&j->chat);
@@ -603,6 +611,7 @@ jim_free(struct jim *j)
         store_close(j->store);
     conn_free_spares(j);
     bounds_free(j);
+    tls_server_free(j->tls);
     loop_free(j->loop);
     free(j->input);
     free(j->gather);

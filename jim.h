@@ -4,7 +4,7 @@
  *
  * Part 1 is the whole public interface, for programs that embed the server. Part 2, under
  * JIM_INTERNAL, is every shared limit, struct and function of the server itself, grouped by file in
- * reading order: util, hash, codec, resp, loop, store, conf, conn, input, roster, the chat
+ * reading order: util, hash, codec, resp, loop, store, conf, tls, conn, input, roster, the chat
  * (request, profile, chat, group, send, retry, query, record, keep), logins (login.h: worker,
  * users, token, hook, auth, admin), bounds, jail, jim, broadcast, http, api, routes, metrics,
  * export, import.
@@ -649,6 +649,7 @@ enum group_join { JOIN_OPEN, JOIN_API };
 struct port_spec {
     uint16_t port;   /* 0: any free one */
     unsigned protos; /* PROTO_BIT set it is pinned to; 0: all that are served */
+    bool tls;        /* plain text is refused */
 };
 
 struct options {           /* one member a key; times in ms, sizes in bytes; strings owned */
@@ -678,6 +679,9 @@ struct options {           /* one member a key; times in ms, sizes in bytes; str
     int64_t store_sync;    /* enum store_policy or ms */
     int64_t store_segment;
     int64_t keep_days, keep_bytes; /* 0: no limit */
+    int64_t ssl, ssl_only;
+    char *ssl_cert, *ssl_key, *ssl_ocsp; /* files, one a line */
+    char *ssl_client_ca, *ca;
     int64_t log_level;
     char *log_file;        /* empty: stderr */
     uint64_t set;          /* bit i: row i of the table was set by hand */
@@ -707,6 +711,73 @@ void conf_print(FILE *out); /* the table, for -h */
 const char *conf_login_groups(const struct options *o);
 /* The n-th `id:name` of a login group list; false past the last. */
 bool conf_login_group(const char *list, size_t n, struct str *id, struct str *name);
+
+/* --- tls.c: TLS 1.2 and 1.3, when built with it ----------------------------------------------- */
+
+struct iovec;
+struct stats;
+struct tls;        /* one connection's half that knows keys; NULL wherever there is none */
+struct tls_server; /* certificates, and handshakes that wait for their turn */
+struct tls_client; /* whom outgoing connections trust */
+
+#define TLS_FIRST 0x16     /* the first byte of every client that speaks TLS (RFC 8446 5.1) */
+#define TLS_ROOM 16640     /* a record and what is around it */
+#define TLS_MIN_READ 32768 /* the least tls_read() may be given */
+
+const char *tls_version(void); /* the library's name and version; NULL: built without */
+/* Load jim.ssl.*. NULL with err: what is wrong with which file, or that there is no TLS in here. */
+struct tls_server *tls_server_new(const struct options *o, struct stats *stats, char *err,
+                                  size_t errsize);
+/* Load them again, for connections that come from now on. -1 with err: all stays as it was. */
+int tls_server_load(struct tls_server *s, const struct options *o, char *err, size_t errsize);
+void tls_server_free(struct tls_server *s); /* after all its connections; NULL is allowed */
+
+/*
+ * A connection whose first n bytes, at p, have been read from fd (borrowed). Its first tls_read() is
+ * due when tls_next() returns `owner`.
+ */
+struct tls *tls_accept(struct tls_server *s, int fd, void *owner, const char *p, size_t n);
+/* fd is readable: has it to wait for its turn, because it is not done with its handshake? */
+bool tls_wait(struct tls *t);
+bool tls_waiting(struct tls_server *s); /* is it somebody's turn? */
+void *tls_next(struct tls_server *s);   /* whose; NULL: nobody's. He is to tls_read() now. */
+
+/* ca: a PEM file of the authorities to trust; empty: the system's. NULL with err. */
+struct tls_client *tls_client_new(const char *ca, char *err, size_t errsize);
+void tls_client_free(struct tls_client *c); /* after all its connections; NULL is allowed */
+/*
+ * Begin TLS on a connected, non-blocking socket (borrowed) with the server of that name or address,
+ * which its certificate must hold. Go on by tls_read() whenever fd is readable, tls_flush() when it
+ * is writable and TLS_PENDING; data may be written once it is TLS_READY. NULL: no memory.
+ */
+struct tls *tls_connect(struct tls_client *c, int fd, const char *host);
+
+/*
+ * As read(): bytes, 0 at the end, -1 with errno (EAGAIN: nothing yet; EPROTO: tls_why()). Takes all
+ * that the socket's one read() gave, so that no data waits where the loop does not see it; for this
+ * n is TLS_MIN_READ or more. Does the handshake on the way.
+ */
+ssize_t tls_read(struct tls *t, char *p, size_t n);
+/*
+ * As writev(): the bytes of data of which not one is left in this process, or -1 with errno. After
+ * EAGAIN, or fewer bytes than were given, the next call has to begin with the bytes that were not
+ * taken: some of them are encrypted already.
+ */
+ssize_t tls_write(struct tls *t, const struct iovec *v, int n);
+int tls_flush(struct tls *t); /* 1: nothing is left to send, 0: TLS_PENDING, -1: failed */
+/* Say that nothing more will be written (close_notify, once). As tls_flush(). */
+int tls_close(struct tls *t);
+enum tls_state {
+    TLS_READY = 1,    /* the handshake is done */
+    TLS_QUEUED = 2,   /* waits for its turn: not to be read */
+    TLS_PENDING = 4,  /* has bytes to send, whether or not there is data: watch for LOOP_WRITE */
+    TLS_OVER = 8,     /* what tls_read() returns next is 0 or a failure, without waiting for fd */
+    TLS_FRESH = 16,   /* has not had its first turn */
+    TLS_TRUNCATED = 32 /* the end came without the peer's saying so: somebody may have cut it off */
+};
+unsigned tls_state(const struct tls *t); /* a set of them */
+const char *tls_why(const struct tls *t); /* what failed, in a few words */
+void tls_free(struct tls *t); /* not the descriptor; NULL is allowed */
 
 /* --- conn.c: connections and messages --------------------------------------------------------- */
 
@@ -750,6 +821,7 @@ struct stats { /* since start; counted where it happens, read by metrics.c */
     uint64_t bytes_in, bytes_out;
     uint64_t reads, writes; /* system calls on client sockets */
     uint64_t turns;        /* of the loop: waits for events */
+    uint64_t tls, tls_resumed, tls_failed; /* handshakes done, those without a signature, refused */
 };
 
 /*
@@ -853,6 +925,7 @@ struct conn {
     struct login *login;       /* auth: one that is not decided yet holds back every command */
     struct pend *pend;         /* owned, NULL when no input is pending */
     struct out *out;           /* owned, NULL when nothing is queued */
+    struct tls *tls;           /* owned, NULL when it speaks plain text */
     struct conn *next_attend;  /* in jim's list for the end of the turn */
     struct conn *next_bulk;    /* in the list of those that can wait a little */
     struct address *address;   /* where it comes from; NULL: nobody counts */
@@ -868,6 +941,7 @@ struct conn {
     uint8_t silent;            /* WebSocket pings without an answer */
     uint16_t waves;            /* chat: of `deferred`, for messages whose fan-out has not ended */
     uint16_t close_code;       /* WebSocket: of the CLOSE to send when nothing is owed any more */
+    bool tls_only : 1;         /* its port refuses plain text */
     bool attend : 1;           /* in the list */
     bool bulk : 1;             /* in the other */
     bool resume : 1;           /* its input is to be looked at again */
@@ -934,6 +1008,7 @@ void conn_turn(struct conn *c);
 struct conn *conn_at(const struct jim *j, int fd);
 void conn_attend_bulk(struct conn *c); /* the same as conn_attend(), when others have had theirs */
 void conn_free_spares(struct jim *j); /* queues and messages kept for reuse */
+void conn_handshakes(struct jim *j);  /* a turn's share of those that wait for theirs */
 
 /* --- input.c: from bytes to commands and requests --------------------------------------------- */
 
@@ -1423,6 +1498,7 @@ struct listener {
     struct jim *jim;
     int fd;
     unsigned protos;
+    bool tls;      /* plain text is refused */
     char name[64]; /* "127.0.0.1:8888" */
 };
 
@@ -1437,6 +1513,7 @@ struct jim {
     struct auth *auth;         /* NULL: open */
     struct chat chat;
     struct stats stats;
+    struct tls_server *tls;    /* owned; NULL: off */
     struct listener listen[MAX_LISTEN];
     size_t listeners;
     size_t conns, conns_max;   /* conns_max: what the descriptors allow */

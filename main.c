@@ -191,7 +191,8 @@ run(int argc, char **argv)
             jim_free(j);
             return JIM_OK;
         case 'V':
-            printf("jim %s (%s)\n", JIM_VERSION, loop_backend());
+            printf("jim %s (%s, %s)\n", JIM_VERSION, loop_backend(),
+                   tls_version() != NULL ? tls_version() : "no TLS");
             jim_free(j);
             return JIM_OK;
         default:
