@@ -114,6 +114,15 @@ asan:
 tsan:
 	$(MAKE) variant V=tsan F="$(SANITIZE)=thread" \
 	    ONLY="store_ idx_ keep_ loop_ chat_store login_file login_gone login_stopped login_reload login_hook_u"
+# TLS: the tests of the running server once more, through it; and its own.
+check-tls: build/tls-test.pem
+	JIM_TEST_TLS="$$PWD/build/tls-test.pem" $(MAKE) variant V=tls TLS=1 F="-O2" ONLY="server_ ws_ http_"
+build/tls-test.pem:
+	mkdir -p build
+	openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 3650 \
+	    -subj /CN=localhost -addext subjectAltName=DNS:localhost,IP:127.0.0.1 \
+	    -keyout $@.key -out $@.crt 2>/dev/null
+	cat $@.crt $@.key > $@
 check-poll:
 	$(MAKE) variant V=poll F="-O2 -DJIM_LOOP_POLL"
 # kqueue's code on Linux, over a stand-in: Debian has no libkqueue.

@@ -173,7 +173,10 @@ static const struct row rows[] = {
 };
 #define ROWS (sizeof rows / sizeof rows[0])
 
-_Static_assert(ROWS <= 64, "struct options.set has a bit a row");
+/* The last rows are J-IM's keys that have no value here: they may share a bit of struct options.set,
+ * which every other row has for itself. */
+#define VALUELESS 10
+_Static_assert(ROWS - VALUELESS < 64, "struct options.set has a bit a row");
 
 static const struct row *
 row_find(const char *key)
@@ -187,7 +190,7 @@ row_find(const char *key)
 static uint64_t
 row_bit(const struct row *r)
 {
-    return UINT64_C(1) << (r - rows);
+    return UINT64_C(1) << (r - rows < 63 ? r - rows : 63);
 }
 
 /* --- values ----------------------------------------------------------------------------------- */

@@ -3,6 +3,7 @@
  * client.c - see client.h.
  *
  *   server     fork, exec, the readiness line, signals, exit codes
+ *   transport  plain text, or TLS
  *   peers      sockets with deadlines
  *   saying     frames put together
  *   hearing    frames taken apart
@@ -19,6 +20,7 @@
 #include <stdarg.h>
 #include <sys/resource.h>
 #include <sys/socket.h>
+#include <sys/uio.h>
 #include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
@@ -33,6 +35,7 @@
 /* What runs, and the highest descriptor of a peer: to be ended when the test has passed. */
 static struct server running[MAX_SERVERS];
 static int highest;
+static struct tls_client *trust; /* whom all peers trust, when they speak TLS */
 
 /* --- server ----------------------------------------------------------------------------------- */
 
@@ -54,6 +57,21 @@ wait_for(int fd, short events, int64_t deadline)
     while ((n = poll(&f, 1, left_of(deadline))) < 0 && errno == EINTR)
         ;
     return n > 0;
+}
+
+bool
+through_tls(void)
+{
+    return getenv("JIM_TEST_TLS") != NULL;
+}
+
+static const char *
+tls_cert(void)
+{
+    static char option[4096];
+
+    snprintf(option, sizeof option, "jim.ssl.cert=%s", getenv("JIM_TEST_TLS"));
+    return option;
 }
 
 static const char *
@@ -208,8 +226,13 @@ server_start_with(struct server *s, int files, bool own_ports, const char *const
     int out[2];
 
     for (; *args != NULL; args++) {
-        CHECK(n < MAX_ARGS - 1);
+        CHECK(n < MAX_ARGS - 7);
         argv[n++] = *args;
+    }
+    if (through_tls()) {
+        const char *const more[] = {"-o", "jim.ssl=on", "-o", "jim.ssl.only=on", "-o", tls_cert()};
+        memcpy(&argv[n], more, sizeof more);
+        n += sizeof more / sizeof more[0];
     }
     argv[n] = NULL;
     *s = (struct server){0};
@@ -340,6 +363,77 @@ has(struct buf text, const char *part)
     return text.len > 0 && memmem(text.p, text.len, part, strlen(part)) != NULL;
 }
 
+/* --- transport -------------------------------------------------------------------------------- */
+
+static void
+tls_begin(struct peer *p)
+{
+    char err[256];
+
+    if (trust == NULL && (trust = tls_client_new(getenv("JIM_TEST_TLS"), err, sizeof err)) == NULL)
+        test_fail(__FILE__, __LINE__, "%s", err);
+    p->tls = tls_connect(trust, p->fd, "localhost");
+    CHECK(p->tls != NULL);
+}
+
+/* As recv() with p->in behind it: > 0, 0 at the end, -1 with errno. */
+static ssize_t
+peer_recv(struct peer *p, size_t room)
+{
+    static char all[65536];
+    ssize_t got;
+
+    if (p->tls == NULL) {
+        buf_reserve(&p->in, room);
+        got = recv(p->fd, p->in.p + p->in.len, p->in.cap - p->in.len, 0);
+        p->in.len += got > 0 ? (size_t)got : 0;
+        return got;
+    }
+    got = tls_read(p->tls, all, sizeof all);
+    if (got > 0)
+        buf_add(&p->in, all, (size_t)got);
+    return got;
+}
+
+static ssize_t
+peer_send(struct peer *p, const char *at, size_t n)
+{
+    struct iovec v = {(void *)(uintptr_t)at, n};
+
+    return p->tls == NULL ? send(p->fd, at, n, 0) : tls_write(p->tls, &v, 1);
+}
+
+/* Until there is something to be received, or room to send. Handshakes are done on the way: a peer
+ * that does nothing else never starts one. */
+static bool
+peer_wait(struct peer *p, short events, int64_t deadline)
+{
+    for (;;) {
+        unsigned tls = p->tls != NULL ? tls_state(p->tls) : TLS_READY;
+        if (tls & TLS_OVER && events & POLLIN)
+            return true;
+        short want = tls & TLS_READY ? events : POLLIN;
+        if (!wait_for(p->fd, (short)(want | (tls & TLS_PENDING ? POLLOUT : 0)), deadline))
+            return false;
+        if (tls & TLS_READY && !(tls & TLS_PENDING))
+            return true;
+        if (tls & TLS_PENDING)
+            tls_flush(p->tls);
+        if (tls & TLS_READY)
+            return true;
+        if (peer_recv(p, 512) >= 0 || errno == EPROTO)
+            return true;
+    }
+}
+
+static void
+peer_gone(struct peer *p)
+{
+    tls_free(p->tls);
+    p->tls = NULL;
+    close(p->fd);
+}
+
 /* --- peers ------------------------------------------------------------------------------------ */
 
 void
@@ -359,6 +453,8 @@ peer_connect_port(struct peer *p, int port, bool slow)
     CHECK(connect(p->fd, (struct sockaddr *)&a, sizeof a) == 0);
     CHECK(setsockopt(p->fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof one) == 0);
     CHECK(fcntl(p->fd, F_SETFL, O_NONBLOCK) == 0);
+    if (through_tls())
+        tls_begin(p);
 }
 
 void
@@ -412,7 +508,9 @@ peer_login(struct peer *p, const struct server *s, enum proto proto, const char 
 void
 peer_close(struct peer *p)
 {
-    close(p->fd);
+    if (p->tls != NULL)
+        tls_close(p->tls);
+    peer_gone(p);
     buf_free(&p->in);
     buf_free(&p->held);
     p->fd = -1;
@@ -421,6 +519,8 @@ peer_close(struct peer *p)
 void
 peer_shut(struct peer *p)
 {
+    if (p->tls != NULL)
+        CHECK_INT(tls_close(p->tls), 1);
     CHECK(shutdown(p->fd, SHUT_WR) == 0);
 }
 
@@ -430,6 +530,8 @@ peer_abort(struct peer *p)
     struct linger now = {.l_onoff = 1};
 
     CHECK(setsockopt(p->fd, SOL_SOCKET, SO_LINGER, &now, sizeof now) == 0);
+    tls_free(p->tls);
+    p->tls = NULL;
     peer_close(p);
 }
 
@@ -441,12 +543,12 @@ put_now(struct peer *p, const char *at, size_t n)
     int64_t deadline = time_mono_ms() + WAIT_MS;
 
     while (n > 0) {
-        ssize_t sent = send(p->fd, at, n, 0);
-        if (sent < 0 && (errno == EPIPE || errno == ECONNRESET))
+        ssize_t sent = peer_send(p, at, n);
+        if (sent < 0 && (errno == EPIPE || errno == ECONNRESET || errno == EPROTO))
             return; /* whoever listens next will notice */
         if (sent < 0) {
             CHECK(errno == EAGAIN || errno == EINTR);
-            CHECK(wait_for(p->fd, POLLOUT, deadline));
+            CHECK(peer_wait(p, POLLOUT, deadline));
             continue;
         }
         at += sent;
@@ -617,14 +719,14 @@ fill(struct peer *p, size_t n, int64_t deadline)
 {
     while (p->in.len - p->used < n) {
         size_t room = n - (p->in.len - p->used);
-        buf_reserve(&p->in, room < 512 ? 512 : room);
-        if (!wait_for(p->fd, POLLIN, deadline))
+        if (!peer_wait(p, POLLIN, deadline))
             test_fail(__FILE__, __LINE__, "nothing came in %d ms; %zu bytes so far: %.*s", WAIT_MS,
                       p->in.len - p->used, (int)(p->in.len - p->used), p->in.p + p->used);
-        ssize_t got = recv(p->fd, p->in.p + p->in.len, p->in.cap - p->in.len, 0);
+        if (p->in.len - p->used >= n)
+            break; /* it came with the handshake */
+        ssize_t got = peer_recv(p, room < 512 ? 512 : room);
         if (got == 0 || (got < 0 && errno != EAGAIN && errno != EINTR))
             return false;
-        p->in.len += got > 0 ? (size_t)got : 0;
     }
     return true;
 }
@@ -725,16 +827,14 @@ hear_bytes(struct peer *p, size_t n)
 bool
 peer_ready(struct peer *p, int64_t ms)
 {
-    return p->in.len > p->used || wait_for(p->fd, POLLIN, time_mono_ms() + ms);
+    return p->in.len > p->used || peer_wait(p, POLLIN, time_mono_ms() + ms);
 }
 
 void
 peer_drain(struct peer *p)
 {
-    char b[65536];
-
-    while (recv(p->fd, b, sizeof b, 0) > 0)
-        ;
+    while (peer_recv(p, 65536) > 0)
+        p->in.len = 0;
     p->in.len = p->used = 0;
 }
 
@@ -939,7 +1039,7 @@ ask(const struct server *s, const char *request)
     peer_connect(&p, s);
     put_str(&p, request);
     hear_reply(&p, &r, strncmp(request, "HEAD ", 5) == 0);
-    close(p.fd);
+    peer_gone(&p);
     return r;
 }
 

@@ -43,6 +43,12 @@ struct server {
     char ready[256]; /* the line it said when it was */
 };
 
+/*
+ * JIM_TEST_TLS=FILE, a certificate for localhost and its key, switches the transport: every server
+ * started serves TLS only, and every peer speaks it. Needs a build with TLS.
+ */
+bool through_tls(void);
+
 /* No groups at login, so no notices between what a test is about. */
 #define QUIET "-o", "jim.login.groups="
 #define FAST "-o", "jim.rate.messages=0"
@@ -76,6 +82,7 @@ struct buf read_whole(const char *path); /* NUL-terminated */
 
 struct peer {
     int fd;
+    struct tls *tls; /* NULL: plain text */
     enum proto proto;
     struct buf in;   /* received; the first `used` bytes have been heard */
     size_t used;
