@@ -403,27 +403,24 @@ peer_send(struct peer *p, const char *at, size_t n)
     return p->tls == NULL ? send(p->fd, at, n, 0) : tls_write(p->tls, &v, 1);
 }
 
-/* Until there is something to be received, or room to send. Handshakes are done on the way: a peer
- * that does nothing else never starts one. */
+/* Until there is something to be received, or room to send. With TLS what is there to be received
+ * has been: it is in p->in, or is the end. */
 static bool
 peer_wait(struct peer *p, short events, int64_t deadline)
 {
-    for (;;) {
-        unsigned tls = p->tls != NULL ? tls_state(p->tls) : TLS_READY;
-        if (tls & TLS_OVER && events & POLLIN)
+    while (p->tls != NULL) {
+        unsigned tls = tls_state(p->tls);
+        bool reads = events & POLLIN || !(tls & TLS_READY); /* a handshake is answers to answers */
+        if (tls & TLS_OVER && reads)
             return true;
-        short want = tls & TLS_READY ? events : POLLIN;
-        if (!wait_for(p->fd, (short)(want | (tls & TLS_PENDING ? POLLOUT : 0)), deadline))
+        if (!wait_for(p->fd, (short)((reads ? POLLIN : 0) |
+                                     (tls & TLS_PENDING || !reads ? POLLOUT : 0)), deadline))
             return false;
-        if (tls & TLS_READY && !(tls & TLS_PENDING))
-            return true;
-        if (tls & TLS_PENDING)
-            tls_flush(p->tls);
-        if (tls & TLS_READY)
-            return true;
-        if (peer_recv(p, 512) >= 0 || errno == EPROTO)
+        tls_flush(p->tls);
+        if (!reads || peer_recv(p, 0) >= 0 || errno != EAGAIN)
             return true;
     }
+    return wait_for(p->fd, events, deadline);
 }
 
 static void

@@ -116,6 +116,13 @@ static const struct key {
     {"jim.user", "", "nobody", TEXT(user, "nobody"), 0, 0, false},
     {"jim.chroot", "", "/c", TEXT(chroot, "/c"), 0, 0, false},
     {"jim.sandbox", "on", "off", INT(sandbox), 1, 0, false},
+    {"jim.ssl", "off", "on", INT(ssl), 0, 1, false},
+    {"jim.ssl.cert", "", "/c", TEXT(ssl_cert, "/c"), 0, 0, true},
+    {"jim.ssl.key", "", "/k", TEXT(ssl_key, "/k"), 0, 0, true},
+    {"jim.ssl.only", "off", "on", INT(ssl_only), 0, 1, false},
+    {"jim.ssl.client.ca", "", "/a", TEXT(ssl_client_ca, "/a"), 0, 0, true},
+    {"jim.ssl.ocsp", "", "/o", TEXT(ssl_ocsp, "/o"), 0, 0, true},
+    {"jim.ca", "", "/b", TEXT(ca, "/b"), 0, 0, false},
     {"jim.log.level", "info", "debug", INT(log_level), 2, 3, true},
     {"jim.log.file", "", "/l", TEXT(log_file, "/l"), 0, 0, false},
 };
@@ -123,8 +130,7 @@ static const struct key {
 
 /* Accepted with their defaults only: not in this version. */
 static const char *const later[][2] = {
-    {"jim.cluster", "off"}, {"jim.ssl", "off"}, {"jim.ssl.cert", ""}, {"jim.ssl.key", ""},
-    {"jim.ssl.only", "off"},
+    {"jim.cluster", "off"},
 };
 
 static const char *const ignored[] = {
@@ -324,7 +330,7 @@ TEST(conf_bad_values)
     static const struct {
         const char *key, *values; /* values between bars */
     } cases[] = {
-        {"jim.port", "||x|-1|65536|8888,|,8888|8888/|8888/udp|8888/tls|/tcp|80 80|1e3|0x50|"
+        {"jim.port", "||x|-1|65536|8888,|,8888|8888/|8888/udp|8888/tls/|8888/tls/tls|8888/ws/tcp|/tcp|80 80|1e3|0x50|"
                      "99999999999999999999|8888;9999|1,2,3,4,5,6,7,8,9,10,11,12,13,14,15,16,17"},
         {"jim.protocols", "||,|tcp,|udp|TCP ws|tcp;ws"},
         {"jim.login.required", "||yes|true|1|0|on |onn|o"},
@@ -344,10 +350,6 @@ TEST(conf_bad_values)
         {"jim.heartbeat.timeout", "||x|25h|2d"},
         {"jim.store.sync", "||0|0ms|on|-1|2h|always|Group"},
         {"jim.cluster", "on|||yes"},
-        {"jim.ssl", "on|||OFF"},
-        {"jim.ssl.cert", "cert.pem"},
-        {"jim.ssl.key", "key.pem"},
-        {"jim.ssl.only", "on"},
         {"jim.auth.delay", "||31s|1h|-1|x"},
         {"jim.timeout.hook", "||0|9ms|2h"},
         {"jim.connections.per.ip", "|-1|some"},
@@ -355,6 +357,8 @@ TEST(conf_bad_values)
         {"jim.sandbox", "|yes"},
         {"jim.store.keep.days", "|-1|36501|30d|never|9223372036854775807"},
         {"jim.store.keep.bytes", "|1|8191|1t|all"},
+        {"jim.ssl", "||OFF|yes|1"},
+        {"jim.ssl.only", "||yes"},
     };
     struct setup s;
     char value[128];
@@ -564,13 +568,58 @@ refused(const char *text, const char *start, const char *part)
     end(&s);
 }
 
+/* Loading `text` succeeds; checking it says `part`. */
+static void
+unfit(const char *text, const char *part)
+{
+    struct setup s;
+
+    begin(&s);
+    load(&s, text);
+    CHECK_INT(conf_check(&s.o, s.err, sizeof s.err), -1);
+    if (strstr(s.err, part) == NULL)
+        test_fail(__FILE__, __LINE__, "'%s' does not say '%s'", s.err, part);
+    end(&s);
+}
+
+TEST(conf_tls_wants_tls)
+{
+    unfit("jim.ssl.only=on\n", "jim.ssl=on");
+    unfit("jim.port=8888,8443/tls\n", "/tls");
+}
+
+TEST(conf_tls_not_built)
+{
+    if (tls_version() == NULL)
+        unfit("jim.ssl=on\njim.ssl.cert=c.pem\n", "make TLS=1");
+    else
+        unfit("jim.ssl=on\njim.key.store.path=k.jks\njim.key.store.pwd=x\n", "keytool");
+}
+
+TEST(conf_tls_ports_and_files)
+{
+    struct setup s;
+
+    begin(&s);
+    load(&s, "jim.port=1,2/tls,3/ws/tls,4/tls/http,5/tcp\njim.ssl.cert=a, b.pem\n"
+             "jim.ssl.cert=c.pem\n");
+    CHECK_INT(s.o.ports, 5);
+    CHECK(!s.o.port[0].tls && s.o.port[1].tls && s.o.port[2].tls && s.o.port[3].tls);
+    CHECK(!s.o.port[4].tls);
+    CHECK_INT(s.o.port[1].protos, 0);
+    CHECK_INT(s.o.port[2].protos, PROTO_BIT(PROTO_WS));
+    CHECK_INT(s.o.port[3].protos, PROTO_BIT(PROTO_HTTP));
+    CHECK_STR(str_of(s.o.ssl_cert), "a, b.pem\nc.pem");
+    end(&s);
+}
+
 TEST(conf_file_errors)
 {
     refused("jim.prot=1", "t.properties:1: ", "jim.prot");
     refused("# x\n\njim.port=1\njim.nope = 2\n", "t.properties:4: ", "jim.nope");
     refused("jim.http.cors=a\\\n  b\njim.nope=2\r\njim.port=1", "t.properties:3: ", "jim.nope");
     refused("\n\njim.port = http\n", "t.properties:3: ", "'http'");
-    refused("jim.ssl=on\n", "t.properties:1: ", "jim.ssl");
+    refused("jim.ssl=yes\n", "t.properties:1: ", "jim.ssl");
     refused("jim.cluster = on\n", "t.properties:1: ", "jim.cluster");
     refused("jim.port=1,2,3,4,5,6,7,8,9,10\njim.port=1,2,3,4,5,6,7\n", "t.properties:2: ",
             "jim.port");

@@ -2253,7 +2253,7 @@ TEST(server_ten_thousand_idle_peers)
     long after = server_rss(&s);
     test_note("10,000 logged-in idle peers: %ld bytes each, logged in within %lld ms",
               (after - before) / MANY, (long long)(time_mono_ms() - start));
-    CHECK((after - before) / MANY < 1000);
+    CHECK((after - before) / MANY < (through_tls() ? 16000 : 1000));
     CHECK_INT(server_stat(&s, "online"), MANY);
     drop_notices(&p[0]);
     drop_notices(&p[MANY - 1]);
@@ -2359,14 +2359,19 @@ TEST(server_out_of_descriptors)
     peer_login(&first, &s, PROTO_TCP, "alice");
     for (int i = 0; i < 100; i++) {
         peer_connect(&p[i], &s); /* the system takes them, whatever the server does */
+        if (through_tls())
+            peer_hold(&p[i]); /* a handshake does not fit into what the system takes */
         say(&p[i], 13, "");
     }
+    peer_release(&p[0], IN_ONE_WRITE);
     EXPECT(&p[0], HEARTBEAT);
     EXPECT_QUIET(&first);
     for (int i = 0; i < 70; i++)
         peer_close(&p[i]);
-    for (int i = 70; i < 100; i++)
-        EXPECT(&p[i], HEARTBEAT); /* their turn has come */
+    for (int i = 70; i < 100; i++) { /* their turn has come */
+        peer_release(&p[i], IN_ONE_WRITE);
+        EXPECT(&p[i], HEARTBEAT);
+    }
     EXPECT_QUIET(&first);
     CHECK_INT(server_end(&s, SIGTERM), 0);
 }
