@@ -99,12 +99,14 @@ dist:
 V = other
 F =
 SRC =
+MORE =
+LIST = list.inc
 SANE = $(STD) $(FEATURES) $(WARN) -g
 variant: page.inc tests/list.inc
 	mkdir -p build/$(V)
 	$(CC) $(SANE) $(F) -o build/$(V)/jim main.c $(LIB) $(SRC) $(LIBS)
-	$(CC) $(SANE) $(F) -DTEST_LIST='"list.inc"' -o build/$(V)/run-tests $(TESTSRC) $(LIB) $(SRC) \
-	    $(LIBS)
+	$(CC) $(SANE) $(F) -DTEST_LIST='"$(LIST)"' -o build/$(V)/run-tests $(TESTSRC) $(MORE) $(LIB) \
+	    $(SRC) $(LIBS)
 	JIM_SOURCE="$$PWD" JIM="$$PWD/build/$(V)/jim" $(EMULATOR) build/$(V)/run-tests $(ONLY)
 
 SANITIZE = -O1 -fno-omit-frame-pointer -fno-sanitize-recover=all -fsanitize
@@ -114,9 +116,12 @@ asan:
 tsan:
 	$(MAKE) variant V=tsan F="$(SANITIZE)=thread" \
 	    ONLY="store_ idx_ keep_ loop_ chat_store login_file login_gone login_stopped login_reload login_hook_u"
-# TLS: the tests of the running server once more, through it; and its own.
+# TLS: the tests of the running server once more, through it; and its own (openssl, libssl-dev).
 check-tls: build/tls-test.pem
-	JIM_TEST_TLS="$$PWD/build/tls-test.pem" $(MAKE) variant V=tls TLS=1 F="-O2" ONLY="server_ ws_ http_"
+	sed -n 's/^TEST(\([a-z0-9_]*\)).*/TEST_ENTRY(\1)/p' tests/test_*.c tests/tls.c > build/tls.inc
+	JIM_TEST_TLS="$$PWD/build/tls-test.pem" $(MAKE) variant V=tls TLS=1 F="-O2" \
+	    MORE=tests/tls.c LIST=../build/tls.inc ONLY="$(ONLY_TLS)"
+ONLY_TLS = server_ ws_ http_ conf_ tls_
 build/tls-test.pem:
 	mkdir -p build
 	openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 3650 \

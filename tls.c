@@ -233,7 +233,8 @@ ocsp_until(OCSP_RESPONSE *r)
     int64_t ms = 0;
     int days, seconds;
 
-    if (one != NULL && OCSP_single_get0_status(one, NULL, NULL, NULL, &until) >= 0)
+    if (one != NULL &&
+        OCSP_single_get0_status(one, NULL, NULL, NULL, &until) == V_OCSP_CERTSTATUS_GOOD)
         ms = INT64_MAX;
     if (ms > 0 && until != NULL)
         ms = ASN1_TIME_diff(&days, &seconds, NULL, until)
@@ -264,7 +265,7 @@ load_ocsp(struct cert *c, struct str file, char *err, size_t errsize)
     ERR_clear_error();
     if (c->ocsp_until > time_wall_ms())
         return 0;
-    snprintf(err, errsize, "jim.ssl.ocsp: %.*s: no OCSP response in DER that is still valid",
+    snprintf(err, errsize, "jim.ssl.ocsp: %.*s: no OCSP response in DER that is good and still valid",
              (int)file.n, file.p);
     return -1;
 }

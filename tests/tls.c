@@ -1,0 +1,955 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * tls.c - what TLS adds to the running server; `make check-tls` runs it, in a build with OpenSSL.
+ * That everything else works through TLS as it does without, the other tests show there.
+ *
+ *   certificates  made by the openssl command, in the test's directory
+ *   peers         a client straight over OpenSSL, so that tls.c is not tested by itself
+ *   detection, certificates, reload, sessions
+ *   bad manners   garbage, cuts, renegotiation, crumbs
+ *   outgoing      tls_connect() against `openssl s_server`
+ */
+#include "client.h"
+
+#include <arpa/inet.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <openssl/err.h>
+#include <openssl/ssl.h>
+#include <poll.h>
+#include <signal.h>
+#include <stdarg.h>
+#include <sys/socket.h>
+#include <sys/uio.h>
+#include <unistd.h>
+
+#define ON "-o", "jim.ssl=on", "-o"
+#define HEARTBEAT "\x01\x51\x0d\0\0\0\0"
+#define ANSWER 44 /* bytes of its answer */
+#define HEALTH "GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n"
+
+/* --- certificates ----------------------------------------------------------------------------- */
+
+static void run(const char *format, ...) __attribute__((format(printf, 1, 2)));
+
+static void
+run(const char *format, ...)
+{
+    char what[2048], command[2100];
+    va_list ap;
+
+    va_start(ap, format);
+    vsnprintf(what, sizeof what, format, ap);
+    va_end(ap);
+    snprintf(command, sizeof command, "{ %s; } >>run.log 2>&1", what);
+    if (system(command) != 0)
+        test_fail(__FILE__, __LINE__, "failed: %s\n%s", what, read_whole("run.log").p);
+}
+
+/* NAME.crt, NAME.key and both in NAME.pem, for a host of that name and for 127.0.0.1. */
+static void
+make_cert(const char *name)
+{
+    run("openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 30"
+        " -subj /CN=%s -addext subjectAltName=DNS:%s,IP:127.0.0.1 -keyout %s.key -out %s.crt",
+        name, name, name, name);
+    run("cat %s.crt %s.key > %s.pem", name, name, name);
+}
+
+/* A server with a certificate for "localhost", plain text and TLS. */
+static void
+start(struct server *s)
+{
+    unsetenv("JIM_TEST_TLS"); /* this file's servers and peers choose for themselves */
+    make_cert("localhost");
+    server_start(s, QUIET, ON, "jim.ssl.cert=localhost.pem", NULL);
+}
+
+/* --- peers ------------------------------------------------------------------------------------ */
+
+struct client {
+    SSL_CTX *ctx;
+    SSL *ssl;
+    int fd;
+    const char *why; /* what failed first */
+    /* What to ask for; zero: nothing in particular. */
+    const char *name, *ca, *cert, *ciphers, *alpn;
+    int max;
+    SSL_SESSION *session;
+    bool staple;
+};
+
+static int
+connect_to(int port)
+{
+    struct sockaddr_in a = {.sin_family = AF_INET, .sin_port = htons((uint16_t)port)};
+    struct timeval patience = {20, 0};
+    int fd = socket(AF_INET, SOCK_STREAM, 0);
+
+    a.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+    CHECK(fd >= 0 && connect(fd, (struct sockaddr *)&a, sizeof a) == 0);
+    CHECK(setsockopt(fd, SOL_SOCKET, SO_RCVTIMEO, &patience, sizeof patience) == 0);
+    return fd;
+}
+
+static bool
+failed(struct client *c)
+{
+    unsigned long e = ERR_get_error();
+
+    c->why = e != 0 ? ERR_reason_error_string(e) : "the connection ended";
+    ERR_clear_error();
+    return false;
+}
+
+static void
+prepare(struct client *c)
+{
+    char name[64];
+
+    c->ctx = SSL_CTX_new(TLS_client_method());
+    CHECK(c->ctx != NULL);
+    SSL_CTX_set_security_level(c->ctx, 0); /* it is the server that has to refuse */
+    CHECK(SSL_CTX_load_verify_locations(c->ctx, c->ca != NULL ? c->ca : "localhost.crt", NULL));
+    SSL_CTX_set_verify(c->ctx, SSL_VERIFY_PEER, NULL);
+    if (c->cert != NULL) {
+        CHECK(SSL_CTX_use_certificate_chain_file(c->ctx, c->cert));
+        CHECK(SSL_CTX_use_PrivateKey_file(c->ctx, c->cert, SSL_FILETYPE_PEM));
+    }
+    if (c->max != 0) {
+        CHECK(SSL_CTX_set_min_proto_version(c->ctx, TLS1_VERSION));
+        CHECK(SSL_CTX_set_max_proto_version(c->ctx, c->max));
+    }
+    if (c->ciphers != NULL)
+        CHECK(SSL_CTX_set_cipher_list(c->ctx, c->ciphers));
+    if (c->alpn != NULL)
+        CHECK(SSL_CTX_set_alpn_protos(c->ctx, (const unsigned char *)c->alpn,
+                                      (unsigned)strlen(c->alpn)) == 0);
+    c->ssl = SSL_new(c->ctx);
+    CHECK(c->ssl != NULL);
+    snprintf(name, sizeof name, "%s", c->name != NULL ? c->name : "localhost");
+    CHECK(SSL_set_tlsext_host_name(c->ssl, name));
+    if (c->session != NULL)
+        CHECK(SSL_set_session(c->ssl, c->session));
+    if (c->staple)
+        CHECK(SSL_set_tlsext_status_type(c->ssl, TLSEXT_STATUSTYPE_ocsp));
+}
+
+/* Does the handshake succeed? */
+static bool
+shake(struct client *c, int port)
+{
+    prepare(c);
+    c->fd = connect_to(port);
+    CHECK(SSL_set_fd(c->ssl, c->fd));
+    ERR_clear_error();
+    return SSL_connect(c->ssl) == 1 || failed(c);
+}
+
+static void
+open_client(struct client *c, const struct server *s)
+{
+    if (!shake(c, s->port[0]))
+        test_fail(__FILE__, __LINE__, "no handshake: %s", c->why);
+}
+
+static bool
+write_all(struct client *c, const char *p, size_t n)
+{
+    ERR_clear_error();
+    return SSL_write(c->ssl, p, (int)n) == (int)n || failed(c);
+}
+
+static bool
+read_all(struct client *c, char *p, size_t n)
+{
+    for (size_t got = 0; got < n;) {
+        ERR_clear_error();
+        int some = SSL_read(c->ssl, p + got, (int)(n - got));
+        if (some <= 0)
+            return failed(c);
+        got += (size_t)some;
+    }
+    return true;
+}
+
+/* Is a heartbeat answered? */
+static bool
+alive(struct client *c)
+{
+    char answer[ANSWER];
+
+    return write_all(c, HEARTBEAT, 7) && read_all(c, answer, sizeof answer) &&
+           memcmp(answer + 7, "{\"command\":13,", 14) == 0;
+}
+
+static void
+close_client(struct client *c)
+{
+    SSL_free(c->ssl);
+    SSL_CTX_free(c->ctx);
+    close(c->fd);
+    *c = (struct client){.fd = -1};
+}
+
+/* The name in the certificate a new connection is shown. */
+static void
+shown(const struct server *s, const char *name, const char *ca, char common[64])
+{
+    struct client c = {.name = name, .ca = ca};
+
+    open_client(&c, s);
+#if OPENSSL_VERSION_NUMBER >= 0x30000000L && !defined(LIBRESSL_VERSION_NUMBER)
+    X509 *x = SSL_get1_peer_certificate(c.ssl);
+#else
+    X509 *x = SSL_get_peer_certificate(c.ssl);
+#endif
+    CHECK(x != NULL);
+    X509_NAME_get_text_by_NID(X509_get_subject_name(x), NID_commonName, common, 64);
+    X509_free(x);
+    close_client(&c);
+}
+
+static bool
+plain_alive(int port)
+{
+    struct peer p;
+
+    peer_connect_port(&p, port, false);
+    say(&p, 13, "");
+    bool ok = hear(&p);
+    peer_close(&p);
+    return ok;
+}
+
+/* --- detection -------------------------------------------------------------------------------- */
+
+TEST(tls_all_protocols_on_one_port)
+{
+    static const char upgrade[] = "GET / HTTP/1.1\r\nHost: localhost\r\nUpgrade: websocket\r\n"
+                                  "Connection: Upgrade\r\nSec-WebSocket-Version: 13\r\n"
+                                  "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n";
+    struct client tcp = {0}, http = {0}, ws = {0};
+    struct server s;
+    char status[16];
+
+    start(&s);
+    CHECK(plain_alive(s.port[0]));
+    open_client(&tcp, &s);
+    CHECK(alive(&tcp));
+    open_client(&http, &s);
+    CHECK(write_all(&http, HEALTH, strlen(HEALTH)) && read_all(&http, status, 12));
+    CHECK_BYTES(status, 12, "HTTP/1.1 200");
+    open_client(&ws, &s);
+    CHECK(write_all(&ws, upgrade, strlen(upgrade)) && read_all(&ws, status, 12));
+    CHECK_BYTES(status, 12, "HTTP/1.1 101");
+    CHECK_INT(server_stat(&s, "tls"), 3);
+}
+
+TEST(tls_not_within_tls)
+{
+    struct client c = {0};
+    struct server s;
+    char byte;
+
+    start(&s);
+    open_client(&c, &s);
+    CHECK(write_all(&c, "\x16\x03\x01", 3));
+    CHECK(!read_all(&c, &byte, 1));
+    CHECK(plain_alive(s.port[0]));
+}
+
+TEST(tls_off_closes)
+{
+    struct client c = {0};
+    struct server s;
+
+    unsetenv("JIM_TEST_TLS");
+    make_cert("localhost");
+    server_start(&s, QUIET, NULL);
+    CHECK(!shake(&c, s.port[0]));
+    CHECK(plain_alive(s.port[0]));
+}
+
+TEST(tls_only)
+{
+    struct client c = {0};
+    struct server s;
+
+    unsetenv("JIM_TEST_TLS");
+    make_cert("localhost");
+    server_start(&s, QUIET, ON, "jim.ssl.cert=localhost.pem", "-o", "jim.ssl.only=on", NULL);
+    CHECK(!plain_alive(s.port[0]));
+    open_client(&c, &s);
+    CHECK(alive(&c));
+}
+
+TEST(tls_pinned_port)
+{
+    const char *const args[] = {"-p", "0,0/tls,0/tls/ws", ON, "jim.ssl.cert=localhost.pem", NULL};
+    struct client c = {0}, ws = {0}, both = {0};
+    struct server s;
+
+    unsetenv("JIM_TEST_TLS");
+    make_cert("localhost");
+    server_start_with(&s, 0, true, args);
+    CHECK(plain_alive(s.port[0]));
+    CHECK(!plain_alive(s.port[1]));
+    CHECK(!plain_alive(s.port[2]));
+    CHECK(shake(&both, s.port[0]) && alive(&both));
+    CHECK(shake(&c, s.port[1]) && alive(&c));
+    CHECK(shake(&ws, s.port[2]) && !alive(&ws)); /* TCP-IM is not what it is pinned to */
+}
+
+/* --- certificates ----------------------------------------------------------------------------- */
+
+TEST(tls_name_chooses_certificate)
+{
+    struct server s;
+    char common[64];
+
+    unsetenv("JIM_TEST_TLS");
+    make_cert("a.test");
+    make_cert("b.test");
+    run("cat a.test.crt b.test.crt > all.crt");
+    server_start(&s, QUIET, ON, "jim.ssl.cert=a.test.crt", "-o", "jim.ssl.cert=b.test.crt", "-o",
+                 "jim.ssl.key=a.test.key", "-o", "jim.ssl.key=b.test.key", NULL);
+    shown(&s, "b.test", "all.crt", common);
+    CHECK_STR(str_of(common), "b.test");
+    shown(&s, "a.test", "all.crt", common);
+    CHECK_STR(str_of(common), "a.test");
+    shown(&s, "c.test", "all.crt", common);
+    CHECK_STR(str_of(common), "a.test");
+}
+
+TEST(tls_bad_files)
+{
+    static const struct {
+        const char *cert, *key, *why;
+    } cases[] = {
+        {"none.crt", "", "none.crt: No such file"},
+        {"a.test.crt", "b.test.key", "b.test.key: key values mismatch"},
+        {"a.test.crt", "locked.key", "locked.key: "},
+        {"a.test.crt", "", "jim.ssl.key: a.test.crt: "},
+        {"a.test.key", "", "jim.ssl.cert: a.test.key: "},
+        {"", "", "jim.ssl.cert"},
+    };
+    char cert[64], key[64];
+    struct output o;
+
+    unsetenv("JIM_TEST_TLS");
+    make_cert("a.test");
+    make_cert("b.test");
+    run("openssl ec -in a.test.key -aes128 -passout pass:x -out locked.key");
+    for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
+        snprintf(cert, sizeof cert, "jim.ssl.cert=%s", cases[i].cert);
+        snprintf(key, sizeof key, "jim.ssl.key=%s", cases[i].key);
+        run_jim(&o, "-p", "0", ON, cert, "-o", key, NULL);
+        CHECK_INT(o.code, JIM_BAD_CONFIG);
+        if (!has(o.err, cases[i].why))
+            test_fail(__FILE__, __LINE__, "not '%s'", cases[i].why);
+    }
+}
+
+TEST(tls_staples_ocsp)
+{
+    struct client c = {.staple = true}, without = {.staple = true, .max = TLS1_2_VERSION};
+    const unsigned char *response;
+    struct server s;
+    struct buf file;
+
+    unsetenv("JIM_TEST_TLS");
+    make_cert("localhost");
+    run("printf 'V\\t401231235959Z\\t\\t%%s\\tunknown\\t/CN=localhost\\n' $(openssl x509 -noout -serial"
+        " -in localhost.crt | cut -d= -f2) > index.txt");
+    run("openssl ocsp -index index.txt -CA localhost.crt -rsigner localhost.crt -rkey localhost.key"
+        " -issuer localhost.crt -cert localhost.crt -ndays 1 -respout good.der");
+    server_start(&s, QUIET, ON, "jim.ssl.cert=localhost.pem", "-o", "jim.ssl.ocsp=good.der", NULL);
+    open_client(&c, &s);
+    long n = SSL_get_tlsext_status_ocsp_resp(c.ssl, &response);
+    file = read_whole("good.der");
+    CHECK_INT(n, file.len);
+    CHECK(memcmp(response, file.p, file.len) == 0);
+    open_client(&without, &s);
+    CHECK_INT(SSL_get_tlsext_status_ocsp_resp(without.ssl, &response), file.len);
+}
+
+TEST(tls_bad_ocsp)
+{
+    struct output o;
+
+    make_cert("localhost");
+    run_jim(&o, "-p", "0", ON, "jim.ssl.cert=localhost.pem", "-o", "jim.ssl.ocsp=localhost.crt", NULL);
+    CHECK_INT(o.code, JIM_BAD_CONFIG);
+    CHECK(has(o.err, "no OCSP response"));
+}
+
+static void
+client_certificate(int max)
+{
+    struct client none = {.max = max}, right = {.max = max, .cert = "ann.pem"};
+    struct client wrong = {.max = max, .cert = "eve.pem"};
+    struct server s;
+
+    unsetenv("JIM_TEST_TLS");
+    make_cert("localhost");
+    make_cert("ann");
+    make_cert("eve");
+    server_start(&s, QUIET, ON, "jim.ssl.cert=localhost.pem", "-o", "jim.ssl.client.ca=ann.crt", NULL);
+    CHECK(!shake(&none, s.port[0]) || !alive(&none)); /* with 1.3 the client learns of it later */
+    CHECK(strstr(none.why, "required") != NULL || strstr(none.why, "handshake failure") != NULL);
+    CHECK(!shake(&wrong, s.port[0]) || !alive(&wrong));
+    open_client(&right, &s);
+    CHECK(alive(&right));
+    CHECK_INT(server_stat(&s, "tlsFailed"), 2);
+}
+
+TEST(tls_client_certificate_12)
+{
+    client_certificate(TLS1_2_VERSION);
+}
+
+TEST(tls_client_certificate_13)
+{
+    client_certificate(TLS1_3_VERSION);
+}
+
+/* --- reload ----------------------------------------------------------------------------------- */
+
+/* Wait until the server's log says so. */
+static void
+await_log(const char *part)
+{
+    int64_t deadline = time_mono_ms() + WAIT_MS;
+
+    while (!has(read_whole("log"), part)) {
+        CHECK(time_mono_ms() < deadline);
+        poll(NULL, 0, 5);
+    }
+}
+
+TEST(tls_reload)
+{
+    struct client before = {.ca = "one.crt"};
+    struct server s;
+    char common[64];
+
+    unsetenv("JIM_TEST_TLS");
+    make_cert("one");
+    make_cert("two");
+    run("cp one.pem live.pem; cat one.crt two.crt > all.crt");
+    server_start(&s, QUIET, ON, "jim.ssl.cert=live.pem", "-o", "jim.log.file=log", NULL);
+    open_client(&before, &s);
+    CHECK(alive(&before));
+    run("cp two.pem live.pem");
+    CHECK(kill(s.pid, SIGHUP) == 0);
+    await_log("reloaded");
+    shown(&s, "x", "all.crt", common);
+    CHECK_STR(str_of(common), "two");
+    CHECK(alive(&before));
+}
+
+TEST(tls_reload_of_a_bad_pair_changes_nothing)
+{
+    struct server s;
+    char common[64];
+
+    unsetenv("JIM_TEST_TLS");
+    make_cert("one");
+    make_cert("two");
+    run("cp one.crt live.crt");
+    server_start(&s, QUIET, ON, "jim.ssl.cert=live.crt", "-o", "jim.ssl.key=one.key", "-o",
+                 "jim.log.file=log", NULL);
+    run("cp two.crt live.crt");
+    CHECK(kill(s.pid, SIGHUP) == 0);
+    await_log("certificates not reloaded: jim.ssl.key: one.key: key values mismatch");
+    shown(&s, "x", "one.crt", common);
+    CHECK_STR(str_of(common), "one");
+    run("cp one.crt live.crt; cat one.key > live.key");
+    CHECK(kill(s.pid, SIGHUP) == 0); /* and the next good one is taken again */
+    await_log("info: reloaded");
+    shown(&s, "x", "one.crt", common);
+}
+
+/* Handshakes that have begun under the old certificates end under them. */
+TEST(tls_reload_during_a_handshake)
+{
+    struct client c = {.ca = "one.crt"};
+    struct server s;
+    BIO *wire;
+    char *bytes;
+
+    unsetenv("JIM_TEST_TLS");
+    make_cert("one");
+    make_cert("two");
+    run("cp one.pem live.pem");
+    server_start(&s, QUIET, ON, "jim.ssl.cert=live.pem", "-o", "jim.log.file=log", NULL);
+    prepare(&c);
+    c.fd = connect_to(s.port[0]);
+    wire = BIO_new(BIO_s_mem());
+    SSL_set_bio(c.ssl, BIO_new_socket(c.fd, 0), wire);
+    SSL_set_connect_state(c.ssl);
+    CHECK(fcntl(c.fd, F_SETFL, O_NONBLOCK) == 0);
+    CHECK(SSL_do_handshake(c.ssl) < 0); /* its hello is written, nothing has come */
+    long n = BIO_get_mem_data(wire, &bytes);
+    CHECK(n > 50 && send(c.fd, bytes, 40, 0) == 40);
+    while (server_stat(&s, "accepted") < 2) /* one of them is the asking itself */
+        ;
+    run("cp two.pem live.pem");
+    CHECK(kill(s.pid, SIGHUP) == 0);
+    await_log("reloaded");
+    CHECK(send(c.fd, bytes + 40, (size_t)n - 40, 0) == n - 40);
+    CHECK(fcntl(c.fd, F_SETFL, 0) == 0);
+    CHECK(SSL_set_fd(c.ssl, c.fd));
+    CHECK(SSL_do_handshake(c.ssl) == 1);
+    CHECK(alive(&c));
+}
+
+/* --- sessions, versions ----------------------------------------------------------------------- */
+
+static void
+resumption(int max)
+{
+    struct client first = {.max = max}, second = {.max = max}, third = {.max = max};
+    struct server s;
+
+    unsetenv("JIM_TEST_TLS");
+    make_cert("localhost");
+    server_start(&s, QUIET, ON, "jim.ssl.cert=localhost.pem", "-o", "jim.log.file=log", NULL);
+    open_client(&first, &s);
+    CHECK(alive(&first)); /* with 1.3 the ticket comes behind the handshake */
+    CHECK(!SSL_session_reused(first.ssl));
+    SSL_SESSION *session = SSL_get1_session(first.ssl);
+    second.session = third.session = session;
+    open_client(&second, &s);
+    CHECK(SSL_session_reused(second.ssl));
+    CHECK(alive(&second));
+    CHECK(kill(s.pid, SIGHUP) == 0);
+    await_log("reloaded");
+    open_client(&third, &s); /* new certificates are no reason to forget one another */
+    CHECK(SSL_session_reused(third.ssl));
+    CHECK_INT(server_stat(&s, "tlsResumed"), 2);
+    SSL_SESSION_free(session);
+}
+
+TEST(tls_resumption_12)
+{
+    resumption(TLS1_2_VERSION);
+}
+
+TEST(tls_resumption_13)
+{
+    resumption(TLS1_3_VERSION);
+}
+
+/* After a reload the authorities may be others: whom the old ones vouched for has to show again. */
+TEST(tls_no_resumption_past_other_authorities)
+{
+    struct client first = {.cert = "ann.pem"}, second = {0};
+    struct server s;
+
+    unsetenv("JIM_TEST_TLS");
+    make_cert("localhost");
+    make_cert("ann");
+    make_cert("eve");
+    run("cp ann.crt ca.crt");
+    server_start(&s, QUIET, ON, "jim.ssl.cert=localhost.pem", "-o", "jim.ssl.client.ca=ca.crt", "-o",
+                 "jim.log.file=log", NULL);
+    open_client(&first, &s);
+    CHECK(alive(&first));
+    second.session = SSL_get1_session(first.ssl);
+    run("cp eve.crt ca.crt");
+    CHECK(kill(s.pid, SIGHUP) == 0);
+    await_log("reloaded");
+    CHECK(!shake(&second, s.port[0]) || !alive(&second));
+    CHECK_INT(server_stat(&s, "tlsResumed"), 0);
+    SSL_SESSION_free(second.session);
+}
+
+TEST(tls_alpn)
+{
+    struct client http = {.alpn = "\x02h2\x08http/1.1"}, h2 = {.alpn = "\x02h2"};
+    const unsigned char *chosen;
+    struct server s;
+    unsigned n;
+
+    start(&s);
+    open_client(&http, &s);
+    SSL_get0_alpn_selected(http.ssl, &chosen, &n);
+    CHECK_BYTES((const char *)chosen, n, "http/1.1");
+    CHECK(!shake(&h2, s.port[0]));
+    CHECK(strstr(h2.why, "no application protocol") != NULL);
+}
+
+TEST(tls_old_versions_and_ciphers)
+{
+    struct client v11 = {.max = TLS1_1_VERSION, .ciphers = "ALL:@SECLEVEL=0"};
+    struct client cbc = {.max = TLS1_2_VERSION, .ciphers = "ECDHE-ECDSA-AES128-SHA"};
+    struct client rsa = {.max = TLS1_2_VERSION, .ciphers = "AES128-GCM-SHA256"};
+    struct client good = {.max = TLS1_2_VERSION, .ciphers = "ECDHE-ECDSA-AES128-GCM-SHA256"};
+    struct server s;
+
+    start(&s);
+    CHECK(!shake(&v11, s.port[0]));
+    CHECK(strstr(v11.why, "protocol version") != NULL);
+    CHECK(!shake(&cbc, s.port[0]));
+    CHECK(!shake(&rsa, s.port[0]));
+    open_client(&good, &s);
+    CHECK(alive(&good));
+    CHECK_INT(server_stat(&s, "tlsFailed"), 3);
+}
+
+TEST(tls_key_update)
+{
+    struct client c = {.max = TLS1_3_VERSION};
+    struct server s;
+
+    start(&s);
+    open_client(&c, &s);
+    for (int i = 0; i < 5; i++) {
+        CHECK(SSL_key_update(c.ssl, SSL_KEY_UPDATE_REQUESTED));
+        CHECK(alive(&c));
+    }
+}
+
+/* --- bad manners ------------------------------------------------------------------------------ */
+
+TEST(tls_garbage)
+{
+    struct client well = {0};
+    struct server s;
+    struct peer p;
+    char noise[600];
+    uint64_t key[2] = {1, 2};
+
+    start(&s);
+    open_client(&well, &s);
+    for (size_t i = 0; i < 60; i++) {
+        for (size_t at = 0; at < sizeof noise; at++)
+            noise[at] = (char)siphash13(key, &(size_t){i * 1000 + at}, sizeof at);
+        memcpy(noise, "\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03", i % 12); /* ever better */
+        noise[0] = TLS_FIRST;
+        peer_connect(&p, &s);
+        put(&p, noise, sizeof noise);
+        peer_shut(&p);
+        hear_end(&p);
+        peer_close(&p);
+    }
+    CHECK(alive(&well));
+    CHECK(plain_alive(s.port[0]));
+}
+
+/* The bytes of a good client's first words. */
+static struct buf
+hello(void)
+{
+    struct client c = {0};
+    struct buf b = {0};
+    char *bytes;
+
+    prepare(&c);
+    BIO *wire = BIO_new(BIO_s_mem());
+    SSL_set_bio(c.ssl, BIO_new(BIO_s_mem()), wire);
+    SSL_set_connect_state(c.ssl);
+    CHECK(SSL_do_handshake(c.ssl) < 0);
+    long n = BIO_get_mem_data(wire, &bytes);
+    buf_add(&b, bytes, (size_t)n);
+    SSL_free(c.ssl);
+    SSL_CTX_free(c.ctx);
+    return b;
+}
+
+TEST(tls_cut_handshake)
+{
+    struct client well = {0};
+    struct server s;
+    struct peer p;
+
+    start(&s);
+    struct buf b = hello();
+    open_client(&well, &s);
+    for (size_t n = 1; n < b.len; n += n < 12 ? 1 : 37) {
+        peer_connect(&p, &s);
+        put(&p, b.p, n);
+        if (n % 2)
+            peer_shut(&p);
+        if (n % 2)
+            hear_end(&p);
+        if (n % 3)
+            peer_close(&p);
+        else
+            peer_abort(&p);
+    }
+    peer_connect(&p, &s);
+    put(&p, b.p, b.len);
+    CHECK(hear_bytes(&p, 100)); /* cut with the server's answer on the way */
+    peer_close(&p);
+    CHECK(alive(&well));
+    while (server_stat(&s, "connections") != 2) /* the others are all gone */
+        ;
+}
+
+TEST(tls_silent_handshake_ends)
+{
+    struct server s;
+    struct peer p;
+
+    unsetenv("JIM_TEST_TLS");
+    make_cert("localhost");
+    server_start(&s, QUIET, ON, "jim.ssl.cert=localhost.pem", "-o", "jim.timeout.detect=200ms", NULL);
+    struct buf b = hello();
+    peer_connect(&p, &s);
+    put(&p, b.p, b.len);
+    hear_end(&p);
+    peer_connect(&p, &s);
+    put(&p, b.p, 20);
+    hear_end(&p);
+    CHECK(plain_alive(s.port[0]));
+}
+
+/* More handshakes than may be under way: the next waits until some have been given up. */
+TEST(tls_handshakes_are_bounded)
+{
+    enum { SILENT = 1100 };
+    static struct peer p[SILENT];
+    struct client c = {0};
+    struct server s;
+    int answered = 0;
+
+    unsetenv("JIM_TEST_TLS");
+    make_cert("localhost");
+    server_start(&s, QUIET, ON, "jim.ssl.cert=localhost.pem", "-o", "jim.timeout.detect=5s", NULL);
+    struct buf b = hello();
+    for (int i = 0; i < SILENT; i++) {
+        peer_connect(&p[i], &s);
+        put(&p[i], b.p, b.len);
+    }
+    while (answered < 1024) {
+        answered = 0;
+        for (int i = 0; i < SILENT; i++)
+            answered += peer_ready(&p[i], 0);
+    }
+    CHECK(plain_alive(s.port[0])); /* and a turn later it is no more of them */
+    answered = 0;
+    for (int i = 0; i < SILENT; i++)
+        answered += peer_ready(&p[i], 0);
+    CHECK_INT(answered, 1024);
+    open_client(&c, &s);
+    CHECK(alive(&c));
+}
+
+TEST(tls_renegotiation_is_refused)
+{
+    struct client c = {.max = TLS1_2_VERSION}, well = {0};
+    struct server s;
+    char byte;
+
+    start(&s);
+    open_client(&well, &s);
+    open_client(&c, &s);
+    CHECK(alive(&c));
+    CHECK(SSL_renegotiate(c.ssl));
+    ERR_clear_error();
+    if (SSL_do_handshake(c.ssl) == 1)
+        CHECK(!read_all(&c, &byte, 1) && strstr(c.why, "no renegotiation") != NULL);
+    CHECK(alive(&well));
+    CHECK_INT(server_stat(&s, "tls"), 2);
+}
+
+TEST(tls_records_of_one_byte)
+{
+    struct client c = {0};
+    struct server s;
+    char answer[ANSWER];
+
+    start(&s);
+    open_client(&c, &s);
+    for (int i = 0; i < 7; i++)
+        CHECK(write_all(&c, &HEARTBEAT[i], 1));
+    CHECK(read_all(&c, answer, sizeof answer));
+}
+
+TEST(tls_bytes_one_by_one)
+{
+    struct client c = {0};
+    struct server s;
+    char *bytes, answer[ANSWER];
+
+    start(&s);
+    open_client(&c, &s);
+    CHECK(alive(&c));
+    BIO *wire = BIO_new(BIO_s_mem());
+    SSL_set0_wbio(c.ssl, wire);
+    CHECK(write_all(&c, HEARTBEAT, 7));
+    long n = BIO_get_mem_data(wire, &bytes);
+    for (long i = 0; i < n; i++)
+        CHECK(send(c.fd, bytes + i, 1, 0) == 1);
+    CHECK(read_all(&c, answer, sizeof answer));
+}
+
+/* A record that was changed on its way ends the connection, without an answer. */
+TEST(tls_changed_record)
+{
+    struct client c = {0}, well = {0};
+    struct server s;
+    char *bytes, byte;
+
+    start(&s);
+    open_client(&well, &s);
+    open_client(&c, &s);
+    CHECK(alive(&c));
+    BIO *wire = BIO_new(BIO_s_mem());
+    SSL_set0_wbio(c.ssl, wire);
+    CHECK(write_all(&c, HEARTBEAT, 7));
+    long n = BIO_get_mem_data(wire, &bytes);
+    bytes[n - 1] ^= 1;
+    CHECK(send(c.fd, bytes, (size_t)n, 0) == n);
+    CHECK(!read_all(&c, &byte, 1));
+    CHECK(strstr(c.why, "bad record mac") != NULL);
+    CHECK(alive(&well));
+}
+
+/* Questions and goodbye in one go: all are answered, then the server says goodbye as well. */
+TEST(tls_half_closed_peer_gets_its_answers)
+{
+    struct client c = {0};
+    struct server s;
+    char *bytes, answer[ANSWER];
+
+    start(&s);
+    open_client(&c, &s);
+    CHECK(alive(&c));
+    BIO *wire = BIO_new(BIO_s_mem());
+    SSL_set0_wbio(c.ssl, wire);
+    for (int i = 0; i < 100; i++)
+        CHECK(write_all(&c, HEARTBEAT, 7));
+    CHECK(SSL_shutdown(c.ssl) == 0);
+    long n = BIO_get_mem_data(wire, &bytes);
+    CHECK(send(c.fd, bytes, (size_t)n, 0) == n); /* and the socket stays open */
+    for (int i = 0; i < 100; i++)
+        CHECK(read_all(&c, answer, sizeof answer));
+    CHECK(!read_all(&c, answer, 1));
+    CHECK(SSL_get_shutdown(c.ssl) & SSL_RECEIVED_SHUTDOWN);
+    CHECK_INT(recv(c.fd, answer, 1, 0), 0);
+}
+
+/* An end without a goodbye may be somebody else's doing. What was whole has been answered. */
+TEST(tls_truncation)
+{
+    struct client c = {0};
+    struct server s;
+    char answer[ANSWER];
+
+    start(&s);
+    open_client(&c, &s);
+    CHECK(write_all(&c, HEARTBEAT HEARTBEAT, 7 + 5)); /* one and a part of one */
+    CHECK(shutdown(c.fd, SHUT_WR) == 0);
+    CHECK(read_all(&c, answer, sizeof answer));
+    CHECK(!read_all(&c, answer, 1));
+    CHECK(plain_alive(s.port[0]));
+}
+
+/* --- outgoing --------------------------------------------------------------------------------- */
+
+/* `openssl s_server` with a certificate, on a free port, until the test is over. */
+static void
+s_server(const char *cert, const char *more, int *port)
+{
+    char command[256], line[256];
+    FILE *f;
+
+    snprintf(command, sizeof command,
+             "exec openssl s_server -accept 127.0.0.1:0 -cert %s -key %s %s -www 2>&1 </dev/null",
+             cert, cert, more);
+    f = popen(command, "r");
+    CHECK(f != NULL);
+    *port = 0;
+    while (*port == 0 && fgets(line, sizeof line, f) != NULL)
+        if (strncmp(line, "ACCEPT", 6) == 0 && strrchr(line, ':') != NULL)
+            *port = atoi(strrchr(line, ':') + 1);
+    CHECK(*port > 0);
+}
+
+/* GET / as `host`: what came, or why nothing did. */
+static struct buf
+fetch(int port, const char *ca, const char *host, const char **why)
+{
+    static char all[TLS_MIN_READ];
+    static const char get[] = "GET / HTTP/1.0\r\n\r\n";
+    char err[256];
+    struct tls_client *client = tls_client_new(ca, err, sizeof err);
+    struct buf b = {0};
+    int fd = connect_to(port);
+    bool asked = false;
+    ssize_t n;
+
+    CHECK(client != NULL);
+    CHECK(fcntl(fd, F_SETFL, O_NONBLOCK) == 0);
+    struct tls *t = tls_connect(client, fd, host);
+    CHECK(t != NULL);
+    for (;;) {
+        struct iovec v = {(void *)(uintptr_t)get, sizeof get - 1};
+        struct pollfd p = {.fd = fd, .events = POLLIN};
+        if (!asked && tls_state(t) & TLS_READY) {
+            CHECK_INT(tls_write(t, &v, 1), sizeof get - 1);
+            asked = true;
+        }
+        CHECK(tls_state(t) & TLS_OVER || poll(&p, 1, WAIT_MS) == 1);
+        n = tls_read(t, all, sizeof all);
+        if (n > 0)
+            buf_add(&b, all, (size_t)n);
+        else if (n == 0 || errno != EAGAIN)
+            break;
+    }
+    *why = NULL;
+    if (n < 0) {
+        static char text[128];
+        snprintf(text, sizeof text, "%s", tls_why(t));
+        *why = text;
+    }
+    tls_free(t);
+    tls_client_free(client);
+    close(fd);
+    return b;
+}
+
+TEST(tls_client_verifies)
+{
+    const char *why;
+    int port;
+
+    make_cert("localhost");
+    make_cert("other");
+    s_server("localhost.pem", "", &port);
+    struct buf b = fetch(port, "localhost.crt", "localhost", &why);
+    CHECK(why == NULL && has(b, "200 ok") && has(b, "TLSv1.3"));
+    b = fetch(port, "localhost.crt", "127.0.0.1", &why); /* by address */
+    CHECK(why == NULL && has(b, "200 ok"));
+    b = fetch(port, "localhost.crt", "localhost.example", &why);
+    CHECK(why != NULL && b.len == 0 && strstr(why, "hostname mismatch") != NULL);
+    b = fetch(port, "localhost.crt", "127.0.0.2", &why);
+    CHECK(why != NULL && b.len == 0 && strstr(why, "IP address mismatch") != NULL);
+    b = fetch(port, "other.crt", "localhost", &why);
+    CHECK(why != NULL && b.len == 0 && strstr(why, "self") != NULL);
+    b = fetch(port, "", "localhost", &why); /* the system's authorities do not know it either */
+    CHECK(why != NULL && b.len == 0);
+}
+
+TEST(tls_client_refuses_old_versions)
+{
+    const char *why;
+    int port;
+
+    make_cert("localhost");
+    s_server("localhost.pem", "-tls1_1 -cipher ALL:@SECLEVEL=0", &port);
+    struct buf b = fetch(port, "localhost.crt", "localhost", &why);
+    CHECK(why != NULL && b.len == 0);
+}
+
+TEST(tls_client_without_authorities)
+{
+    char err[256];
+
+    CHECK(tls_client_new("none.pem", err, sizeof err) == NULL);
+    CHECK(strstr(err, "jim.ca: none.pem: No such file") != NULL);
+}
