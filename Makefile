@@ -122,6 +122,13 @@ check-tls: build/tls-test.pem
 	JIM_TEST_TLS="$$PWD/build/tls-test.pem" $(MAKE) variant V=tls TLS=1 F="-O2" \
 	    MORE=tests/tls.c LIST=../build/tls.inc ONLY="$(ONLY_TLS)"
 ONLY_TLS = server_ ws_ http_ conf_ tls_
+build/tls/jim: main.c $(LIB) $(HDRS) page.inc
+	mkdir -p build/tls
+	$(CC) $(SANE) -UJIM_TLS -DJIM_TLS=1 -O2 -o $@ main.c $(LIB) -lpthread -lssl -lcrypto
+# Other people's clients and a scan for weak ciphers (openssl, curl, nodejs, python3-websockets,
+# testssl.sh, and what `make browser` needs).
+tls-clients: build/tls/jim build/tls-test.pem
+	JIM="$$PWD/build/tls/jim" PEM="$$PWD/build/tls-test.pem" sh tests/tls_clients.sh
 build/tls-test.pem:
 	mkdir -p build
 	openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 3650 \

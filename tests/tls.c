@@ -870,19 +870,20 @@ s_server(const char *cert, const char *more, int *port)
     CHECK(*port > 0);
 }
 
-/* GET / as `host`: what came, or why nothing did. */
+/* GET / as `host`: what came (until the next call), or why nothing did. */
 static struct buf
 fetch(int port, const char *ca, const char *host, const char **why)
 {
     static char all[TLS_MIN_READ];
     static const char get[] = "GET / HTTP/1.0\r\n\r\n";
+    static struct buf b;
     char err[256];
     struct tls_client *client = tls_client_new(ca, err, sizeof err);
-    struct buf b = {0};
     int fd = connect_to(port);
     bool asked = false;
     ssize_t n;
 
+    b.len = 0;
     CHECK(client != NULL);
     CHECK(fcntl(fd, F_SETFL, O_NONBLOCK) == 0);
     struct tls *t = tls_connect(client, fd, host);

@@ -2,6 +2,7 @@
 // chat.mjs - the web page in a real browser against a real server.
 //
 // JIM=path/to/jim node chat.mjs      CHROMIUM=/path/to/chromium names the browser
+// JIM_TEST_TLS=cert-and-key.pem      all of it over https and wss, to a jim built with TLS
 //
 // Scripts two people through one afternoon; the steps build on one another. Every wait is on a
 // condition, none on the clock. Pictures of the page are left in out/.
@@ -19,6 +20,10 @@ const jim = resolve(here, process.env.JIM || '../../jim');
 const out = join(here, 'out');
 const data = mkdtempSync(join(tmpdir(), 'jim-browser-'));
 const WAIT = 15000;
+const pem = process.env.JIM_TEST_TLS;
+const scheme = pem ? 'https' : 'http';
+const secure = pem ? ['-o', 'jim.ssl=on', '-o', 'jim.ssl.only=on', '-o', `jim.ssl.cert=${pem}`] : [];
+if (pem) process.env.NODE_TLS_REJECT_UNAUTHORIZED = '0'; // it is signed by itself
 mkdirSync(out, { recursive: true });
 
 // --- the server ----------------------------------------------------------------------------------
@@ -28,7 +33,7 @@ let port = 0;                   // of the server the pages are opened from
 
 // Start a server on `port` (0: any), with further arguments; it becomes the current one.
 async function start(store, ...args) {
-    server = spawn(jim, ['-p', String(port), '-d', join(data, store), ...args],
+    server = spawn(jim, ['-p', String(port), '-d', join(data, store), ...secure, ...args],
         { stdio: ['ignore', 'pipe', process.env.VERBOSE ? 'inherit' : 'ignore'] });
     for await (const line of createInterface({ input: server.stdout })) {
         const m = /^jim: listening on .*:(\d+)/.exec(line);
@@ -49,7 +54,7 @@ async function stop() {
 }
 
 async function api(path, body) {
-    const r = await fetch(`http://127.0.0.1:${port}${path}`, {
+    const r = await fetch(`${scheme}://127.0.0.1:${port}${path}`, {
         method: 'POST', headers: { 'content-type': 'application/json' }, body: JSON.stringify(body),
     });
     if (!r.ok) throw new Error(`${path}: ${r.status} ${await r.text()}`);
@@ -81,7 +86,8 @@ function equal(got, want, what = '') {
 const open = {};                // name -> page, for pictures of failures
 
 async function visit(browser, name, options = {}) {
-    const context = await browser.newContext({ viewport: { width: 1180, height: 760 }, locale: 'en-US', ...options });
+    const context = await browser.newContext({ viewport: { width: 1180, height: 760 }, locale: 'en-US',
+        ignoreHTTPSErrors: !!pem, ...options });
     const page = await context.newPage();
     page.setDefaultTimeout(WAIT);
     page.on('console', (m) => {
@@ -92,7 +98,7 @@ async function visit(browser, name, options = {}) {
     page.on('dialog', (d) => { troubles.push(`${name}: dialog ${d.message()}`); d.dismiss(); });
     await page.addInitScript(() => addEventListener('securitypolicyviolation',
         (e) => console.error(`CSP ${e.violatedDirective} ${e.blockedURI}`)));
-    await page.goto(`http://127.0.0.1:${port}/`);
+    await page.goto(`${scheme}://127.0.0.1:${port}/`);
     open[name] = page;
     return page;
 }
@@ -347,7 +353,7 @@ await check('a refused message says so, and goes out when tried again', async ()
 
 await check('two windows of one person show the same', async () => {
     const second = await alice.context().newPage();
-    await second.goto(`http://127.0.0.1:${port}/#p%3Abob`);
+    await second.goto(`${scheme}://127.0.0.1:${port}/#p%3Abob`);
     await login(second, 'alice');
     await choose(alice, 'p:bob');
     await say(alice, 'from the first window');
