@@ -129,6 +129,12 @@ build/tls/jim: main.c $(LIB) $(HDRS) page.inc
 # testssl.sh, and what `make browser` needs).
 tls-clients: build/tls/jim build/tls-test.pem
 	JIM="$$PWD/build/tls/jim" PEM="$$PWD/build/tls-test.pem" sh tests/tls_clients.sh
+# What TLS costs, and 9,000 connections under certificate reloads (nginx, libnginx-mod-stream).
+tls-load:
+	mkdir -p build
+	sed -n 's/^TEST(\([a-z0-9_]*\)).*/TEST_ENTRY(\1)/p' tests/tls_load.c > build/tls-load.inc
+	$(MAKE) variant V=tls-load TLS=1 F="-O2" TESTSRC="tests/run.c tests/client.c" \
+	    MORE=tests/tls_load.c LIST=../build/tls-load.inc ONLY="-j 1"
 build/tls-test.pem:
 	mkdir -p build
 	openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 3650 \

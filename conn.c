@@ -33,7 +33,7 @@
 #define MAX_CATCH_UP 16384 /* bytes read from the store for one connection at a time */
 #define MAX_HELLO 4096   /* bytes read before it is known whether they are TLS: they may have to be
                             kept until the handshake's turn comes */
-#define MAX_HANDSHAKES 16 /* steps of handshakes a turn: a signature takes up to a millisecond */
+#define MAX_HANDSHAKES 4 /* steps of handshakes a turn: a signature takes up to a millisecond */
 #define SMALL_PIECE 1024 /* pieces up to this are copied together rather than listed for writev */
 
 /* --- messages --------------------------------------------------------------------------------- */
