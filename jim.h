@@ -733,8 +733,8 @@ int tls_server_load(struct tls_server *s, const struct options *o, char *err, si
 void tls_server_free(struct tls_server *s); /* after all its connections; NULL is allowed */
 
 /*
- * A connection whose first n bytes, at p, have been read from fd (borrowed). Its first tls_read() is
- * due when tls_next() returns `owner`.
+ * A connection whose first n bytes, at p, have been read from fd (borrowed). Its first tls_read()
+ * is due when tls_next() returns `owner`.
  */
 struct tls *tls_accept(struct tls_server *s, int fd, void *owner, const char *p, size_t n);
 /* fd is readable: has it to wait for its turn, because it is not done with its handshake? */

@@ -14,8 +14,8 @@
  *   client        outgoing connections, verified
  *
  * OpenSSL never sees a descriptor, so it never waits for one: it takes all there is, or says that
- * it needs more. That leaves one "other direction": bytes the socket had no room for (`rest`), which
- * have to go before anything else does.
+ * it needs more. That leaves one "other direction": bytes the socket had no room for (`rest`),
+ * which have to go before anything else does.
  */
 #include "jim.h"
 
@@ -51,7 +51,7 @@
 #define TICKET_MS 3600000      /* how long one is in use */
 #define SESSION_S 7200         /* how long a session may be resumed: less than its key is kept */
 
-/* TLS 1.2 with forward secrecy and authenticated encryption only; those of 1.3 are all of the kind. */
+/* Of TLS 1.2 what has forward secrecy and authenticated encryption; 1.3 has nothing else. */
 #define CIPHERS "ECDHE+AESGCM:ECDHE+CHACHA20:!aNULL"
 #define GROUPS "X25519:P-256:P-384"
 
@@ -265,7 +265,8 @@ load_ocsp(struct cert *c, struct str file, char *err, size_t errsize)
     ERR_clear_error();
     if (c->ocsp_until > time_wall_ms())
         return 0;
-    snprintf(err, errsize, "jim.ssl.ocsp: %.*s: no OCSP response in DER that is good and still valid",
+    snprintf(err, errsize,
+             "jim.ssl.ocsp: %.*s: no OCSP response in DER that is good and still valid",
              (int)file.n, file.p);
     return -1;
 }
@@ -361,7 +362,8 @@ lines(struct str text)
 static struct certs *
 load_certs(const struct options *o, char *err, size_t errsize)
 {
-    struct str certs = str_of(o->ssl_cert), keys = str_of(o->ssl_key), staples = str_of(o->ssl_ocsp);
+    struct str certs = str_of(o->ssl_cert), keys = str_of(o->ssl_key);
+    struct str staples = str_of(o->ssl_ocsp);
     struct certs *s = xcalloc(1, sizeof *s);
     unsigned char context[16];
     struct str cert, key, ocsp;
@@ -455,7 +457,7 @@ set_mac(HMAC_CTX *mac, struct ticket_key *k)
 }
 #endif
 
-/* OpenSSL's callback: 1: use it, 2: and give the client a new ticket, 0: no such key, -1: failed. */
+/* OpenSSL's callback. 1: use it, 2: and give the client a new ticket, 0: no such key, -1: failed */
 static int
 ticket_key(SSL *ssl, unsigned char *name, unsigned char *iv, EVP_CIPHER_CTX *cipher,
 #ifdef HAVE_EVP_MAC
@@ -635,7 +637,7 @@ uncount(struct tls *t)
     t->counted = false;
 }
 
-/* An operation of OpenSSL returned `result`, which is no success. Does it merely want more input? */
+/* An operation of OpenSSL returned `result`, no success. Does it merely want more input? */
 static bool
 wants_more(struct tls *t, int result)
 {
@@ -648,7 +650,8 @@ wants_more(struct tls *t, int result)
     if (e == SSL_ERROR_ZERO_RETURN)
         return false;
     verified = SSL_get_verify_result(t->ssl);
-    fail(t, !t->ready && verified != X509_V_OK ? X509_verify_cert_error_string(verified) : reason());
+    bool untrusted = !t->ready && verified != X509_V_OK;
+    fail(t, untrusted ? X509_verify_cert_error_string(verified) : reason());
     return false;
 }
 
@@ -670,9 +673,9 @@ handshake(struct tls *t)
 }
 
 /*
- * Decrypt n bytes at raw to p. They may overlap: OpenSSL has copied a record's bytes before its data
- * comes out, and no record holds more data than it has bytes; so with TLS_ROOM in between, which is
- * what of an earlier record may still come out, writing never catches up with reading.
+ * Decrypt n bytes at raw to p. They may overlap: OpenSSL has copied a record's bytes before its
+ * data comes out, and no record holds more data than it has bytes; so with TLS_ROOM in between,
+ * which is what of an earlier record may still come out, writing never catches up with reading.
  */
 static ssize_t
 decrypt(struct tls *t, char *p, size_t room, const char *raw, size_t n)
@@ -1030,7 +1033,7 @@ tls_connect(struct tls_client *c, int fd, const char *host)
     /* An address is compared with addresses and is no server name (RFC 6066 section 3). */
     if (X509_VERIFY_PARAM_set1_ip_asc(check, host) != 1 &&
         (X509_VERIFY_PARAM_set1_host(check, host, 0) != 1 ||
-         SSL_set_tlsext_host_name(t->ssl, host) != 1)) {
+         SSL_set_tlsext_host_name(t->ssl, (uintptr_t)host) != 1)) {
         tls_free(t);
         return NULL;
     }
@@ -1040,7 +1043,7 @@ tls_connect(struct tls_client *c, int fd, const char *host)
     return t;
 }
 
-#else /* --- built without -------------------------------------------------------------------------- */
+#else /* --- built without ---------------------------------------------------------------------- */
 
 #include <stdlib.h>
 

@@ -330,7 +330,8 @@ TEST(conf_bad_values)
     static const struct {
         const char *key, *values; /* values between bars */
     } cases[] = {
-        {"jim.port", "||x|-1|65536|8888,|,8888|8888/|8888/udp|8888/tls/|8888/tls/tls|8888/ws/tcp|/tcp|80 80|1e3|0x50|"
+        {"jim.port", "||x|-1|65536|8888,|,8888|8888/|8888/udp|8888/tls/|8888/tls/tls|8888/ws/tcp|"
+                     "/tcp|80 80|1e3|0x50|"
                      "99999999999999999999|8888;9999|1,2,3,4,5,6,7,8,9,10,11,12,13,14,15,16,17"},
         {"jim.protocols", "||,|tcp,|udp|TCP ws|tcp;ws"},
         {"jim.login.required", "||yes|true|1|0|on |onn|o"},

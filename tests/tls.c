@@ -360,8 +360,8 @@ TEST(tls_staples_ocsp)
 
     unsetenv("JIM_TEST_TLS");
     make_cert("localhost");
-    run("printf 'V\\t401231235959Z\\t\\t%%s\\tunknown\\t/CN=localhost\\n' $(openssl x509 -noout -serial"
-        " -in localhost.crt | cut -d= -f2) > index.txt");
+    run("printf 'V\\t401231235959Z\\t\\t%%s\\tunknown\\t/CN=localhost\\n'"
+        " $(openssl x509 -noout -serial -in localhost.crt | cut -d= -f2) > index.txt");
     run("openssl ocsp -index index.txt -CA localhost.crt -rsigner localhost.crt -rkey localhost.key"
         " -issuer localhost.crt -cert localhost.crt -ndays 1 -respout good.der");
     server_start(&s, QUIET, ON, "jim.ssl.cert=localhost.pem", "-o", "jim.ssl.ocsp=good.der", NULL);
@@ -379,7 +379,8 @@ TEST(tls_bad_ocsp)
     struct output o;
 
     make_cert("localhost");
-    run_jim(&o, "-p", "0", ON, "jim.ssl.cert=localhost.pem", "-o", "jim.ssl.ocsp=localhost.crt", NULL);
+    run_jim(&o, "-p", "0", ON, "jim.ssl.cert=localhost.pem", "-o", "jim.ssl.ocsp=localhost.crt",
+            NULL);
     CHECK_INT(o.code, JIM_BAD_CONFIG);
     CHECK(has(o.err, "no OCSP response"));
 }
@@ -395,7 +396,8 @@ client_certificate(int max)
     make_cert("localhost");
     make_cert("ann");
     make_cert("eve");
-    server_start(&s, QUIET, ON, "jim.ssl.cert=localhost.pem", "-o", "jim.ssl.client.ca=ann.crt", NULL);
+    server_start(&s, QUIET, ON, "jim.ssl.cert=localhost.pem", "-o", "jim.ssl.client.ca=ann.crt",
+                 NULL);
     CHECK(!shake(&none, s.port[0]) || !alive(&none)); /* with 1.3 the client learns of it later */
     CHECK(strstr(none.why, "required") != NULL || strstr(none.why, "handshake failure") != NULL);
     CHECK(!shake(&wrong, s.port[0]) || !alive(&wrong));
@@ -553,8 +555,8 @@ TEST(tls_no_resumption_past_other_authorities)
     make_cert("ann");
     make_cert("eve");
     run("cp ann.crt ca.crt");
-    server_start(&s, QUIET, ON, "jim.ssl.cert=localhost.pem", "-o", "jim.ssl.client.ca=ca.crt", "-o",
-                 "jim.log.file=log", NULL);
+    server_start(&s, QUIET, ON, "jim.ssl.cert=localhost.pem", "-o", "jim.ssl.client.ca=ca.crt",
+                 "-o", "jim.log.file=log", NULL);
     open_client(&first, &s);
     CHECK(alive(&first));
     second.session = SSL_get1_session(first.ssl);
@@ -696,7 +698,8 @@ TEST(tls_silent_handshake_ends)
 
     unsetenv("JIM_TEST_TLS");
     make_cert("localhost");
-    server_start(&s, QUIET, ON, "jim.ssl.cert=localhost.pem", "-o", "jim.timeout.detect=200ms", NULL);
+    server_start(&s, QUIET, ON, "jim.ssl.cert=localhost.pem", "-o", "jim.timeout.detect=200ms",
+                 NULL);
     struct buf b = hello();
     peer_connect(&p, &s);
     put(&p, b.p, b.len);

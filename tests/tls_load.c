@@ -115,8 +115,9 @@ TEST(load_reload_cuts_nobody)
     double cpu = cpu_of(s.pid);
     for (int i = 0; i < MANY; i++)
         login(&p[i], s.port[0], i);
-    test_note("%d idle TLS connections, logged in: %ld bytes each; a handshake and login took %.0f us "
-              "of CPU", MANY, (server_rss(&s) - before) / MANY, (cpu_of(s.pid) - cpu) / 1e3 / MANY);
+    test_note("%d idle TLS connections, logged in: %ld bytes each; a handshake and login took "
+              "%.0f us of CPU", MANY, (server_rss(&s) - before) / MANY,
+              (cpu_of(s.pid) - cpu) / 1e3 / MANY);
     for (int round = 1; round <= ROUNDS; round++) {
         swap_cert(&s, round);
         talk(p, 200, &seed);
@@ -299,7 +300,7 @@ TEST(load_handshakes_and_chat)
     int status;
     CHECK(waitpid(storm, &status, 0) == storm && status == 0);
     qsort(took, ASKED, sizeof took[0], by_size);
-    test_note("during %d RSA handshakes an answer took %lld ms (median), %lld ms (99%%), at most %lld",
+    test_note("during %d RSA handshakes an answer took %lld ms (median), %lld (99%%), %lld at most",
               STORM, (long long)took[ASKED / 2], (long long)took[ASKED * 99 / 100],
               (long long)took[ASKED - 1]);
 }
