@@ -343,10 +343,6 @@ jim_start(struct jim *j)
         log_write(&j->log, LOG_LEVEL_ERROR, "%s", err);
         return JIM_BAD_CONFIG;
     }
-    if (j->opt.ssl && (j->tls = tls_server_new(&j->opt, &j->stats, err, sizeof err)) == NULL) {
-        log_write(&j->log, LOG_LEVEL_ERROR, "%s", err);
-        return JIM_BAD_CONFIG;
-    }
     j->start_ms = time_wall_ms();
     j->loop = loop_new();
     if (j->loop == NULL) {
