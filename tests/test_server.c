@@ -2238,6 +2238,7 @@ TEST(server_ten_thousand_idle_peers)
     struct rlimit files;
     struct server s;
     struct peer *p;
+    int many = through_tls() ? 2000 : MANY; /* a handshake costs more than a login */
 
     CHECK(getrlimit(RLIMIT_NOFILE, &files) == 0);
     if (SANITIZED || files.rlim_cur < MANY + 100 || access("/proc/self/statm", R_OK) != 0) {
@@ -2249,17 +2250,17 @@ TEST(server_ten_thousand_idle_peers)
     CHECK(p != NULL);
     long before = server_rss(&s);
     int64_t start = time_mono_ms();
-    login_many(p, MANY, &s);
+    login_many(p, many, &s);
     long after = server_rss(&s);
-    test_note("10,000 logged-in idle peers: %ld bytes each, logged in within %lld ms",
-              (after - before) / MANY, (long long)(time_mono_ms() - start));
-    CHECK((after - before) / MANY < (through_tls() ? 16000 : 1000));
-    CHECK_INT(server_stat(&s, "online"), MANY);
+    test_note("%d logged-in idle peers: %ld bytes each, logged in within %lld ms", many,
+              (after - before) / many, (long long)(time_mono_ms() - start));
+    CHECK((after - before) / many < (through_tls() ? 16000 : 1000));
+    CHECK_INT(server_stat(&s, "online"), many);
     drop_notices(&p[0]);
-    drop_notices(&p[MANY - 1]);
-    say(&p[0], 11, "{'to':'u9999','chatType':2,'content':'far away'}");
+    drop_notices(&p[many - 1]);
+    sayf(&p[0], 11, "{'to':'u%d','chatType':2,'content':'far away'}", many - 1);
     EXPECT(&p[0], ACK("<id>", 1));
-    EXPECT(&p[MANY - 1], "{'command':11,<...>");
+    EXPECT(&p[many - 1], "{'command':11,<...>");
     CHECK_INT(server_end(&s, SIGTERM), 0);
     free(p);
 }

@@ -7,6 +7,7 @@
  *   peers         a client straight over OpenSSL, so that tls.c is not tested by itself
  *   detection, certificates, reload, sessions
  *   bad manners   garbage, cuts, renegotiation, crumbs
+ *   writing       what tls_write() says has left
  *   outgoing      tls_connect() against `openssl s_server`
  */
 #include "client.h"
@@ -710,7 +711,7 @@ TEST(tls_silent_handshake_ends)
     CHECK(plain_alive(s.port[0]));
 }
 
-/* More handshakes than may be under way: the next waits until some have been given up. */
+/* More handshakes than may be under way: the next waits until some have ended. */
 TEST(tls_handshakes_are_bounded)
 {
     enum { SILENT = 1100 };
@@ -721,7 +722,8 @@ TEST(tls_handshakes_are_bounded)
 
     unsetenv("JIM_TEST_TLS");
     make_cert("localhost");
-    server_start(&s, QUIET, ON, "jim.ssl.cert=localhost.pem", "-o", "jim.timeout.detect=5s", NULL);
+    server_start(&s, QUIET, ON, "jim.ssl.cert=localhost.pem", "-o", "jim.timeout.detect=100s",
+                 NULL);
     struct buf b = hello();
     for (int i = 0; i < SILENT; i++) {
         peer_connect(&p[i], &s);
@@ -737,6 +739,8 @@ TEST(tls_handshakes_are_bounded)
     for (int i = 0; i < SILENT; i++)
         answered += peer_ready(&p[i], 0);
     CHECK_INT(answered, 1024);
+    for (int i = 0; i < 200; i++)
+        peer_close(&p[i]);
     open_client(&c, &s);
     CHECK(alive(&c));
 }
@@ -836,6 +840,26 @@ TEST(tls_half_closed_peer_gets_its_answers)
     CHECK_INT(recv(c.fd, answer, 1, 0), 0);
 }
 
+/* A goodbye behind what asks for nothing is an end as well, though nothing more comes. */
+TEST(tls_goodbye_behind_half_a_frame)
+{
+    struct client c = {0};
+    struct server s;
+    char *bytes, byte;
+
+    start(&s);
+    open_client(&c, &s);
+    CHECK(alive(&c));
+    BIO *wire = BIO_new(BIO_s_mem());
+    SSL_set0_wbio(c.ssl, wire);
+    CHECK(write_all(&c, HEARTBEAT, 5));
+    CHECK(SSL_shutdown(c.ssl) == 0);
+    long n = BIO_get_mem_data(wire, &bytes);
+    CHECK(send(c.fd, bytes, (size_t)n, 0) == n);
+    CHECK(!read_all(&c, &byte, 1));
+    CHECK(SSL_get_shutdown(c.ssl) & SSL_RECEIVED_SHUTDOWN);
+}
+
 /* An end without a goodbye may be somebody else's doing. What was whole has been answered. */
 TEST(tls_truncation)
 {
@@ -850,6 +874,89 @@ TEST(tls_truncation)
     CHECK(read_all(&c, answer, sizeof answer));
     CHECK(!read_all(&c, answer, 1));
     CHECK(plain_alive(s.port[0]));
+}
+
+/* --- writing ---------------------------------------------------------------------------------- */
+
+/* Both ends of a connection in this process, over a socket that holds little. */
+struct ends {
+    struct tls_server *server;
+    struct tls_client *client;
+    struct tls *here, *there;
+    int fd[2];
+    struct stats stats;
+};
+
+static void
+open_ends(struct ends *e)
+{
+    static char all[65536];
+    struct options o;
+    char err[256];
+    int little = 4096;
+
+    make_cert("localhost");
+    conf_init(&o);
+    CHECK(conf_set(&o, "jim.ssl.cert", "localhost.pem", false, NULL, err, sizeof err) == 0);
+    CHECK(socketpair(AF_UNIX, SOCK_STREAM, 0, e->fd) == 0);
+    CHECK(setsockopt(e->fd[0], SOL_SOCKET, SO_SNDBUF, &little, sizeof little) == 0);
+    for (int i = 0; i < 2; i++)
+        CHECK(fcntl(e->fd[i], F_SETFL, O_NONBLOCK) == 0);
+    e->server = tls_server_new(&o, &e->stats, err, sizeof err);
+    e->client = tls_client_new("localhost.crt", err, sizeof err);
+    CHECK(e->server != NULL && e->client != NULL);
+    conf_free(&o);
+    e->there = tls_connect(e->client, e->fd[1], "localhost");
+    ssize_t n = recv(e->fd[0], all, sizeof all, 0);
+    CHECK(n > 0);
+    e->here = tls_accept(e->server, e->fd[0], e, all, (size_t)n);
+    CHECK(tls_next(e->server) == e && tls_next(e->server) == NULL);
+    while (!(tls_state(e->here) & tls_state(e->there) & TLS_READY)) {
+        CHECK(tls_read(e->here, all, sizeof all) < 0 && errno == EAGAIN);
+        CHECK(tls_flush(e->here) >= 0);
+        CHECK(tls_read(e->there, all, sizeof all) < 0 && errno == EAGAIN);
+    }
+}
+
+/* Of what is said to have left, nothing is left in here: a peer that is cut off then has it. And
+ * all arrives once and in order, however little fits. */
+TEST(tls_write_counts_what_has_left)
+{
+    enum { TOTAL = 1000000 };
+    static char data[TOTAL], all[65536];
+    struct ends e = {0};
+    size_t sent = 0, heard = 0;
+    ssize_t n;
+    int partial = 0;
+
+    open_ends(&e);
+    for (size_t i = 0; i < TOTAL; i++)
+        data[i] = (char)(i * 7 + i / 251);
+    while (sent < TOTAL) {
+        size_t want = TOTAL - sent < 100000 ? TOTAL - sent : 100000;
+        struct iovec v[3] = {{data + sent, want / 7}, {data + sent + want / 7, 11},
+                             {data + sent + want / 7 + 11, want - want / 7 - 11}};
+        n = want < 100 ? tls_write(e.here, &(struct iovec){data + sent, want}, 1)
+                       : tls_write(e.here, v, 3);
+        CHECK(n > 0 || errno == EAGAIN);
+        sent += n > 0 ? (size_t)n : 0;
+        partial += (size_t)n < want;
+        while ((n = tls_read(e.there, all, sizeof all)) > 0) {
+            CHECK(heard + (size_t)n <= TOTAL && memcmp(all, data + heard, (size_t)n) == 0);
+            heard += (size_t)n;
+        }
+        CHECK(heard >= sent);
+    }
+    CHECK_INT(heard, TOTAL);
+    CHECK(partial > 5);
+    CHECK_INT(tls_close(e.here), 1);
+    CHECK_INT(tls_read(e.there, all, sizeof all), 0);
+    CHECK(!(tls_state(e.there) & TLS_TRUNCATED));
+    close(e.fd[0]);
+    tls_free(e.here);
+    tls_free(e.there);
+    tls_server_free(e.server);
+    tls_client_free(e.client);
 }
 
 /* --- outgoing --------------------------------------------------------------------------------- */
