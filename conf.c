@@ -173,8 +173,8 @@ static const struct row rows[] = {
 };
 #define ROWS (sizeof rows / sizeof rows[0])
 
-/* The last rows are J-IM's keys that have no value here: they may share a bit of struct options.set,
- * which every other row has for itself. */
+/* The last rows are J-IM's keys that have no value here: they may share a bit of struct
+ * options.set, of which every other row has its own. */
 #define VALUELESS 10
 _Static_assert(ROWS - VALUELESS < 64, "struct options.set has a bit a row");
 

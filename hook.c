@@ -117,7 +117,7 @@ hook_url(const char *text, struct hook_url *u)
 
     *u = (struct hook_url){0};
     if (n >= 8 && str_ieq((struct str){text, 8}, STR("https://")))
-        return "TLS is not in this version: use http:// to this host, or to a proxy on it that "
+        return "the hook is asked without TLS: use http:// to this host, or to a proxy on it that "
                "speaks https";
     if (n < 8 || n > 2000 || !str_ieq((struct str){text, 7}, STR("http://")))
         return "it has to be http://HOST[:PORT]/PATH";

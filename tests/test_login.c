@@ -1004,7 +1004,7 @@ TEST(login_needs_configuration)
         {"jim.auth=token", NULL, "jim.token.secret"},
         {"jim.auth=token", "jim.token.secret=0123456789abcdef0123456789abcde", "32 bytes"},
         {"jim.auth=hook", NULL, "jim.login.hook"},
-        {"jim.auth=hook", "jim.login.hook=https://a/", "TLS is not in this version"},
+        {"jim.auth=hook", "jim.login.hook=https://a/", "the hook is asked without TLS"},
         {"jim.auth=hook", "jim.login.hook=a", "http://HOST"}};
     struct output o;
 
