@@ -121,7 +121,7 @@ check-tls: build/tls-test.pem
 	sed -n 's/^TEST(\([a-z0-9_]*\)).*/TEST_ENTRY(\1)/p' tests/test_*.c tests/tls.c > build/tls.inc
 	JIM_TEST_TLS="$$PWD/build/tls-test.pem" $(MAKE) variant V=tls TLS=1 F="-O2 -Werror" \
 	    MORE=tests/tls.c LIST=../build/tls.inc ONLY="$(ONLY_TLS)"
-ONLY_TLS = server_ ws_ http_ conf_ tls_
+ONLY_TLS = server_ ws_ http_ api_ login_ conf_ tls_
 build/tls/jim: main.c $(LIB) $(HDRS) page.inc
 	mkdir -p build/tls
 	$(CC) $(SANE) -UJIM_TLS -DJIM_TLS=1 -O2 -o $@ main.c $(LIB) -lpthread -lssl -lcrypto
