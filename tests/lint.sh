@@ -23,9 +23,7 @@ verdict functions "$(for f in $sources; do
                    print f ":" start ": " name "() has " NR - start - 1 " lines"; start = 0 }' "$f"
 done)"
 # json.h carries its contracts and its body in one file; its code alone is what counts.
-# jim.h is the table of contents of all the others, and grows with their number.
 verdict files "$(for f in $sources; do
-    [ "$f" = ./jim.h ] && continue
     n=$(grep -cvE '^[[:space:]]*(//.*|/\*.*\*/|\*.*|/\*.*)?$' "$f")
     [ "$n" -gt 1000 ] && echo "$f: $n lines of code"
 done)"
