@@ -11,7 +11,7 @@ dir=build/planted most=40000 # seeds before a bug counts as missed
 rm -rf "$dir"
 mkdir -p "$dir/tests" "$dir/build"
 cp -p ./*.c ./*.h ./*.o Makefile "$dir"
-cp -p tests/test.h tests/client.h tests/run.c tests/client.c tests/test_store.c tests/crash.c \
+cp -p tests/test.h tests/client.h tests/fuzz.h tests/run.c tests/client.c tests/test_store.c tests/crash.c \
     tests/simdisk.[ch] "$dir/tests"
 cp -p build/*.o "$dir/build"
 cp -pR web page.inc "$dir"
