@@ -612,7 +612,7 @@ idx_take(struct scan *c, uint64_t first)
         return false;
     snprintf(sum, sizeof sum, "%08" PRIx32, crc32c_add(&c->crc, 0, b->p + 9, b->len - 9));
     if (memcmp(sum, b->p, 8) != 0 || b->p[8] != ' ' || !idx_belongs(c, &x, first) ||
-        first <= c->last || x.last < first || (c->segs > 0 && x.prev != c->last))
+        first <= c->last || x.last < first || !scan_follows(c, c->segs, x.prev))
         return false;
     uint32_t seed = crc32c_add(&c->crc, 0, x.salt, 16);
     if (!replay_idx(c, &x, c->segs, seed))

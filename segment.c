@@ -396,6 +396,14 @@ scan_record(struct scan *c, const struct store_rec *rec, struct str line)
     return NULL;
 }
 
+bool
+scan_follows(const struct scan *c, uint32_t before, uint64_t prev)
+{
+    if (before == 0)
+        return true; /* retention may have dropped any number */
+    return c->last > 0 ? prev == c->last : prev < c->seg[0].first;
+}
+
 /* The first record of a segment. Returns NULL, or why it cannot follow what was read before: its
  * checksum is right, so this is no torn tail. */
 static const char *
@@ -407,7 +415,7 @@ scan_first(struct scan *c, const struct store_rec *rec)
         return "the file's name is not the one it was given";
     if (rec->type != REC_BATCH || !batch_number(rec->json, STR(",\"prev\":"), &prev))
         return "begins without saying what was before";
-    if (rec->number <= c->last || (c->segs > 1 && prev != c->last))
+    if (rec->number <= c->last || !scan_follows(c, c->segs - 1, prev))
         return "records before this segment are missing";
     if (c->sums)
         summary_prev(c->sum, prev);

@@ -91,6 +91,9 @@ struct scan {
     int err;
 };
 void scan_run(struct scan *c); /* what came of it is in c->result */
+/* Can a segment whose first batch says that `prev` was the last number before it come behind the
+ * `before` segments read so far? They may all be empty, with what was before them dropped. */
+bool scan_follows(const struct scan *c, uint32_t before, uint64_t prev);
 /* Once more, the messages of segments from `segment` on, but for the first `skip` of them. */
 void scan_messages(struct scan *c, uint32_t segment, uint64_t skip,
                    void (*fn)(void *arg, const struct store_rec *rec));

@@ -10,15 +10,16 @@
  * during recovery; with disks that are full for a while, fail, or do only a part. -l makes the disk
  * lie, to see that it is noticed.
  *
- * What must hold is kept in `hist`: all records that are in the log, in order. At each opening the
- * log must consist of a prefix of it and of what was on its way; byte for byte, nothing else; and
- * long enough:
+ * What must hold is kept in `hist`: all records that ever were in the log, in order. At each
+ * opening the log must consist of a prefix of it and of what was on its way, less a beginning that
+ * retention was allowed to drop; byte for byte, nothing else; and long enough:
  *
  *   after a kill           all that was reported durable, whatever the policy
  *   after a power cut      all that was reported durable (group), or known to be synced (others)
  *
  * so that no acknowledged record is lost, none invented, none altered, no conversation has a gap.
- * And a number that was ever shown belongs to one content for all time, under each policy.
+ * And a number that was ever shown belongs to one content for all time, under each policy. Every
+ * other opening takes the .idx files, and then reads each message where they say that it stands.
  *
  *   model, records, opening, news, workload, sessions, command line
  */
@@ -73,11 +74,14 @@ struct world {
     int64_t policy;
     uint64_t segment;
     bool ready;     /* the store has news */
-    int replayed;   /* records, in the current opening */
-    uint64_t last;  /* number of the newest of them */
+    int gone;       /* so many of hist this process does not have: dropped, or not found */
+    int may_go;     /* so many, at the most, a later one may not find */
+    bool spans;     /* the current opening takes .idx files */
+    int replayed;   /* records, in it */
+    int lowest, highest; /* their places in hist and behind it, in `wait`; lowest -1: none */
     struct buf text, line;
     bool bad;
-    unsigned long long records, reads, sessions, flips; /* over all seeds */
+    unsigned long long records, reads, sessions, flips, drops, spanned; /* over all seeds */
 };
 
 static void fail(struct world *w, const char *format, ...) __attribute__((format(printf, 2, 3)));
@@ -206,30 +210,100 @@ on_ready(void *arg)
     w->ready = true; /* in turns: no lock needed */
 }
 
+/* The attempt at a place in hist, and behind it in `wait`. */
+static int
+attempt_at(const struct world *w, int at)
+{
+    return at < w->nhist ? w->hist[at] : w->wait[at - w->nhist];
+}
+
+/* The place of the record with this number (conv NULL), or of a message; -1: there is none. */
+static int
+place_of(const struct world *w, uint64_t number, const struct talk *conv, uint64_t seq)
+{
+    for (int at = w->nhist + w->nwait - 1; at >= 0; at--) {
+        const struct attempt *a = &w->all[attempt_at(w, at)];
+        if (conv == NULL ? a->number == number
+                         : a->type == REC_MESSAGE && &w->conv[a->conv] == conv && a->seq == seq)
+            return at;
+    }
+    return -1;
+}
+
+/* `n` records stand in the log, the last of them at `at`. */
+static void
+found(struct world *w, int at, int n)
+{
+    if (w->lowest < 0 || at - (n - 1) < w->lowest)
+        w->lowest = at - (n - 1);
+    if (at > w->highest)
+        w->highest = at;
+    w->replayed += n;
+}
+
+/* The messages of a conversation come without a gap, the first of them wherever it may. */
+static void
+found_message(struct world *w, struct talk *v, uint64_t first, uint64_t last)
+{
+    if (v->replayed != 0 && first != v->replayed + 1)
+        fail(w, "%s has %" PRIu64 " behind %" PRIu64, v->key, first, v->replayed);
+    v->replayed = last;
+}
+
 static void
 on_replay(void *arg, const struct store_rec *rec)
 {
     struct world *w = arg;
-    int at = w->replayed++, id;
+    int at = place_of(w, rec->number, NULL, 0);
 
-    if (at >= w->nhist + w->nwait) {
-        fail(w, "record %" PRIu64 " comes after the last there was", rec->number);
+    if (at < 0 || !is_attempt(w, rec, attempt_at(w, at))) {
+        fail(w, "record %" PRIu64 " %c is none that was appended", rec->number, rec->type);
         return;
     }
-    id = at < w->nhist ? w->hist[at] : w->wait[at - w->nhist];
-    if (!is_attempt(w, rec, id)) {
-        fail(w, "record %" PRIu64 " %c is not attempt %d, number %" PRIu64, rec->number, rec->type,
-             id, w->all[id].number);
-        return;
-    }
-    w->last = rec->number;
+    if (!w->spans && w->lowest >= 0 && at != w->highest + 1)
+        fail(w, "record %" PRIu64 " does not follow the one before", rec->number);
+    found(w, at, 1);
     if (rec->type != REC_MESSAGE)
         return;
-    struct talk *v = &w->conv[w->all[id].conv];
-    if (rec->seq != v->replayed + 1)
-        fail(w, "%s has %" PRIu64 " behind %" PRIu64, v->key, rec->seq, v->replayed);
-    v->replayed = rec->seq;
+    struct talk *v = &w->conv[w->all[attempt_at(w, at)].conv];
+    found_message(w, v, rec->seq, rec->seq);
     store_index_add(&v->index, rec);
+}
+
+/* A run of messages, as an .idx file tells it. */
+static void
+on_span(void *arg, const struct store_span *span)
+{
+    struct world *w = arg;
+    struct talk *v = NULL;
+    uint64_t last = span->first + span->count - 1;
+
+    for (int i = 0; i < CONVS; i++)
+        if (str_eq(span->conv, str_of(w->conv[i].key)))
+            v = &w->conv[i];
+    int at = v != NULL && span->count > 0 ? place_of(w, 0, v, last) : -1;
+    if (at < 0) {
+        fail(w, "an .idx file has messages nobody sent");
+        return;
+    }
+    found(w, at, 1);
+    found(w, place_of(w, 0, v, span->first), 1);
+    w->replayed += (int)span->count - 2;
+    w->spanned += span->count;
+    found_message(w, v, span->first, last);
+    store_index_add_span(&v->index, span);
+}
+
+/* One of the newest, read once more. */
+static void
+on_recent(void *arg, const struct store_rec *rec)
+{
+    struct world *w = arg;
+    int at = place_of(w, rec->number, NULL, 0);
+
+    if (rec->type != REC_MESSAGE || at < w->lowest || at > w->highest ||
+        !is_attempt(w, rec, attempt_at(w, at)))
+        fail(w, "record %" PRIu64 " is no recent message", rec->number);
 }
 
 /* Forget what an earlier process knew. */
@@ -241,28 +315,65 @@ forget(struct world *w)
         w->conv[i].seq = w->conv[i].replayed = 0;
     }
     w->replayed = 0;
-    w->last = 0;
+    w->lowest = w->highest = -1;
     w->nlost = 0;
+}
+
+/* Everything that an opening found by .idx files stands where they say. */
+static void
+read_all(struct world *w, int from, int to)
+{
+    struct store_rec rec;
+
+    for (int at = from; at < to && !w->bad && !sim_dead() && !sim_faulty(); at++) {
+        const struct attempt *a = &w->all[w->hist[at]];
+        if (a->type != REC_MESSAGE)
+            continue;
+        w->line.len = 0;
+        int result = store_read(w->s, &w->conv[a->conv].index, a->seq, &w->line, &rec);
+        if (result == 0 ? !is_attempt(w, &rec, w->hist[at]) : !sim_dead() && !sim_faulty())
+            fail(w, "%s %" PRIu64 " is not where an .idx file says", w->conv[a->conv].key, a->seq);
+    }
+}
+
+/* How far the conversations had counted before place n. */
+static void
+count_to(struct world *w, int n)
+{
+    for (int i = 0; i < n; i++) {
+        const struct attempt *a = &w->all[w->hist[i]];
+        if (a->type == REC_MESSAGE)
+            w->conv[a->conv].seq = a->seq;
+    }
 }
 
 /* From now on the log is what was replayed, and that is safe. */
 static void
 settle_opening(struct world *w)
 {
-    int n = w->replayed;
+    int base = w->lowest, n = w->highest + 1;
 
+    if (base < 0) /* an empty segment may be all that retention has left */
+        base = n = w->may_go >= w->bound ? w->may_go : 0;
+    if (base > w->may_go)
+        fail(w, "the log begins with record %d, and only %d may be gone", base, w->may_go);
+    if (n - base != w->replayed)
+        fail(w, "%d records are there of %d", w->replayed, n - base);
     if (n < w->bound)
-        fail(w, "%d records are there, %d must be", n, w->bound);
+        fail(w, "the log ends with record %d, %d must be there", n, w->bound);
+    uint64_t last = n > 0 && w->replayed > 0 ? w->all[attempt_at(w, n - 1)].number : 0;
     for (int i = w->nhist; i < n && i - w->nhist < w->nwait; i++)
         w->hist[i] = w->wait[i - w->nhist];
     w->nwait = 0;
     w->nhist = w->bound = w->floor = n;
-    for (int i = 0; i < CONVS; i++)
-        w->conv[i].seq = w->conv[i].replayed;
-    if (w->last > w->shown)
-        w->shown = w->last;
-    if (store_durable(w->s) < w->last)
+    w->gone = base;
+    count_to(w, n);
+    if (last > w->shown)
+        w->shown = last;
+    if (store_durable(w->s) < last)
         fail(w, "what was replayed is not durable");
+    if (w->spans)
+        read_all(w, base, n);
 }
 
 /* Under the weak policies, what was not synced goes with its pages. */
@@ -280,6 +391,12 @@ open_log(struct world *w, const struct log *log)
     struct store_options o = {.dir = "d", .policy = w->policy, .segment = w->segment, .log = log,
                               .io = sim_io(), .ready = on_ready, .replay = on_replay, .arg = w};
 
+    w->spans = percent(w, 50);
+    if (w->spans) {
+        o.span = on_span;
+        o.recent = on_recent;
+        o.recent_max = below(w, 20);
+    }
     forget(w);
     w->ready = false;
     sim_say("open: policy %d, segment %d", (int)w->policy, (int)w->segment);
@@ -395,7 +512,7 @@ read_one(struct world *w)
 
     if (w->nhist == 0)
         return;
-    int id = w->hist[below(w, (uint32_t)w->nhist)];
+    int at = (int)below(w, (uint32_t)w->nhist), id = w->hist[at];
     const struct attempt *a = &w->all[id];
     if (a->type != REC_MESSAGE)
         return;
@@ -403,6 +520,10 @@ read_one(struct world *w)
     w->line.len = 0;
     w->reads++;
     int result = store_read(w->s, &v->index, a->seq, &w->line, &rec);
+    if (at < w->gone && result != -ENOENT)
+        fail(w, "%s %" PRIu64 " was dropped and can be read", v->key, a->seq);
+    if (at < w->gone)
+        return;
     if (result == 0 && !is_attempt(w, &rec, id))
         fail(w, "%s %" PRIu64 " reads as something else", v->key, a->seq);
     if (result != 0 && !sim_dead() && !sim_faulty())
@@ -426,6 +547,28 @@ idle(struct world *w)
         w->floor = w->nhist;
 }
 
+/* Retention, as keep.c does it: when all is durable, the oldest segments go. */
+static void
+drop_some(struct world *w)
+{
+    int64_t most = 1 + (int64_t)below(w, 3) * (int64_t)w->segment;
+
+    sim_run(UNTIL_IDLE);
+    turn(w);
+    struct store_bound b = store_expired(w->s, 0, most, 0);
+    if (b.segment == 0 || w->nwait > 0 || store_failed(w->s))
+        return;
+    for (int i = 0; i < CONVS; i++)
+        store_index_drop(&w->conv[i].index, b.segment);
+    while (w->gone < w->nhist && w->all[w->hist[w->gone]].number < b.number)
+        w->gone++;
+    if (w->gone > w->may_go)
+        w->may_go = w->gone;
+    sim_say("drop: %d records, all below %" PRIu64, w->gone, b.number);
+    store_drop(w->s, b.segment);
+    w->drops++;
+}
+
 static void
 act(struct world *w)
 {
@@ -441,8 +584,10 @@ act(struct world *w)
         sim_run(1 + (int)below(w, 3));
     else if (what < 90)
         sim_run(UNTIL_IDLE);
-    else if (what < 96)
+    else if (what < 95)
         read_one(w);
+    else if (what < 97)
+        drop_some(w);
     else
         idle(w);
     if (w->ready && percent(w, 50))
@@ -554,10 +699,11 @@ last_session(struct world *w, const struct log *log)
     struct store_options o = {.dir = "d", .policy = w->policy, .segment = w->segment, .log = log,
                               .io = sim_io(), .ready = on_ready, .replay = on_replay, .arg = w};
     forget(w);
+    w->spans = false;
     w->flips++;
     w->s = store_open(&o);
-    if (w->s != NULL && w->replayed != w->nhist)
-        fail(w, "a flipped bit costs %d records unnoticed", w->nhist - w->replayed);
+    if (w->s != NULL && (w->replayed != w->nhist - w->gone || w->highest + 1 != w->nhist))
+        fail(w, "a flipped bit costs %d records unnoticed", w->nhist - w->gone - w->replayed);
     store_close(w->s);
     w->s = NULL;
 }
@@ -573,7 +719,7 @@ make_past(struct world *w, const struct log *log)
         append_some(w);
     close_log(w);
     sim_wipe();
-    w->nhist = w->nwait = w->bound = w->floor = 0;
+    w->nhist = w->nwait = w->bound = w->floor = w->gone = w->may_go = 0;
     w->shown = 0;
 }
 
@@ -584,7 +730,7 @@ run_seed(struct world *w, uint64_t seed, bool trace)
 
     w->seed = seed;
     w->rng.s = seed ^ UINT64_C(0x6a696d); /* another sequence than the disk's */
-    w->n = w->nhist = w->nwait = w->nlost = w->bound = w->floor = 0;
+    w->n = w->nhist = w->nwait = w->nlost = w->bound = w->floor = w->gone = w->may_go = 0;
     w->shown = 0;
     w->bad = false;
     w->segment = 200 + below(w, 6000);
@@ -683,9 +829,9 @@ main(int argc, char **argv)
     printf("note: crash: %" PRIu64 " seeds, %llu sessions, %llu records, %llu reads, %llu calls to "
            "the disk\n", passed + failed, w->sessions, w->records, w->reads, count->calls);
     printf("note: crash: %llu power cuts, %llu kills, %llu failures, %llu times full, %llu "
-           "interruptions, %llu flipped bits; %.1f s\n", count->power_cuts, count->kills,
-           count->failures, count->full, count->nuisances, w->flips,
-           (double)(time_mono_ms() - start) / 1000);
+           "interruptions, %llu flipped bits, %llu drops, %llu messages by .idx; %.1f s\n",
+           count->power_cuts, count->kills, count->failures, count->full, count->nuisances,
+           w->flips, w->drops, w->spanned, (double)(time_mono_ms() - start) / 1000);
     printf("%" PRIu64 " passed, %" PRIu64 " failed\n", passed, failed);
     buf_free(&w->text);
     buf_free(&w->line);

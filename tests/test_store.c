@@ -1034,6 +1034,57 @@ forge(const char *rest)
     buf_free(&file);
 }
 
+static void
+count_record(void *arg, const struct store_rec *rec)
+{
+    CHECK_INT(rec->type, REC_MESSAGE);
+    ++*(int *)arg;
+}
+
+/* How many messages a start finds; -1: it is refused. */
+static int
+count_messages(const char *dir)
+{
+    int n = 0;
+    struct log log = {stdout, LOG_LEVEL_INFO};
+    struct store_options o = {.dir = dir, .policy = STORE_GROUP, .segment = 1 << 20, .log = &log,
+                              .replay = count_record, .arg = &n};
+    struct store *s = store_open(&o);
+
+    if (s == NULL)
+        return -1;
+    CHECK_INT(store_close(s), 0);
+    return n;
+}
+
+/* Whoever dies while he begins a segment leaves an empty one. Retention may drop all before it: so
+ * a log may begin with it, but not with one that looks so only because its records are gone. */
+TEST(store_begins_with_an_empty_segment)
+{
+    struct box b;
+    char names[4][32], path[64];
+
+    CHECK(box_open(&b, "d", STORE_GROUP, 1 << 20, NULL));
+    box_fill(&b, 5, 2);
+    CHECK_INT(box_close(&b), 0);
+    struct buf first = file_get("d/" ONE);
+    size_t header = (size_t)((char *)memchr(first.p, '\n', first.len) + 1 - first.p);
+    file_put("d/00000000000000000020.log", first.p, header);
+    CHECK(box_open(&b, "d", STORE_GROUP, 1 << 20, NULL));
+    box_fill(&b, 3, 3);
+    CHECK_INT(box_close(&b), 0);
+    CHECK_INT(segments("d", names, 4), 3);
+    dir_copy("d", "cut");
+    CHECK(unlink("d/" ONE) == 0);
+    CHECK_INT(count_messages("d"), 3);
+    file_put("cut/" ONE, first.p, header);
+    CHECK_INT(count_messages("cut"), -1);
+    snprintf(path, sizeof path, "cut/%.31s", names[1]);
+    CHECK(unlink(path) == 0);
+    CHECK_INT(count_messages("cut"), -1);
+    buf_free(&first);
+}
+
 TEST(store_later_versions)
 {
     struct box b;
