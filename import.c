@@ -651,8 +651,8 @@ import_user(struct import *im, struct str json, const struct request *r)
         why = profile_check((struct str){im->text.p, im->text.len});
     if (why != NULL)
         return why;
-    im->users += record_import(&im->chat, user_get(&im->chat.roster, id), NULL,
-                               (struct str){im->text.p, im->text.len});
+    im->users += record_learn(&im->chat, user_get(&im->chat.roster, id),
+                              (struct str){im->text.p, im->text.len});
     import_wrote(im, 0);
     return NULL;
 }
@@ -673,7 +673,7 @@ import_group(struct import *im, struct str json, const struct request *r)
         return NULL; /* says nothing: a group is there when somebody is in it */
     if (r->f[F_NAME].n > 6 * MAX_ID)
         return "the group's name is too long";
-    im->groups += record_import(&im->chat, NULL, group_get(&im->chat.roster, id),
+    im->groups += record_import(&im->chat, group_get(&im->chat.roster, id),
                                 (struct str){im->text.p, im->text.len});
     import_wrote(im, 0);
     return NULL;

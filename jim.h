@@ -1111,9 +1111,9 @@ bool record_learn(struct chat *c, struct user *u, struct str json);
 /* The JSON of a user's and a group's record. */
 void record_put_user(struct buf *b, const struct user *u);
 void record_put_group(struct buf *b, const struct conv *v);
-/* Take over what another log's record says of a user (v NULL) or a group; written when it is news.
- * Returns whether it was. */
-bool record_import(struct chat *c, struct user *u, struct conv *v, struct str json);
+/* Take over what another log's record says of a group; written when it is news. Returns whether it
+ * was. */
+bool record_import(struct chat *c, struct conv *v, struct str json);
 /* At start, for struct store_options; arg is the chat. */
 void record_replay(void *chat, const struct store_rec *rec);
 void record_span(void *chat, const struct store_span *span);

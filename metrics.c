@@ -50,7 +50,6 @@ struct metric {
 #define SEEN "jim_protocol_connections_total", \
              "Connections that came to speak a protocol; a WebSocket was HTTP before.", COUNTER
 #define DROP "jim_drops_total", "Connections the server closed, by reason.", COUNTER
-#define LOST "jim_messages_refused_total", "Messages refused, by code.", COUNTER
 #define HTTP "jim_http_responses_total", "HTTP responses, by class of status.", COUNTER
 
 #define ROW(stat, family, help, kind, member) {stat, family, "", help, kind, ONE, AT(member)}
@@ -58,7 +57,8 @@ struct metric {
 #define FAMILY_(stat, label, member, name, help, kind) \
     {stat, name, label, help, kind, ONE, AT(member)}
 #define REFUSED(code, number) \
-    FAMILY("refused" #number, "code=\"" #number "\"", LOST, s.refused_sends[code - CODE_SENT])
+    {"refused" #number, "jim_messages_refused_total", "code=\"" #number "\"", \
+     "Messages refused, by code.", COUNTER, ONE, AT(s.refused_sends[code - CODE_SENT])}
 
 static const struct metric metrics[] = {
     ROW("connections", NULL, NULL, GAUGE, connections),

@@ -373,13 +373,11 @@ record_replay(void *chat, const struct store_rec *rec)
 }
 
 bool
-record_import(struct chat *c, struct user *u, struct conv *v, struct str json)
+record_import(struct chat *c, struct conv *v, struct str json)
 {
     struct buf before = {0}, after = {0};
     struct request q;
 
-    if (u != NULL)
-        return record_learn(c, u, json);
     record_put_group(&before, v);
     if (request_parse(&q, json)) /* in the life it has here, whatever it had there */
         replay_group(&c->roster, v, &q,

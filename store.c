@@ -703,7 +703,12 @@ store_expired(const struct store *s, int64_t keep_ms, int64_t keep_bytes, int64_
             break;
         bytes -= keep_bytes > 0 ? s->seg[n].size : 0;
     }
-    return n == s->kept ? (struct store_bound){0} : (struct store_bound){n, s->seg[n].first};
+    struct store_bound bound = {0};
+    if (n > s->kept) {
+        bound.segment = n;
+        bound.number = s->seg[n].first;
+    }
+    return bound;
 }
 
 /* Reading is done on this thread only, a call at a time: once the descriptors kept for it are
