@@ -114,7 +114,7 @@ fill() {
     cli RPUSH user:bob:group 200 > /dev/null
     cli RPUSH group:200:user bob > /dev/null
     cli SET group:100:info '{"groupId":"100","name":"J-IM朋友圈"}' > /dev/null
-    cli SET user:ann:friends '[{"groupId":"1","name":"f","users":[]}]' > /dev/null
+    cli SET user:ann:friends '[{"groupId":"1","name":"我的好友","users":[{"nick":"B","status":"online","userId":"bob"}]}]' > /dev/null
     # What is refused: no JSON, no sender, an id of 65 bytes, a key of another type.
     zadd store:user:ann-bob $((t + 5)) 'not json'
     zadd store:user:null-bob $((t + 5)) '{"chatType":2,"content":"x","createTime":1,"id":"x1","to":"bob"}'
@@ -134,7 +134,6 @@ check summary 'imported 1513 messages, 3 users, 1 groups, 4 memberships' "$out"
 check 'waiting messages are in the history too' '6 messages were there already; 4 refused' "$out"
 check 'ids made' '1 messages had no id' "$out"
 check 'group message without sender' "1 group messages had no sender" "$out"
-check 'friends are named' "1 users' friends were left out" "$out"
 check 'no JSON' 'store:user:ann-bob: a message that is no JSON object' "$(cat "$dir/err")"
 check 'no sender' 'store:user:null-bob: a private message without a sender' "$(cat "$dir/err")"
 check 'long id' "the sender's id is none that jim allows" "$(cat "$dir/err")"
@@ -196,6 +195,8 @@ check 'equal scores' '"id":"e1","msgType":0,"seq":1,"to":"ann"},' "$out"
 check 'equal scores' '"id":"e3","msgType":0,"seq":3' "$out"
 out=$(say ann 19 '{"userId":"ann","fromUserId":"zoe","type":1}')
 check 'chatType 0 is private' '"friends":{"zoe":[{"chatType":2,"content":"no id"' "$out"
+out=$(say ann 17 '{"userId":"ann","type":2}')
+check friends '"friends":[{"groupId":"1","name":"我的好友"' "$out"
 out=$(say bob 17 '{"userId":"bob","type":2}')
 check 'group name and members' '"groupId":"100","name":"J-IM朋友圈","online":1,"users":[' "$out"
 check 'a group of one' '"groupId":"200","name":"200"' "$out"
