@@ -535,6 +535,11 @@ auth_check(const struct options *o, char *err, size_t errsize)
         snprintf(err, errsize, "jim.auth=hook needs a jim.login.hook that works: %s", why);
         return -1;
     }
+    if (o->auth == AUTH_HOOK && url.tls && tls_version() == NULL) {
+        snprintf(err, errsize, "jim.login.hook: https:// is for a jim with TLS, which this one is "
+                               "built without; `make TLS=1` builds it");
+        return -1;
+    }
     if (o->auth != AUTH_OPEN && !o->login_required) {
         snprintf(err, errsize, "jim.login.required=off makes nothing of jim.auth: anyone could "
                  "send without a login");
@@ -586,8 +591,13 @@ auth_new(struct jim *j)
             return NULL;
         }
     }
-    if (o->auth == AUTH_HOOK)
+    if (o->auth == AUTH_HOOK) {
         a->hook = hook_new(j->loop, o, &j->log, a->workers);
+        if (a->hook == NULL) {
+            auth_free(a);
+            return NULL;
+        }
+    }
     return a;
 }
 
@@ -654,7 +664,7 @@ auth_reload(struct auth *a)
 {
     a->again = a->reloading;
     if (a->hook != NULL)
-        hook_resolve(a->hook);
+        hook_reload(a->hook);
     if (a->users == NULL || a->reloading)
         return;
     a->reload = (struct task){.run = reload_run, .done = reload_done};

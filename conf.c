@@ -69,7 +69,7 @@ static const struct row rows[] = {
     {"jim.token.secret", K_STRING, AT(token_secret), 0, 0, false, "", NULL,
      "jim.auth=token: signs the tokens (HS256), 32 bytes or more"},
     {"jim.login.hook", K_STRING, AT(login_hook), 0, 0, false, "", NULL,
-     "jim.auth=hook: http://host:port/path that is asked"},
+     "jim.auth=hook: http:// or https://host:port/path that is asked"},
     {"jim.timeout.hook", K_TIME, AT(hook_ms), 10, HOUR, true, "5s", NULL,
      "until the login hook must have answered"},
     {"jim.login.required", K_BOOL, AT(login_required), 0, 0, true, "on", NULL,

@@ -938,8 +938,8 @@ conn_timer(struct timer *t)
 
 /* --- attending -------------------------------------------------------------------------------- */
 
-static bool
-is_loopback(const struct sockaddr_storage *a)
+bool
+conn_is_loopback(const struct sockaddr_storage *a)
 {
     static const unsigned char mapped[13] = {0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, 127};
 
@@ -981,7 +981,7 @@ conn_new(struct listener *l, int fd, const struct sockaddr_storage *peer)
     c->id = ++j->next_id;
     c->protos = (uint8_t)l->protos;
     c->tls_only = l->tls;
-    c->loopback = is_loopback(peer);
+    c->loopback = conn_is_loopback(peer);
     c->address = address;
     c->read_ms = loop_now(j->loop);
     c->reading = true;

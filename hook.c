@@ -10,7 +10,8 @@
  *
  *   addresses    the URL, and its name resolved: at the start, and again in a thread
  *   responses    head and body, within limits
- *   links        the connections; TLS would have to replace hook_read() and hook_write()
+ *   trust        over https: who vouches for the service, read again on SIGHUP
+ *   links        the connections, plain or TLS
  *   calls        waiting, answered, given up
  */
 #include "jim.h"
@@ -23,13 +24,15 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
+#include <sys/uio.h>
 #include <unistd.h>
 
 #define HOOK_LINKS 16         /* calls in flight: more would only queue up in the service */
 #define HOOK_WAITING 1024     /* calls that wait for one of them */
 #define HOOK_BODY (512u << 10) /* bytes of a response's body: a User with all his friends */
 #define HOOK_ADDRS 8          /* addresses tried of a name that has several */
-#define HOOK_READ 16384       /* bytes of one read */
+#define HOOK_READ TLS_MIN_READ /* bytes of one read */
+#define WHY_ROOM 160          /* bytes of a reason, for the log */
 
 struct address {
     struct sockaddr_storage sa;
@@ -45,7 +48,9 @@ struct addresses {
 struct hook_link {
     struct hook *hook;
     int fd;                 /* -1: closed */
-    bool connected;
+    struct tls *tls;        /* owned; NULL: plain, or not connected yet */
+    unsigned trust;         /* the hook's when it was connected */
+    bool connected;         /* the request may go; over TLS the service has proved who it is */
     bool reused;            /* has answered before: may be closed by the time we write */
     struct hook_call *call; /* borrowed; NULL: idle */
     size_t sent;            /* bytes of its request */
@@ -60,7 +65,10 @@ struct resolve { /* a look-up in a thread; belongs to it meanwhile */
     struct hook *hook;
     struct hook_url url;
     struct addresses found;
-    int error; /* of getaddrinfo() */
+    int error;         /* of getaddrinfo() */
+    const char *ca;    /* authorities to read on the way; NULL: none */
+    struct tls_client *fresh; /* what came of it; owned; NULL: ca_why */
+    char ca_why[512];
 };
 
 struct hook {
@@ -69,11 +77,16 @@ struct hook {
     const struct log *log;
     struct workers *workers;
     struct hook_url url;
+    char host[NI_MAXHOST];    /* of it, as a certificate names it */
+    struct tls_client *tls;   /* owned; NULL: plain */
+    unsigned trust;           /* how often the authorities have been read again */
+    bool trust_due;           /* they are to be */
     struct addresses addrs;
     size_t at;                /* the address that is used now */
     struct resolve resolve;
     bool resolving;
-    bool failing;             /* the last call failed, and that was logged */
+    bool in_clear;            /* that passwords can be read on their way was logged */
+    char why[WHY_ROOM];       /* the last call failed, and that was logged; empty: it did not */
     struct hook_call *first, **end; /* waiting; borrowed */
     size_t waiting;
     struct hook_link link[HOOK_LINKS];
@@ -88,7 +101,7 @@ split_authority(struct str text, struct hook_url *u)
     const char *colon;
 
     u->authority = text;
-    u->port = STR("80");
+    u->port = str_of(u->tls ? "443" : "80");
     if (text.n > 0 && text.p[0] == '[') {
         const char *close = memchr(text.p, ']', text.n);
         if (close == NULL)
@@ -113,22 +126,22 @@ split_authority(struct str text, struct hook_url *u)
 const char *
 hook_url(const char *text, struct hook_url *u)
 {
-    size_t n = strlen(text), at = 7;
+    static const char shape[] = "it has to be http://HOST[:PORT]/PATH, or https://";
+    size_t n = strlen(text), scheme, at;
 
-    *u = (struct hook_url){0};
-    if (n >= 8 && str_ieq((struct str){text, 8}, STR("https://")))
-        return "the hook is asked without TLS: use http:// to this host, or to a proxy on it that "
-               "speaks https";
-    if (n < 8 || n > 2000 || !str_ieq((struct str){text, 7}, STR("http://")))
-        return "it has to be http://HOST[:PORT]/PATH";
+    *u = (struct hook_url){.tls = n > 8 && str_ieq((struct str){text, 8}, STR("https://"))};
+    scheme = at = u->tls ? 8 : 7;
+    if (n < 8 || n > 2000 || (!u->tls && !str_ieq((struct str){text, 7}, STR("http://"))))
+        return shape;
     for (size_t i = 0; i < n; i++)
         if ((unsigned char)text[i] <= ' ' || (unsigned char)text[i] >= 0x7f || text[i] == '#' ||
             text[i] == '@')
             return "blanks, '#', '@' and characters beyond ASCII cannot be in it";
     while (at < n && text[at] != '/' && text[at] != '?')
         at++;
-    if (!split_authority((struct str){text + 7, at - 7}, u) || (at < n && text[at] == '?'))
-        return "it has to be http://HOST[:PORT]/PATH";
+    if (!split_authority((struct str){text + scheme, at - scheme}, u) ||
+        (at < n && text[at] == '?'))
+        return shape;
     u->path = at < n ? (struct str){text + at, n - at} : STR("/");
     return NULL;
 }
@@ -161,7 +174,28 @@ resolve_run(struct task *j)
     struct resolve *r = (struct resolve *)(void *)j;
 
     r->error = look_up(&r->url, &r->found);
+    if (r->ca != NULL)
+        r->fresh = tls_client_new(r->ca, r->ca_why, sizeof r->ca_why);
 }
+
+static void
+take_addresses(struct hook *h, int error, const struct addresses *found)
+{
+    if (error != 0) { /* the old ones may still be right */
+        log_write(h->log, LOG_LEVEL_WARN, "login hook: %s: %s", h->host, gai_strerror(error));
+        return;
+    }
+    h->addrs = *found;
+    h->at = 0;
+    for (size_t i = 0; i < found->n && h->tls == NULL && !h->in_clear; i++)
+        if (!conn_is_loopback(&found->a[i].sa)) {
+            log_write(h->log, LOG_LEVEL_WARN, "login hook: passwords go to %s in clear: https:// "
+                      "would hide them", h->host);
+            h->in_clear = true;
+        }
+}
+
+static void take_trust(struct hook *h, struct tls_client *fresh, const char *why);
 
 static void
 resolve_done(struct task *j)
@@ -172,13 +206,11 @@ resolve_done(struct task *j)
     h->resolving = false;
     if (!j->ran)
         return;
-    if (r->error != 0) { /* the old addresses may still be right */
-        log_write(h->log, LOG_LEVEL_WARN, "login hook: %.*s: %s", (int)r->url.host.n,
-                  r->url.host.p, gai_strerror(r->error));
-        return;
-    }
-    h->addrs = r->found;
-    h->at = 0;
+    take_addresses(h, r->error, &r->found);
+    if (r->ca != NULL)
+        take_trust(h, r->fresh, r->ca_why);
+    if (h->trust_due) /* since then */
+        hook_resolve(h);
 }
 
 void
@@ -187,8 +219,16 @@ hook_resolve(struct hook *h)
     if (h->resolving || h->workers == NULL)
         return;
     h->resolve = (struct resolve){.job = {.run = resolve_run, .done = resolve_done}, .hook = h,
-                                  .url = h->url};
-    h->resolving = workers_add(h->workers, &h->resolve.job, true);
+                                  .url = h->url, .ca = h->trust_due ? h->opt->ca : NULL};
+    h->trust_due = false;
+    h->resolving = workers_add(h->workers, &h->resolve.job, true); /* as the first: never refused */
+}
+
+void
+hook_reload(struct hook *h)
+{
+    h->trust_due = h->tls != NULL;
+    hook_resolve(h);
 }
 
 /* --- responses -------------------------------------------------------------------------------- */
@@ -283,13 +323,36 @@ hook_head(const char *p, size_t n, struct http_reply *r)
     return n >= MAX_HEAD ? -1 : 0;
 }
 
+/* --- trust ------------------------------------------------------------------------------------ */
+
+static void link_drop(struct hook_link *k);
+
+/* Connections that were made under the old authorities end: now, or after their answer. */
+static void
+take_trust(struct hook *h, struct tls_client *fresh, const char *why)
+{
+    if (fresh == NULL) {
+        log_write(h->log, LOG_LEVEL_ERROR, "login hook: authorities not reloaded: %s", why);
+        return;
+    }
+    tls_client_renew(h->tls, fresh);
+    log_write(h->log, LOG_LEVEL_INFO, "login hook: authorities reloaded");
+    h->trust++;
+    for (int i = 0; i < HOOK_LINKS; i++)
+        if (h->link[i].call == NULL)
+            link_drop(&h->link[i]);
+}
+
 /* --- links ------------------------------------------------------------------------------------ */
 
+/* As read() and write(); link_why() knows what failed. n is HOOK_READ. */
 static ssize_t
-hook_read(struct hook_link *k, void *p, size_t n)
+hook_read(struct hook_link *k, char *p, size_t n)
 {
     ssize_t got;
 
+    if (k->tls != NULL)
+        return tls_read(k->tls, p, n);
     do
         got = read(k->fd, p, n);
     while (got < 0 && errno == EINTR);
@@ -297,19 +360,35 @@ hook_read(struct hook_link *k, void *p, size_t n)
 }
 
 static ssize_t
-hook_write(struct hook_link *k, const void *p, size_t n)
+hook_write(struct hook_link *k, char *p, size_t n)
 {
     ssize_t put;
 
+    if (k->tls != NULL)
+        return tls_write(k->tls, &(struct iovec){p, n}, 1);
     do
         put = write(k->fd, p, n);
     while (put < 0 && errno == EINTR);
     return put;
 }
 
+/* What errno stands for; text is room for it. */
+static const char *
+link_why(const struct hook_link *k, char text[WHY_ROOM])
+{
+    if (k->tls == NULL || errno != EPROTO)
+        return strerror(errno);
+    snprintf(text, WHY_ROOM, "TLS: %s", tls_why(k->tls));
+    return text;
+}
+
 static void
 link_drop(struct hook_link *k)
 {
+    if (k->tls != NULL)
+        tls_close(k->tls); /* a goodbye, if there is room for it */
+    tls_free(k->tls);
+    k->tls = NULL;
     if (k->fd >= 0) {
         loop_del(k->hook->loop, k->fd);
         close(k->fd);
@@ -321,6 +400,19 @@ link_drop(struct hook_link *k)
     k->call = NULL;
     buf_free(&k->in);
     k->head_len = 0;
+}
+
+/* Hear what can be done next. */
+static void
+link_watch(struct hook_link *k)
+{
+    bool connecting = !k->connected && k->tls == NULL;
+    bool asking = k->connected && k->call != NULL && k->sent < k->call->request.len;
+    bool pending = k->tls != NULL && tls_state(k->tls) & TLS_PENDING;
+
+    /* Read all the while: a service may refuse before it has read everything, and end when idle. */
+    loop_set(k->hook->loop, k->fd,
+             LOOP_READ | (connecting || asking || pending ? LOOP_WRITE : 0));
 }
 
 /* The end of a call: whoever asked may ask again from here. */
@@ -338,10 +430,10 @@ call_failed(struct hook_call *call, const char *why)
 {
     struct hook *h = call->hook;
 
-    if (!h->failing)
+    if (strcmp(h->why, why) != 0)
         log_write(h->log, LOG_LEVEL_WARN, "login hook %.*s: %s", (int)h->url.authority.n,
                   h->url.authority.p, why);
-    h->failing = true;
+    snprintf(h->why, sizeof h->why, "%s", why);
     call_end(call, 0, STR(""));
 }
 
@@ -354,7 +446,8 @@ link_failed(struct hook_link *k, const char *why)
     /* Nothing was answered: a kept connection may just have been closed by the service, and of
      * several addresses another may be the right one. */
     bool again = call != NULL && k->in.len == 0 && k->head_len == 0 &&
-                 (k->reused || (!k->connected && call->tries + 1 < h->addrs.n));
+                 (k->reused ||
+                  (!k->connected && k->tls == NULL && call->tries + 1 < h->addrs.n));
 
     if (call != NULL && !k->connected && h->addrs.n > 0)
         h->at = (h->at + 1) % h->addrs.n;
@@ -381,16 +474,18 @@ link_answered(struct hook_link *k, size_t used, struct str body)
     struct hook_call *call = k->call;
     struct buf in = k->in;
     int status = k->head.status;
-    bool keep = k->head.keep_alive && used == in.len && k->sent == call->request.len;
+    bool keep = k->head.keep_alive && used == in.len && k->sent == call->request.len &&
+                k->trust == k->hook->trust &&
+                !(k->tls != NULL && tls_state(k->tls) & TLS_OVER);
 
     k->in = (struct buf){0}; /* the body points into it until the call is done */
     k->call = NULL;
     call->link = NULL;
-    k->hook->failing = false;
+    k->hook->why[0] = '\0';
     if (keep) {
         k->head_len = 0;
         k->reused = true;
-        loop_set(k->hook->loop, k->fd, LOOP_READ); /* to hear when the service closes it */
+        link_watch(k);
     } else {
         link_drop(k);
     }
@@ -435,8 +530,9 @@ link_parse(struct hook_link *k, bool ended)
     if (k->head.sized && have >= k->head.length)
         link_answered(k, k->head_len + (size_t)k->head.length,
                            (struct str){body, (size_t)k->head.length});
-    else if (ended && k->head.sized)
-        return "closed within its answer";
+    else if (ended && (k->head.sized ||
+                       (k->tls != NULL && tls_state(k->tls) & TLS_TRUNCATED)))
+        return "closed within its answer"; /* RFC 9112 section 9.8: for all we know */
     else if (ended)
         link_answered(k, k->in.len, (struct str){body, have});
     return NULL;
@@ -445,47 +541,69 @@ link_parse(struct hook_link *k, bool ended)
 static void
 link_readable(struct hook_link *k)
 {
-    buf_reserve(&k->in, HOOK_READ);
-    ssize_t n = hook_read(k, k->in.p + k->in.len, HOOK_READ);
+    const char *why;
+    char text[WHY_ROOM];
 
-    if (n < 0 && (errno == EAGAIN || errno == EWOULDBLOCK))
-        return;
-    if (k->call == NULL) { /* closed while idle, or talking out of turn */
-        link_drop(k);
-        return;
+    do {
+        buf_reserve(&k->in, HOOK_READ);
+        ssize_t n = hook_read(k, k->in.p + k->in.len, HOOK_READ);
+        if (k->tls != NULL && tls_state(k->tls) & TLS_READY)
+            k->connected = true;
+        if (n < 0 && (errno == EAGAIN || errno == EWOULDBLOCK))
+            return;
+        if (k->call == NULL) { /* closed while idle, or talking out of turn */
+            link_drop(k);
+            return;
+        }
+        if (n < 0) {
+            link_failed(k, link_why(k, text));
+            return;
+        }
+        k->in.len += (size_t)n;
+        if ((why = link_parse(k, n == 0)) != NULL) {
+            link_failed(k, why);
+            return;
+        }
+    } while (k->tls != NULL && k->call != NULL && tls_state(k->tls) & TLS_OVER);
+}
+
+/* connect() has come to an end: TLS begins, or the request may go. False: the link is lost. */
+static bool
+link_begin(struct hook_link *k)
+{
+    struct hook *h = k->hook;
+    int error = 0;
+    socklen_t size = sizeof error;
+
+    if (getsockopt(k->fd, SOL_SOCKET, SO_ERROR, &error, &size) != 0 || error != 0) {
+        link_failed(k, strerror(error != 0 ? error : errno));
+        return false;
     }
-    if (n < 0) {
-        link_failed(k, strerror(errno));
-        return;
+    k->trust = h->trust;
+    k->connected = h->tls == NULL;
+    if (h->tls != NULL && (k->tls = tls_connect(h->tls, k->fd, h->host)) == NULL) {
+        link_failed(k, "out of memory");
+        return false;
     }
-    k->in.len += (size_t)n;
-    const char *why = link_parse(k, n == 0);
-    if (why != NULL)
-        link_failed(k, why);
+    return true;
 }
 
 static void
 link_writable(struct hook_link *k)
 {
-    int error = 0;
-    socklen_t size = sizeof error;
+    char text[WHY_ROOM];
+    ssize_t n = 0;
 
-    if (!k->connected) {
-        if (getsockopt(k->fd, SOL_SOCKET, SO_ERROR, &error, &size) != 0 || error != 0) {
-            link_failed(k, strerror(error != 0 ? error : errno));
-            return;
-        }
-        k->connected = true;
-    }
-    const struct buf *request = &k->call->request;
-    ssize_t n = hook_write(k, request->p + k->sent, request->len - k->sent);
-    if (n < 0 && errno != EAGAIN && errno != EWOULDBLOCK) {
-        link_failed(k, strerror(errno));
+    if (!k->connected && k->tls == NULL && !link_begin(k))
         return;
-    }
-    k->sent += n > 0 ? (size_t)n : 0;
-    /* Read all the while: a service may refuse before it has read everything. */
-    loop_set(k->hook->loop, k->fd, k->sent < request->len ? LOOP_READ | LOOP_WRITE : LOOP_READ);
+    if (k->tls != NULL && tls_flush(k->tls) < 0)
+        n = -1;
+    else if (k->connected && k->call != NULL && k->sent < k->call->request.len)
+        n = hook_write(k, k->call->request.p + k->sent, k->call->request.len - k->sent);
+    if (n < 0 && errno != EAGAIN && errno != EWOULDBLOCK)
+        link_failed(k, link_why(k, text));
+    else
+        k->sent += n > 0 ? (size_t)n : 0;
 }
 
 static void hook_event(void *arg, unsigned events);
@@ -556,7 +674,7 @@ hook_next(struct hook *h)
         k->sent = 0;
         call->link = k;
         if (k->fd >= 0) {
-            loop_set(h->loop, k->fd, LOOP_READ | LOOP_WRITE);
+            link_watch(k);
         } else if (hook_connect(k) != 0) {
             link_failed(k, strerror(errno));
         }
@@ -570,10 +688,12 @@ hook_event(void *arg, unsigned events)
     struct hook *h = k->hook;
     int fd = k->fd;
 
-    if (events & LOOP_WRITE && k->call != NULL)
+    if (events & LOOP_WRITE)
         link_writable(k);
-    if (events & LOOP_READ && k->fd == fd && (k->connected || k->call == NULL))
+    if (events & LOOP_READ && k->fd == fd && (k->connected || k->tls != NULL))
         link_readable(k);
+    if (k->fd >= 0)
+        link_watch(k);
     hook_next(h);
 }
 
@@ -583,9 +703,10 @@ call_timer_fired(struct timer *t)
     struct hook_call *call = (struct hook_call *)(void *)((char *)t -
                                                           offsetof(struct hook_call, timer));
     struct hook *h = call->hook;
+    bool shaking = call->link != NULL && call->link->tls != NULL && !call->link->connected;
 
     hook_cancel(call);
-    call_failed(call, "no answer in time");
+    call_failed(call, shaking ? "TLS: no handshake in time" : "no answer in time");
     hook_next(h);
 }
 
@@ -639,6 +760,8 @@ struct hook *
 hook_new(struct loop *l, const struct options *o, const struct log *log, struct workers *w)
 {
     struct hook *h = xcalloc(1, sizeof *h);
+    struct addresses found;
+    char err[512];
 
     h->loop = l;
     h->opt = o;
@@ -648,10 +771,15 @@ hook_new(struct loop *l, const struct options *o, const struct log *log, struct 
     for (int i = 0; i < HOOK_LINKS; i++)
         h->link[i] = (struct hook_link){.hook = h, .fd = -1};
     hook_url(o->login_hook, &h->url); /* auth_check() has seen that it is one */
-    int e = look_up(&h->url, &h->addrs);
-    if (e != 0)
-        log_write(log, LOG_LEVEL_WARN, "login hook: %.*s: %s", (int)h->url.host.n, h->url.host.p,
-                  gai_strerror(e));
+    size_t n = h->url.host.n; /* no certificate has the dot that may end it (RFC 6066 section 3) */
+    n -= n > 1 && h->url.host.p[n - 1] == '.';
+    snprintf(h->host, sizeof h->host, "%.*s", (int)n, h->url.host.p);
+    if (h->url.tls && (h->tls = tls_client_new(o->ca, err, sizeof err)) == NULL) {
+        log_write(log, LOG_LEVEL_ERROR, "login hook: %s", err);
+        free(h);
+        return NULL;
+    }
+    take_addresses(h, look_up(&h->url, &found), &found);
     return h;
 }
 
@@ -662,5 +790,6 @@ hook_free(struct hook *h)
         return;
     for (int i = 0; i < HOOK_LINKS; i++)
         link_drop(&h->link[i]);
+    tls_client_free(h->tls);
     free(h);
 }

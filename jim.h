@@ -414,6 +414,8 @@ void *tls_next(struct tls_server *s);   /* whose; NULL: nobody's. He is to tls_r
 
 /* ca: a PEM file of the authorities to trust; empty: the system's. NULL with err. */
 struct tls_client *tls_client_new(const char *ca, char *err, size_t errsize);
+/* Trust whom `fresh`, used up by it, trusts, in connections that come from now on. */
+void tls_client_renew(struct tls_client *c, struct tls_client *fresh);
 void tls_client_free(struct tls_client *c); /* after all its connections; NULL is allowed */
 /*
  * Begin TLS on a connected, non-blocking socket (borrowed) with the server of that name or address,
@@ -662,6 +664,7 @@ const char *conn_terminal(const struct conn *c); /* "tcp", "ws", "http" */
  * it would be a connection's for life. */
 struct sockaddr_storage;
 bool conn_address(const struct conn *c, struct sockaddr_storage *to);
+bool conn_is_loopback(const struct sockaddr_storage *a); /* 127/8 or ::1 */
 
 /* For input.c. Close in `ms`, if what the deadline stands for has not come by then. */
 void conn_deadline(struct conn *c, int64_t ms);

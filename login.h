@@ -85,6 +85,7 @@ ptrdiff_t hook_head(const char *p, size_t n, struct http_reply *r);
 struct hook_url {
     struct str host, port, path; /* borrowed from the text; path with query */
     struct str authority;        /* for the Host field */
+    bool tls;                    /* https */
 };
 /* NULL, or what is wrong with it. */
 const char *hook_url(const char *text, struct hook_url *u);
@@ -100,7 +101,8 @@ struct hook_call { /* one question; yours again when done() is called; zeroed be
     /* status 0: no answer that can be understood, or none in time. body: until it returns. */
     void (*done)(struct hook_call *call, int status, struct str body);
 };
-/* Resolves the address, which may take its time: at start only. */
+/* Resolves the address, which may take its time: at start only. NULL, after logging why, when there
+ * is no TLS or jim.ca cannot be read. */
 struct hook *hook_new(struct loop *l, const struct options *o, const struct log *log,
                       struct workers *w);
 void hook_free(struct hook *h); /* no call may be left; NULL is allowed */
@@ -108,6 +110,7 @@ void hook_free(struct hook *h); /* no call may be left; NULL is allowed */
 bool hook_post(struct hook *h, struct hook_call *call, struct str json);
 void hook_cancel(struct hook_call *call); /* done() is not called any more */
 void hook_resolve(struct hook *h); /* look the name up again, in a thread */
+void hook_reload(struct hook *h);  /* and read jim.ca again, for connections from then on */
 
 /* --- auth.c: who may log in ------------------------------------------------------------------- */
 
@@ -128,7 +131,8 @@ void auth_login_query(struct auth *a, struct conn *conn, struct str user, struct
                       struct str token);
 void auth_gone(struct conn *conn); /* whose login is not decided yet: nobody waits for that */
 void auth_poll(struct auth *a);   /* each turn: what threads have found out */
-void auth_reload(struct auth *a); /* read the users file and resolve the hook's address again */
+/* Read the users file again, resolve the hook's address and read whom it may trust. */
+void auth_reload(struct auth *a);
 void auth_drain(struct auth *a);  /* the server stops: refusals are not held back any more */
 
 /* --- admin.c: the subcommands that make secrets ----------------------------------------------- */

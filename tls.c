@@ -1009,6 +1009,15 @@ tls_client_new(const char *ca, char *err, size_t errsize)
 }
 
 void
+tls_client_renew(struct tls_client *c, struct tls_client *fresh)
+{
+    SSL_CTX_free(c->ctx); /* connections have references of their own */
+    c->ctx = fresh->ctx;
+    fresh->ctx = NULL;
+    tls_client_free(fresh);
+}
+
+void
 tls_client_free(struct tls_client *c)
 {
     if (c == NULL)
@@ -1089,11 +1098,7 @@ tls_server_free(struct tls_server *s)
 struct tls *
 tls_accept(struct tls_server *s, int fd, void *owner, const char *p, size_t n)
 {
-    (void)s;
-    (void)fd;
-    (void)owner;
-    (void)p;
-    (void)n;
+    (void)s, (void)fd, (void)owner, (void)p, (void)n;
     return NULL;
 }
 
@@ -1119,6 +1124,12 @@ tls_next(struct tls_server *s)
 }
 
 void
+tls_client_renew(struct tls_client *c, struct tls_client *fresh)
+{
+    (void)c, (void)fresh;
+}
+
+void
 tls_client_free(struct tls_client *c)
 {
     (void)c;
@@ -1127,27 +1138,21 @@ tls_client_free(struct tls_client *c)
 struct tls *
 tls_connect(struct tls_client *c, int fd, const char *host)
 {
-    (void)c;
-    (void)fd;
-    (void)host;
+    (void)c, (void)fd, (void)host;
     return NULL;
 }
 
 ssize_t
 tls_read(struct tls *t, char *p, size_t n)
 {
-    (void)t;
-    (void)p;
-    (void)n;
+    (void)t, (void)p, (void)n;
     return -1;
 }
 
 ssize_t
 tls_write(struct tls *t, const struct iovec *v, int n)
 {
-    (void)t;
-    (void)v;
-    (void)n;
+    (void)t, (void)v, (void)n;
     return -1;
 }
 

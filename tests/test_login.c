@@ -928,6 +928,21 @@ TEST(login_hook_unknown_host)
     EXPECT_END(&p);
 }
 
+/* What anybody between here and the service can read is said; on this host there is nobody. */
+TEST(login_hook_in_clear)
+{
+    static const char warning[] = "passwords go to 192.0.2.1 in clear";
+    struct service v;
+    struct server here, there;
+
+    service_open(&v);
+    server_start(&there, "-o", "jim.auth=hook", "-o", "jim.login.hook=http://192.0.2.1/", "-o",
+                 "jim.log.file=log", NULL);
+    CHECK(has(read_whole("log"), warning));
+    server_start(&here, BY_HOOK(v), "-o", "jim.store=off", "-o", "jim.log.file=other", NULL);
+    CHECK(!has(read_whole("other"), "in clear"));
+}
+
 /* Who goes while the service thinks: its answer is for nobody. And a stop in the middle. */
 TEST(login_hook_gone)
 {
@@ -1004,7 +1019,6 @@ TEST(login_needs_configuration)
         {"jim.auth=token", NULL, "jim.token.secret"},
         {"jim.auth=token", "jim.token.secret=0123456789abcdef0123456789abcde", "32 bytes"},
         {"jim.auth=hook", NULL, "jim.login.hook"},
-        {"jim.auth=hook", "jim.login.hook=https://a/", "the hook is asked without TLS"},
         {"jim.auth=hook", "jim.login.hook=a", "http://HOST"}};
     struct output o;
 
@@ -1017,6 +1031,10 @@ TEST(login_needs_configuration)
         CHECK_INT(o.out.len, 0);
         CHECK(has(o.err, bad[i][2]) && !has(o.err, "cdef"));
     }
+    run_jim(&o, "-p", "0", "-d", "data", "-o", "jim.auth=hook", "-o",
+            "jim.login.hook=https://127.0.0.1:1/", "-o", "jim.ca=missing.pem", NULL);
+    CHECK_INT(o.code, 1);
+    CHECK(has(o.err, tls_version() == NULL ? "make TLS=1" : "jim.ca: missing.pem: No such file"));
     run_jim(&o, "-p", "0", "-d", "data", BY_TOKEN, "-o", "jim.login.required=off", NULL);
     CHECK_INT(o.code, 1);
     CHECK(has(o.err, "jim.login.required"));

@@ -9,6 +9,7 @@
  *   bad manners   garbage, cuts, renegotiation, crumbs
  *   writing       what tls_write() says has left
  *   outgoing      tls_connect() against `openssl s_server`
+ *   login hook    against a service over OpenSSL
  */
 #include "client.h"
 
@@ -16,7 +17,9 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <openssl/err.h>
+#include <openssl/pem.h>
 #include <openssl/ssl.h>
+#include <openssl/x509.h>
 #include <poll.h>
 #include <signal.h>
 #include <stdarg.h>
@@ -1063,4 +1066,491 @@ TEST(tls_client_without_authorities)
 
     CHECK(tls_client_new("none.pem", err, sizeof err) == NULL);
     CHECK(strstr(err, "jim.ca: none.pem: No such file") != NULL);
+}
+
+/* --- login hook ------------------------------------------------------------------------------- */
+
+#define LATER "{'code':10008,'command':6,'msg':'try later 请稍后再试'}"
+#define WELCOME(user)                                                                              \
+    "{'code':10007,'command':6,'msg':'ok 登录成功!','user':{'nick':'" user                         \
+    "','status':'online','terminal':'<terminal>','userId':'" user "'}}"
+#define OK_ANSWER "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}"
+#define CHUNKED "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
+
+struct service { /* the web service that knows the users */
+    SSL_CTX *ctx;
+    int fd, port;
+};
+
+/* It shows NAME.crt. */
+static void
+service_open(struct service *v, const char *name)
+{
+    struct sockaddr_in a = {.sin_family = AF_INET, .sin_addr = {htonl(INADDR_LOOPBACK)}};
+    socklen_t n = sizeof a;
+    char cert[64], key[64];
+
+    unsetenv("JIM_TEST_TLS");
+    v->fd = socket(AF_INET, SOCK_STREAM, 0);
+    CHECK(v->fd >= 0 && bind(v->fd, (struct sockaddr *)&a, n) == 0 && listen(v->fd, 16) == 0 &&
+          getsockname(v->fd, (struct sockaddr *)&a, &n) == 0);
+    v->port = ntohs(a.sin_port);
+    snprintf(cert, sizeof cert, "%s.crt", name);
+    snprintf(key, sizeof key, "%s.key", name);
+    v->ctx = SSL_CTX_new(TLS_server_method());
+    CHECK(v->ctx != NULL && SSL_CTX_use_certificate_chain_file(v->ctx, cert) == 1 &&
+          SSL_CTX_use_PrivateKey_file(v->ctx, key, SSL_FILETYPE_PEM) == 1);
+}
+
+static void
+service_close(struct service *v)
+{
+    SSL_CTX_free(v->ctx);
+    close(v->fd);
+}
+
+/* A server whose logins it decides, reached by that name. */
+static void
+start_asking(struct server *s, const struct service *v, const char *host, const char *ca)
+{
+    char url[80], trust[80];
+
+    snprintf(url, sizeof url, "jim.login.hook=https://%s:%d/login", host, v->port);
+    snprintf(trust, sizeof trust, "jim.ca=%s", ca);
+    server_start(s, QUIET, "-o", "jim.auth=hook", "-o", url, "-o", trust, "-o",
+                 "jim.auth.delay=0", "-o", "jim.log.file=log", NULL);
+}
+
+static void
+knocks(struct peer *p, const struct server *s)
+{
+    peer_open(p, s, PROTO_TCP);
+    say(p, 5, "{'userId':'ann','password':'hunter2'}");
+}
+
+static int
+service_accept_tcp(const struct service *v)
+{
+    struct pollfd f = {.fd = v->fd, .events = POLLIN};
+    struct timeval patience = {WAIT_MS / 1000, 0};
+
+    CHECK(poll(&f, 1, WAIT_MS) == 1);
+    int fd = accept(v->fd, NULL, NULL);
+    CHECK(fd >= 0 && setsockopt(fd, SOL_SOCKET, SO_RCVTIMEO, &patience, sizeof patience) == 0);
+    return fd;
+}
+
+/* The next connection. Does the handshake succeed? */
+static bool
+service_shake(const struct service *v, struct client *c)
+{
+    *c = (struct client){.ctx = v->ctx, .fd = service_accept_tcp(v)};
+    SSL_CTX_up_ref(v->ctx); /* close_client() lets go of it */
+    c->ssl = SSL_new(v->ctx);
+    CHECK(c->ssl != NULL && SSL_set_fd(c->ssl, c->fd));
+    ERR_clear_error();
+    return SSL_accept(c->ssl) == 1 || failed(c);
+}
+
+static void
+service_accept(const struct service *v, struct client *c)
+{
+    if (!service_shake(v, c))
+        test_fail(__FILE__, __LINE__, "no handshake: %s", c->why);
+}
+
+/* The next request on it, whole. */
+static void
+service_hears(struct client *c)
+{
+    static const char want[] =
+        "\"password\":\"hunter2\",\"terminal\":\"tcp\",\"userId\":\"ann\"}";
+    struct buf b = {0};
+
+    do {
+        buf_reserve(&b, 1);
+        CHECK(b.len < 1000 && read_all(c, b.p + b.len, 1));
+        b.len++;
+    } while (!has(b, want));
+    CHECK(strncmp(b.p, "POST /login HTTP/1.1\r\nhost: ", 28) == 0);
+    buf_free(&b);
+}
+
+static void
+service_says(struct client *c, const char *text)
+{
+    CHECK(write_all(c, text, strlen(text)));
+}
+
+TEST(tls_hook)
+{
+    struct service v;
+    struct server s;
+    struct client c;
+    struct peer p;
+
+    make_cert("localhost");
+    service_open(&v, "localhost");
+    start_asking(&s, &v, "localhost", "localhost.crt");
+    knocks(&p, &s);
+    service_accept(&v, &c);
+    CHECK_STR(str_of(SSL_get_servername(c.ssl, TLSEXT_NAMETYPE_host_name)), "localhost");
+    service_hears(&c);
+    service_says(&c, OK_ANSWER);
+    EXPECT(&p, WELCOME("ann"));
+    CHECK(!has(read_whole("log"), "in clear"));
+    close_client(&c);
+    service_close(&v);
+}
+
+TEST(tls_hook_by_address)
+{
+    struct service v;
+    struct server s;
+    struct client c;
+    struct peer p;
+
+    make_cert("localhost");
+    service_open(&v, "localhost");
+    start_asking(&s, &v, "127.0.0.1", "localhost.crt");
+    knocks(&p, &s);
+    service_accept(&v, &c);
+    CHECK(SSL_get_servername(c.ssl, TLSEXT_NAMETYPE_host_name) == NULL);
+    service_hears(&c);
+    service_says(&c, "HTTP/1.1 403 No\r\nContent-Length: 0\r\n\r\n");
+    EXPECT(&p, "{'code':10008,'command':6,'msg':'login failed ! 登录失败!'}");
+    close_client(&c);
+    service_close(&v);
+}
+
+/* One connection for all, until the service says goodbye: that costs nobody his login. */
+TEST(tls_hook_keep_alive)
+{
+    struct service v;
+    struct server s;
+    struct client c, next;
+    struct peer p;
+
+    make_cert("localhost");
+    service_open(&v, "localhost");
+    start_asking(&s, &v, "127.0.0.1", "localhost.crt");
+    knocks(&p, &s);
+    service_accept(&v, &c);
+    for (int i = 0; i < 3; i++) {
+        service_hears(&c);
+        service_says(&c, OK_ANSWER);
+        EXPECT(&p, WELCOME("ann"));
+        peer_close(&p);
+        knocks(&p, &s);
+    }
+    service_hears(&c);
+    SSL_shutdown(c.ssl); /* rather than answer */
+    service_accept(&v, &next);
+    close_client(&c);
+    service_hears(&next);
+    service_says(&next, OK_ANSWER);
+    EXPECT(&p, WELCOME("ann"));
+    CHECK(kill(s.pid, SIGTERM) == 0); /* jim says goodbye, too */
+    char byte;
+    CHECK(!read_all(&next, &byte, 1));
+    CHECK(SSL_get_shutdown(next.ssl) & SSL_RECEIVED_SHUTDOWN);
+    close_client(&next);
+    service_close(&v);
+}
+
+/* An answer in crumbs, and one of many records. */
+TEST(tls_hook_records)
+{
+    enum { SPACES = 400000 };
+    static char big[SPACES + 200];
+    struct service v;
+    struct server s;
+    struct client c;
+    struct peer p;
+
+    make_cert("localhost");
+    service_open(&v, "localhost");
+    start_asking(&s, &v, "127.0.0.1", "localhost.crt");
+    knocks(&p, &s);
+    service_accept(&v, &c);
+    service_hears(&c);
+    for (size_t i = 0; i < strlen(OK_ANSWER); i++)
+        CHECK(write_all(&c, &OK_ANSWER[i], 1));
+    EXPECT(&p, WELCOME("ann"));
+    peer_close(&p);
+    knocks(&p, &s);
+    service_hears(&c);
+    snprintf(big, sizeof big, "HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n{%*s}", SPACES + 2,
+             SPACES, "");
+    service_says(&c, big);
+    EXPECT(&p, WELCOME("ann"));
+    close_client(&c);
+    service_close(&v);
+}
+
+/* A login that comes to nothing, because the service does not prove who it is. */
+static void
+unproven(const struct service *v, const char *host, const char *ca, const char *why)
+{
+    struct server s;
+    struct client c;
+    struct peer p;
+
+    start_asking(&s, v, host, ca);
+    knocks(&p, &s);
+    CHECK(!service_shake(v, &c)); /* so nothing was said behind it */
+    EXPECT(&p, LATER);
+    EXPECT_END(&p);
+    close_client(&c);
+    if (!has(read_whole("log"), why))
+        test_fail(__FILE__, __LINE__, "not '%s' in\n%s", why, read_whole("log").p);
+    CHECK_INT(server_stat(&s, "loginsLater"), 1);
+}
+
+TEST(tls_hook_unknown_authority)
+{
+    struct service v;
+
+    make_cert("localhost");
+    make_cert("other");
+    service_open(&v, "localhost");
+    unproven(&v, "localhost", "other.crt", ": TLS: self");
+    service_close(&v);
+}
+
+TEST(tls_hook_system_authorities)
+{
+    struct service v;
+
+    make_cert("localhost");
+    service_open(&v, "localhost");
+    unproven(&v, "localhost", "", ": TLS: self");
+    service_close(&v);
+}
+
+TEST(tls_hook_wrong_name)
+{
+    struct service v;
+
+    make_cert("other");
+    service_open(&v, "other");
+    unproven(&v, "localhost", "other.crt", ": TLS: hostname mismatch");
+    service_close(&v);
+}
+
+TEST(tls_hook_wrong_address)
+{
+    struct service v;
+
+    make_cert("localhost");
+    service_open(&v, "localhost");
+    unproven(&v, "127.1", "localhost.crt", "mismatch"); /* not how it is written there */
+    service_close(&v);
+}
+
+/* The time of NAME.crt is over. */
+static void
+expire(const char *name)
+{
+    char cert[64], key[64];
+
+    snprintf(cert, sizeof cert, "%s.crt", name);
+    snprintf(key, sizeof key, "%s.key", name);
+    FILE *f = fopen(cert, "r"), *k = fopen(key, "r");
+    CHECK(f != NULL && k != NULL);
+    X509 *x = PEM_read_X509(f, NULL, NULL, NULL);
+    EVP_PKEY *pkey = PEM_read_PrivateKey(k, NULL, NULL, NULL);
+    CHECK(x != NULL && pkey != NULL);
+    fclose(f);
+    fclose(k);
+    CHECK(X509_gmtime_adj(X509_getm_notBefore(x), -7200) != NULL);
+    CHECK(X509_gmtime_adj(X509_getm_notAfter(x), -3600) != NULL);
+    CHECK(X509_sign(x, pkey, EVP_sha256()) > 0);
+    f = fopen(cert, "w");
+    CHECK(f != NULL && PEM_write_X509(f, x) == 1 && fclose(f) == 0);
+    X509_free(x);
+    EVP_PKEY_free(pkey);
+}
+
+TEST(tls_hook_expired)
+{
+    struct service v;
+
+    make_cert("localhost");
+    expire("localhost");
+    service_open(&v, "localhost");
+    unproven(&v, "localhost", "localhost.crt", ": TLS: certificate has expired");
+    service_close(&v);
+}
+
+TEST(tls_hook_speaks_plain_text)
+{
+    static const char no[] = "HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\n\r\n";
+    struct service v;
+    struct server s;
+    struct peer p;
+    char first[1000];
+
+    make_cert("localhost");
+    service_open(&v, "localhost");
+    start_asking(&s, &v, "127.0.0.1", "localhost.crt");
+    knocks(&p, &s);
+    int fd = service_accept_tcp(&v);
+    CHECK(read(fd, first, sizeof first) > 0 && first[0] == TLS_FIRST);
+    CHECK(write(fd, no, sizeof no - 1) == sizeof no - 1);
+    EXPECT(&p, LATER);
+    CHECK(has(read_whole("log"), ": TLS: wrong version number"));
+    close(fd);
+    service_close(&v);
+}
+
+TEST(tls_hook_silent_handshake)
+{
+    struct service v;
+    struct server s;
+    struct peer p, other;
+    char url[80], bytes[1000];
+    ssize_t n;
+
+    make_cert("localhost");
+    service_open(&v, "localhost");
+    snprintf(url, sizeof url, "jim.login.hook=https://127.0.0.1:%d/", v.port);
+    server_start(&s, QUIET, "-o", "jim.auth=hook", "-o", url, "-o", "jim.ca=localhost.crt", "-o",
+                 "jim.timeout.hook=100ms", "-o", "jim.log.file=log", NULL);
+    knocks(&p, &s);
+    peer_open(&other, &s, PROTO_TCP);
+    EXPECT_QUIET(&other); /* nobody waits for it */
+    int fd = service_accept_tcp(&v);
+    EXPECT(&p, LATER);
+    CHECK(has(read_whole("log"), ": TLS: no handshake in time"));
+    while ((n = read(fd, bytes, sizeof bytes)) > 0) /* its first words, and then hung up on */
+        ;
+    CHECK_INT(n, 0);
+    close(fd);
+    service_close(&v);
+}
+
+TEST(tls_hook_closes_in_the_handshake)
+{
+    struct service v;
+    struct server s;
+    struct peer p;
+    char bytes[1000];
+
+    make_cert("localhost");
+    service_open(&v, "localhost");
+    start_asking(&s, &v, "127.0.0.1", "localhost.crt");
+    knocks(&p, &s);
+    int fd = service_accept_tcp(&v);
+    CHECK(read(fd, bytes, sizeof bytes) > 0);
+    close(fd);
+    EXPECT(&p, LATER);
+    CHECK(has(read_whole("log"), ": TLS: closed during the handshake"));
+    service_close(&v);
+}
+
+/* In one piece: the answer and a goodbye, or the answer and, below TLS, the end. */
+static void
+service_ends(struct client *c, const char *text, bool goodbye)
+{
+    BIO *wire = BIO_new(BIO_s_mem());
+    char *bytes;
+
+    CHECK(wire != NULL);
+    SSL_set0_wbio(c->ssl, wire);
+    service_says(c, text);
+    if (goodbye)
+        SSL_shutdown(c->ssl);
+    long n = BIO_get_mem_data(wire, &bytes);
+    CHECK(send(c->fd, bytes, (size_t)n, 0) == n);
+    if (!goodbye)
+        CHECK(shutdown(c->fd, SHUT_WR) == 0);
+}
+
+/* What an answer is worth when the connection ends behind it, with a goodbye or without. */
+TEST(tls_hook_truncated)
+{
+    static const struct {
+        const char *answer;
+        bool goodbye, counts;
+    } cases[] = {
+        {OK_ANSWER, false, true}, /* whole, as its length says */
+        {OK_ANSWER, true, true},
+        {"HTTP/1.1 200 OK\r\n\r\n{}", false, false}, /* as long as the connection */
+        {"HTTP/1.1 200 OK\r\n\r\n{}", true, true},
+        {"HTTP/1.1 200 OK\r\nContent-Length: 3\r\n\r\n{}", false, false},
+        {"HTTP/1.1 200 OK\r\nContent-Length: 3\r\n\r\n{}", true, false},
+        {CHUNKED "2\r\n{}\r\n0\r\n", true, false},
+        {CHUNKED "2\r\n{}\r\n0\r\n\r\n", false, true},
+        {"HTTP/1.1 200 OK\r\n", true, false},
+    };
+    struct service v;
+    struct server s;
+    struct client c;
+    struct peer p;
+
+    make_cert("localhost");
+    service_open(&v, "localhost");
+    start_asking(&s, &v, "127.0.0.1", "localhost.crt");
+    for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
+        printf("%zu\n", i);
+        knocks(&p, &s);
+        service_accept(&v, &c);
+        service_hears(&c);
+        service_ends(&c, cases[i].answer, cases[i].goodbye);
+        EXPECT(&p, cases[i].counts ? WELCOME("ann") : LATER);
+        close_client(&c);
+        peer_close(&p);
+    }
+    CHECK(has(read_whole("log"), "closed within its answer"));
+    service_close(&v);
+}
+
+/* Under other authorities no connection of the old ones goes on; a bad file changes nothing. */
+TEST(tls_hook_reload)
+{
+    struct service v;
+    struct server s;
+    struct client c;
+    struct peer p;
+    char byte;
+
+    make_cert("localhost");
+    make_cert("other");
+    run("cp other.crt live.crt");
+    service_open(&v, "localhost");
+    start_asking(&s, &v, "127.0.0.1", "live.crt");
+    knocks(&p, &s);
+    CHECK(!service_shake(&v, &c));
+    EXPECT(&p, LATER);
+    peer_close(&p);
+    close_client(&c);
+    run("cp localhost.crt live.crt");
+    CHECK(kill(s.pid, SIGHUP) == 0);
+    await_log("authorities reloaded");
+    knocks(&p, &s);
+    service_accept(&v, &c);
+    service_hears(&c);
+    run("rm live.crt");
+    CHECK(kill(s.pid, SIGHUP) == 0);
+    await_log("authorities not reloaded: jim.ca: live.crt: No such file");
+    service_says(&c, OK_ANSWER);
+    EXPECT(&p, WELCOME("ann"));
+    peer_close(&p);
+    knocks(&p, &s);
+    service_hears(&c); /* kept */
+    run("cp other.crt live.crt; : > log");
+    CHECK(kill(s.pid, SIGHUP) == 0);
+    await_log("authorities reloaded");
+    service_says(&c, OK_ANSWER);
+    EXPECT(&p, WELCOME("ann"));
+    CHECK(!read_all(&c, &byte, 1)); /* answered, and not kept */
+    CHECK(SSL_get_shutdown(c.ssl) & SSL_RECEIVED_SHUTDOWN);
+    close_client(&c);
+    peer_close(&p);
+    knocks(&p, &s);
+    CHECK(!service_shake(&v, &c));
+    EXPECT(&p, LATER);
+    close_client(&c);
+    service_close(&v);
 }
