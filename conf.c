@@ -158,6 +158,26 @@ static const struct row rows[] = {
 
     {"jim.cluster", K_LATER, 0, 0, 0, false, "off", "off", "not in this version"},
 
+    {"jim.redis.host", K_STRING, AT(redis_host), 0, 0, false, "127.0.0.1", NULL,
+     "the cluster's Redis: one server"},
+    {"jim.redis.port", K_INT, AT(redis_port), 0, 65535, false, "6379", NULL, "its port"},
+    {"jim.redis.nodes", K_STRING, AT(redis_nodes), 0, 0, false, "", NULL,
+     "or a Redis Cluster: some of its servers, host:port,host:port"},
+    {"jim.redis.sentinel", K_STRING, AT(redis_sentinel), 0, 0, false, "", NULL,
+     "or the master that Sentinels know: name@host:port,host:port"},
+    {"jim.redis.auth", K_STRING, AT(redis_auth), 0, 0, false, "", NULL,
+     "its password; empty: none"},
+    {"jim.redis.user", K_STRING, AT(redis_user), 0, 0, false, "", NULL,
+     "its user; empty: default"},
+    {"jim.redis.db", K_INT, AT(redis_db), 0, 1000000, false, "0", NULL,
+     "its database; a Redis Cluster has only 0"},
+    {"jim.redis.tls", K_BOOL, AT(redis_tls), 0, 0, false, "off", NULL,
+     "on: TLS to Redis and Sentinels, which must be trusted by jim.ca"},
+    {"jim.redis.timeout", K_TIME_MS, AT(redis_ms), 10, HOUR, false, "5s", NULL,
+     "until Redis must have answered (ms)"},
+    {"jim.redis.wait", K_INT, AT(redis_wait), 0, 100, false, "0", NULL,
+     "replicas that must have a message before it is acknowledged"},
+
     {"jim.key.store.path", K_IGNORED, 0, 0, 0, false, "", NULL, "J-IM's Java key store"},
     {"jim.key.store.pwd", K_IGNORED, 0, 0, 0, false, "", NULL, "J-IM's Java key store"},
     {"jim.http.scan.packages", K_IGNORED, 0, 0, 0, false, "", NULL, "Java packages"},
@@ -166,17 +186,10 @@ static const struct row rows[] = {
     {"jim.redis.maxactive", K_IGNORED, 0, 0, 0, false, "", NULL, "used by the cluster only"},
     {"jim.redis.maxidle", K_IGNORED, 0, 0, 0, false, "", NULL, "used by the cluster only"},
     {"jim.redis.maxwait", K_IGNORED, 0, 0, 0, false, "", NULL, "used by the cluster only"},
-    {"jim.redis.timeout", K_IGNORED, 0, 0, 0, false, "", NULL, "used by the cluster only"},
-    {"jim.redis.host", K_IGNORED, 0, 0, 0, false, "", NULL, "used by the cluster only"},
-    {"jim.redis.port", K_IGNORED, 0, 0, 0, false, "", NULL, "used by the cluster only"},
-    {"jim.redis.auth", K_IGNORED, 0, 0, 0, false, "", NULL, "used by the cluster only"},
 };
 #define ROWS (sizeof rows / sizeof rows[0])
 
-/* The last rows are J-IM's keys that have no value here: they may share a bit of struct
- * options.set, of which every other row has its own. */
-#define VALUELESS 10
-_Static_assert(ROWS - VALUELESS < 64, "struct options.set has a bit a row");
+_Static_assert(ROWS <= OPTIONS_MAX, "struct option_set has a bit a row");
 
 static const struct row *
 row_find(const char *key)
@@ -187,10 +200,44 @@ row_find(const char *key)
     return NULL;
 }
 
-static uint64_t
-row_bit(const struct row *r)
+/* Without effect in a server that is no node of a cluster? */
+static bool
+cluster_only(const struct row *r)
 {
-    return UINT64_C(1) << (r - rows < 63 ? r - rows : 63);
+    return strncmp(r->key, "jim.redis.", 10) == 0;
+}
+
+static bool
+set_has(const struct option_set *s, const struct row *r)
+{
+    size_t i = (size_t)(r - rows);
+
+    return s != NULL && s->bits[i / 64] >> i % 64 & 1;
+}
+
+static void
+set_add(struct option_set *s, const struct row *r)
+{
+    size_t i = (size_t)(r - rows);
+
+    s->bits[i / 64] |= UINT64_C(1) << i % 64;
+}
+
+bool
+conf_has(const struct option_set *s, const char *key)
+{
+    const struct row *r = row_find(key);
+
+    return r != NULL && set_has(s, r);
+}
+
+void
+conf_note(struct option_set *s, const char *key)
+{
+    const struct row *r = row_find(key);
+
+    if (r != NULL)
+        set_add(s, r);
 }
 
 /* --- values ----------------------------------------------------------------------------------- */
@@ -416,14 +463,6 @@ expected(const struct row *r)
     return "a text";
 }
 
-uint64_t
-conf_bit(const char *key)
-{
-    const struct row *r = row_find(key);
-
-    return r == NULL ? 0 : row_bit(r);
-}
-
 int
 conf_set(struct options *o, const char *key, const char *value, bool more, struct buf *notices,
          char *err, size_t errsize)
@@ -444,9 +483,10 @@ conf_set(struct options *o, const char *key, const char *value, bool more, struc
         snprintf(err, errsize, "%s: '%s' should be %s", key, value, expected(r));
         return -1;
     }
-    if (r->kind == K_IGNORED && notices != NULL)
-        buf_printf(notices, "%s is ignored: %s\n", key, r->help);
-    o->set |= row_bit(r);
+    if ((r->kind == K_IGNORED || cluster_only(r)) && notices != NULL)
+        buf_printf(notices, "%s is ignored: %s\n", key,
+                   cluster_only(r) ? "used by the cluster only" : r->help);
+    set_add(&o->set, r);
     return 0;
 }
 
@@ -471,7 +511,7 @@ conf_free(struct options *o)
 const char *
 conf_login_groups(const struct options *o)
 {
-    bool given = o->set & row_bit(row_find("jim.login.groups"));
+    bool given = conf_has(&o->set, "jim.login.groups");
 
     return o->auth == AUTH_OPEN || given ? o->login_groups : "";
 }
@@ -515,7 +555,7 @@ check_ssl(const struct options *o, char *err, size_t errsize)
                                "with it");
         return -1;
     }
-    if (o->ssl && o->ssl_cert[0] == '\0' && o->set & conf_bit("jim.key.store.path")) {
+    if (o->ssl && o->ssl_cert[0] == '\0' && conf_has(&o->set, "jim.key.store.path")) {
         snprintf(err, errsize,
                  "jim.key.store.path: TLS wants PEM, not a Java key store. Convert it: keytool "
                  "-importkeystore -srckeystore STORE -destkeystore jim.p12 -deststoretype pkcs12 "
@@ -530,7 +570,7 @@ conf_check(const struct options *o, char *err, size_t errsize)
 {
     struct str id, name;
 
-    if (!loopback_address(o->bind_ip) && !(o->set & row_bit(row_find("jim.auth")))) {
+    if (!loopback_address(o->bind_ip) && !conf_has(&o->set, "jim.auth")) {
         snprintf(err, errsize,
                  "jim.bind.ip=%s is reachable from outside and anyone could log in as anyone: "
                  "set jim.auth (jim.auth=open if that is meant)", o->bind_ip);
@@ -552,11 +592,11 @@ conf_check(const struct options *o, char *err, size_t errsize)
 }
 
 void
-conf_copy_live(struct options *to, const struct options *from, uint64_t keep)
+conf_copy_live(struct options *to, const struct options *from, const struct option_set *keep)
 {
     for (size_t i = 0; i < ROWS; i++) {
         const struct row *r = &rows[i];
-        if (!r->live || keep & row_bit(r))
+        if (!r->live || set_has(keep, r))
             continue;
         if (is_string(r)) {
             const char *text = *(char *const *)(const void *)((const char *)from + r->at);
@@ -572,7 +612,7 @@ void
 conf_print(FILE *out)
 {
     for (size_t i = 0; i < ROWS; i++)
-        if (rows[i].kind != K_IGNORED && rows[i].kind != K_LATER)
+        if (rows[i].kind != K_IGNORED && rows[i].kind != K_LATER && !cluster_only(&rows[i]))
             fprintf(out, "  %-22s %s%s%s%s%s\n", rows[i].key, rows[i].help,
                     rows[i].value[0] ? " [" : "", rows[i].value, rows[i].value[0] ? "]" : "",
                     rows[i].live ? " (live)" : "");
@@ -770,13 +810,13 @@ read_line(FILE *f, struct buf *line, int *number)
 }
 
 int
-conf_read(struct options *o, FILE *f, const char *file, uint64_t keep, struct buf *notices,
-          char *err, size_t errsize)
+conf_read(struct options *o, FILE *f, const char *file, const struct option_set *keep,
+          struct buf *notices, char *err, size_t errsize)
 {
     struct options scratch; /* where keys go that the command line has set: checked, not used */
     struct buf line = {0};
     char *text, *key, *value, why[256];
-    uint64_t seen = 0;
+    struct option_set seen = {0};
     int number = 0, result = 0;
 
     conf_init(&scratch);
@@ -786,13 +826,12 @@ conf_read(struct options *o, FILE *f, const char *file, uint64_t keep, struct bu
         split_line(text, &key, &value);
         if (strncmp(key, "jim.", 4) != 0)
             continue; /* other programs' keys may share the file */
-        uint64_t bit = conf_bit(key);
-        if (conf_set(keep & bit ? &scratch : o, key, value, seen & bit, notices, why,
-                     sizeof why) != 0) {
+        if (conf_set(conf_has(keep, key) ? &scratch : o, key, value, conf_has(&seen, key), notices,
+                     why, sizeof why) != 0) {
             snprintf(err, errsize, "%s:%d: %s", file, number, why);
             result = -1;
         }
-        seen |= bit;
+        conf_note(&seen, key);
     }
     if (ferror(f)) {
         snprintf(err, errsize, "%s: %s", file, strerror(errno));
@@ -804,8 +843,8 @@ conf_read(struct options *o, FILE *f, const char *file, uint64_t keep, struct bu
 }
 
 int
-conf_load(struct options *o, const char *file, uint64_t keep, struct buf *notices, char *err,
-          size_t errsize)
+conf_load(struct options *o, const char *file, const struct option_set *keep, struct buf *notices,
+          char *err, size_t errsize)
 {
     FILE *f = fopen(file, "r");
 

@@ -129,18 +129,17 @@ jim_new(void)
 int
 jim_set(struct jim *j, const char *key, const char *value, char *err, size_t errsize)
 {
-    uint64_t bit = conf_bit(key);
     /* A list key given twice by hand grows; by hand after a file it starts anew. */
-    int result = conf_set(&j->opt, key, value, j->by_hand & bit, NULL, err, errsize);
+    int result = conf_set(&j->opt, key, value, conf_has(&j->by_hand, key), NULL, err, errsize);
 
-    j->by_hand |= bit;
+    conf_note(&j->by_hand, key);
     return result;
 }
 
 int
 jim_load(struct jim *j, const char *file, char *err, size_t errsize)
 {
-    if (conf_load(&j->opt, file, j->by_hand, &j->notices, err, errsize) != 0)
+    if (conf_load(&j->opt, file, &j->by_hand, &j->notices, err, errsize) != 0)
         return -1;
     free(j->conf_file);
     j->conf_file = xstrndup(file, strlen(file));
@@ -459,10 +458,10 @@ reload(struct jim *j)
     j->reload = 0;
     if (j->conf_file != NULL) {
         conf_init(&fresh);
-        if (conf_load(&fresh, j->conf_file, j->by_hand, NULL, err, sizeof err) != 0)
+        if (conf_load(&fresh, j->conf_file, &j->by_hand, NULL, err, sizeof err) != 0)
             log_write(&j->log, LOG_LEVEL_ERROR, "configuration not reloaded: %s", err);
         else
-            conf_copy_live(&j->opt, &fresh, j->by_hand);
+            conf_copy_live(&j->opt, &fresh, &j->by_hand);
         conf_free(&fresh);
     }
     log_open(j);

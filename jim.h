@@ -325,6 +325,11 @@ struct port_spec {
     bool tls;        /* plain text is refused */
 };
 
+#define OPTIONS_MAX 128  /* keys there may be */
+struct option_set {      /* some of them; the zero struct is none */
+    uint64_t bits[OPTIONS_MAX / 64]; /* bit i: row i of the table */
+};
+
 struct options {           /* one member a key; times in ms, sizes in bytes; strings owned */
     char *bind_ip;         /* empty: every address */
     struct port_spec port[MAX_LISTEN];
@@ -355,30 +360,32 @@ struct options {           /* one member a key; times in ms, sizes in bytes; str
     int64_t ssl, ssl_only;
     char *ssl_cert, *ssl_key, *ssl_ocsp; /* files, one a line */
     char *ssl_client_ca, *ca;
+    char *redis_host, *redis_nodes, *redis_sentinel, *redis_auth, *redis_user;
+    int64_t redis_port, redis_db, redis_tls, redis_ms, redis_wait;
     int64_t log_level;
     char *log_file;        /* empty: stderr */
-    uint64_t set;          /* bit i: row i of the table was set by hand */
+    struct option_set set; /* keys that were given */
 };
 
 void conf_init(struct options *o); /* every default */
 void conf_free(struct options *o);
-/* The bit of a key in options.set, 0 for an unknown one. */
-uint64_t conf_bit(const char *key);
+bool conf_has(const struct option_set *s, const char *key); /* s may be NULL; false: unknown, too */
+void conf_note(struct option_set *s, const char *key);      /* put it in; not an unknown one */
 /* Set a key. `more`: a list key given before from the same source is added to, not replaced. 0,
  * or -1 with a sentence in err. Ignored J-IM keys are noted in `notices` (one sentence a line). */
 int conf_set(struct options *o, const char *key, const char *value, bool more, struct buf *notices,
              char *err, size_t errsize);
-/* Read a properties file; keys whose bit is in `keep` are checked but left as they are. */
-int conf_load(struct options *o, const char *file, uint64_t keep, struct buf *notices, char *err,
-              size_t errsize);
+/* Read a properties file; keys in `keep` (NULL: none) are checked but left as they are. */
+int conf_load(struct options *o, const char *file, const struct option_set *keep,
+              struct buf *notices, char *err, size_t errsize);
 /* The same from an open file; `file` is its name in sentences. */
-int conf_read(struct options *o, FILE *f, const char *file, uint64_t keep, struct buf *notices,
-              char *err, size_t errsize);
+int conf_read(struct options *o, FILE *f, const char *file, const struct option_set *keep,
+              struct buf *notices, char *err, size_t errsize);
 /* What can only be judged with all keys known. 0, or -1 with err. */
 int conf_check(const struct options *o, char *err, size_t errsize);
 /* Copy the keys that may change while running, except those in `keep`; both stay owners of their
  * own strings. */
-void conf_copy_live(struct options *to, const struct options *from, uint64_t keep);
+void conf_copy_live(struct options *to, const struct options *from, const struct option_set *keep);
 void conf_print(FILE *out); /* the table, for -h */
 /* The groups joined at login; their default is for open logins only. */
 const char *conf_login_groups(const struct options *o);
@@ -1180,7 +1187,7 @@ struct listener {
 
 struct jim {
     struct options opt;
-    uint64_t by_hand;          /* options set before any file was read: they win over it */
+    struct option_set by_hand; /* options set before any file was read: they win over it */
     char *conf_file;           /* owned, NULL: none */
     struct buf notices;        /* of the configuration, logged at start */
     struct log log;

@@ -386,7 +386,7 @@ fuzz_conf(const uint8_t *p, size_t n)
     FILE *f = fmemopen((void *)(uintptr_t)p, n, "r");
     MUST(f != NULL);
     conf_init(&o);
-    int result = conf_read(&o, f, "fuzz", 0, &notices, err, sizeof err);
+    int result = conf_read(&o, f, "fuzz", NULL, &notices, err, sizeof err);
     MUST((result == 0) == (err[0] == '\0'));
     if (result == 0)
         (void)conf_check(&o, why, sizeof why);

@@ -52,7 +52,7 @@ load_n(struct setup *s, const char *text, size_t n)
 
     CHECK(f != NULL && fwrite(text, 1, n, f) == n && fclose(f) == 0);
     s->err[0] = '\0';
-    return conf_load(&s->o, "t.properties", 0, &s->notices, s->err, sizeof s->err);
+    return conf_load(&s->o, "t.properties", NULL, &s->notices, s->err, sizeof s->err);
 }
 
 static void
@@ -63,6 +63,17 @@ load(struct setup *s, const char *text)
 }
 
 /* --- keys ------------------------------------------------------------------------------------ */
+
+/* How many keys are in it. */
+static int
+set_count(const struct option_set *s)
+{
+    int n = 0;
+
+    for (size_t i = 0; i < OPTIONS_MAX; i++)
+        n += (int)(s->bits[i / 64] >> i % 64 & 1);
+    return n;
+}
 
 #define INT(member) offsetof(struct options, member), NULL
 #define TEXT(member, other) offsetof(struct options, member), other
@@ -133,10 +144,23 @@ static const char *const later[][2] = {
     {"jim.cluster", "off"},
 };
 
+/* Understood, and without effect outside a cluster. */
+static const struct key cluster[] = {
+    {"jim.redis.host", "127.0.0.1", "r", TEXT(redis_host, "r"), 0, 0, false},
+    {"jim.redis.port", "6379", "7000", INT(redis_port), 6379, 7000, false},
+    {"jim.redis.nodes", "", "a:1,b:2", TEXT(redis_nodes, "a:1,b:2"), 0, 0, false},
+    {"jim.redis.sentinel", "", "m@a:1", TEXT(redis_sentinel, "m@a:1"), 0, 0, false},
+    {"jim.redis.auth", "", "p", TEXT(redis_auth, "p"), 0, 0, false},
+    {"jim.redis.user", "", "u", TEXT(redis_user, "u"), 0, 0, false},
+    {"jim.redis.db", "0", "3", INT(redis_db), 0, 3, false},
+    {"jim.redis.tls", "off", "on", INT(redis_tls), 0, 1, false},
+    {"jim.redis.timeout", "5s", "2000", INT(redis_ms), 5000, 2000, false},
+    {"jim.redis.wait", "0", "2", INT(redis_wait), 0, 2, false},
+};
+
 static const char *const ignored[] = {
     "jim.key.store.path", "jim.key.store.pwd", "jim.http.scan.packages", "jim.http.max.live.time",
     "jim.redis.retrynum", "jim.redis.maxactive", "jim.redis.maxidle", "jim.redis.maxwait",
-    "jim.redis.timeout", "jim.redis.host", "jim.redis.port", "jim.redis.auth",
 };
 
 static int64_t
@@ -178,7 +202,7 @@ TEST(conf_defaults)
     CHECK_INT(s.o.ports, 1);
     CHECK_INT(s.o.port[0].port, 8888);
     CHECK_INT(s.o.port[0].protos, 0);
-    CHECK(s.o.set == 0);
+    CHECK_INT(set_count(&s.o.set), 0);
     CHECK(conf_check(&s.o, s.err, sizeof s.err) == 0);
     end(&s);
 }
@@ -186,22 +210,37 @@ TEST(conf_defaults)
 TEST(conf_keys_accept_their_default)
 {
     struct setup s;
-    uint64_t seen = 0;
 
     begin(&s);
     for (size_t i = 0; i < KEYS; i++) {
+        CHECK(!conf_has(&s.o.set, keys[i].key));
         CHECK(set(&s, keys[i].key, keys[i].other) == 0);
         check_value(&s.o, &keys[i], true);
         CHECK(set(&s, keys[i].key, keys[i].value) == 0);
         check_value(&s.o, &keys[i], false);
-        CHECK(s.o.set != seen); /* a bit of its own */
-        seen = s.o.set;
+        CHECK(conf_has(&s.o.set, keys[i].key));
+        CHECK_INT(set_count(&s.o.set), i + 1); /* a bit of its own */
     }
     for (size_t i = 0; i < sizeof later / sizeof later[0]; i++)
         CHECK(set(&s, later[i][0], later[i][1]) == 0);
     CHECK(set(&s, "jim.port", "8888") == 0);
     CHECK_INT(s.notices.len, 0);
     end(&s);
+}
+
+TEST(conf_cluster_keys)
+{
+    for (size_t i = 0; i < sizeof cluster / sizeof cluster[0]; i++) {
+        struct setup s;
+        begin(&s);
+        check_value(&s.o, &cluster[i], false);
+        CHECK(set(&s, cluster[i].key, cluster[i].other) == 0);
+        check_value(&s.o, &cluster[i], true);
+        buf_add(&s.notices, "", 1);
+        CHECK(strstr(s.notices.p, cluster[i].key) != NULL); /* says that it has no effect */
+        CHECK(strstr(s.notices.p, "used by the cluster only") != NULL);
+        end(&s);
+    }
 }
 
 /* The line of `-h` about a key, as it is printed: its default in brackets, or "" for none. */
@@ -629,9 +668,9 @@ TEST(conf_file_errors)
 
     struct setup s;
     begin(&s);
-    CHECK(conf_load(&s.o, "missing.properties", 0, NULL, s.err, sizeof s.err) != 0);
+    CHECK(conf_load(&s.o, "missing.properties", NULL, NULL, s.err, sizeof s.err) != 0);
     CHECK(strstr(s.err, "missing.properties") != NULL);
-    CHECK(conf_load(&s.o, ".", 0, NULL, s.err, sizeof s.err) != 0);
+    CHECK(conf_load(&s.o, ".", NULL, NULL, s.err, sizeof s.err) != 0);
     end(&s);
 }
 
@@ -643,7 +682,7 @@ TEST(conf_file_other_keys)
     load(&s, "server.port = 1\ntio.default.read.buffer.size = 2048\nJIM.PORT=1\njimmy=2\n=x\n:\n");
     CHECK_INT(s.o.port[0].port, 8888);
     CHECK_INT(s.notices.len, 0);
-    CHECK(s.o.set == 0);
+    CHECK_INT(set_count(&s.o.set), 0);
     end(&s);
 }
 
@@ -729,7 +768,7 @@ TEST(conf_file_of_jim_java)
         size_t lines = 0;
         for (size_t k = 0; k < s.notices.len; k++)
             lines += s.notices.p[k] == '\n';
-        CHECK_INT(lines, sizeof ignored / sizeof ignored[0] + (size_t)i);
+        CHECK_INT(lines, sizeof ignored / sizeof ignored[0] + 4 + (size_t)i); /* 4 of Redis */
         buf_add(&s.notices, "", 1);
         CHECK(strstr(s.notices.p, "214323428310224") == NULL);
         end(&s);
@@ -910,20 +949,6 @@ TEST(conf_names_are_utf8)
     end(&s);
 }
 
-/* The bit a key has in `set` and `keep`. */
-static uint64_t
-bit_of(const char *key, const char *value)
-{
-    struct setup s;
-
-    begin(&s);
-    CHECK(set(&s, key, value) == 0);
-    uint64_t bit = s.o.set;
-    CHECK(bit != 0 && (bit & (bit - 1)) == 0);
-    end(&s);
-    return bit;
-}
-
 TEST(conf_copy_live)
 {
     struct setup from, to;
@@ -933,23 +958,25 @@ TEST(conf_copy_live)
         CHECK(set(&from, keys[i].key, keys[i].other) == 0);
     CHECK(set(&from, "jim.port", "1,2,3") == 0);
     begin(&to);
-    conf_copy_live(&to.o, &from.o, 0);
+    conf_copy_live(&to.o, &from.o, NULL);
     for (size_t i = 0; i < KEYS; i++)
         check_value(&to.o, &keys[i], keys[i].live);
     CHECK(to.o.ports == 1 && to.o.port[0].port == 8888);
     end(&to);
     for (size_t keep = 0; keep < KEYS; keep++) { /* each key held back in turn */
+        struct option_set one = {0};
         begin(&to);
-        conf_copy_live(&to.o, &from.o, bit_of(keys[keep].key, keys[keep].value));
+        conf_note(&one, keys[keep].key);
+        conf_copy_live(&to.o, &from.o, &one);
         for (size_t i = 0; i < KEYS; i++)
             check_value(&to.o, &keys[i], keys[i].live && i != keep);
         end(&to);
     }
     begin(&to);
-    conf_copy_live(&to.o, &from.o, UINT64_MAX);
+    conf_copy_live(&to.o, &from.o, &(struct option_set){{UINT64_MAX, UINT64_MAX}});
     for (size_t i = 0; i < KEYS; i++)
         check_value(&to.o, &keys[i], false);
-    conf_copy_live(&to.o, &from.o, 0);
+    conf_copy_live(&to.o, &from.o, NULL);
     end(&from); /* each owns its own strings */
     for (size_t i = 0; i < KEYS; i++)
         check_value(&to.o, &keys[i], keys[i].live);
@@ -966,7 +993,7 @@ TEST(conf_reload)
     by_file(j, "jim.fetch.max=22\njim.rate.burst=33\njim.store.dir=/a\n");
     begin(&fresh);
     load(&fresh, "jim.fetch.max=44\njim.group.list.max=55\njim.store.dir=/b\n");
-    conf_copy_live(&j->opt, &fresh.o, j->by_hand);
+    conf_copy_live(&j->opt, &fresh.o, &j->by_hand);
     end(&fresh);
     CHECK_INT(j->opt.fetch_max, 11);
     CHECK_INT(j->opt.burst, 400);
