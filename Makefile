@@ -29,6 +29,9 @@ LIB = util.c hash.c codec.c resp.c loop.c \
 	http.c api.c routes.c metrics.c \
 	export.c import.c import_redis.c
 LIBO = $(LIB:.c=.o)
+# The client library, on top of the pure files of the server.
+CLIENT = client_msg.c
+CLIENTO = $(CLIENT:.c=.o)
 FUZZSRC = tests/fuzz.c tests/fuzz_disk.c tests/fuzz_server.c
 TESTSRC = tests/run.c tests/client.c $(FUZZSRC) tests/test_*.c
 PAGE = web/index.html web/jim.js web/jim.css
@@ -43,6 +46,7 @@ jim: main.o $(LIBO)
 	$(CC) $(ALL) -c -o $@ $<
 
 main.o $(LIBO): $(HDRS) Makefile
+$(CLIENTO): $(HDRS) jim_client.h client_int.h Makefile
 http.o: page.inc
 tls.o: build/tls-$(TLS)
 
@@ -68,10 +72,10 @@ run: jim
 tests/list.inc: tests/test_*.c Makefile
 	sed -n 's/^TEST(\([a-z0-9_]*\)).*/TEST_ENTRY(\1)/p' tests/test_*.c > $@
 
-build/run-tests: $(LIBO) $(TESTSRC) tests/test.h tests/client.h tests/fuzz.h \
+build/run-tests: $(LIBO) $(CLIENTO) $(TESTSRC) tests/test.h tests/client.h tests/fuzz.h \
     tests/list.inc
 	mkdir -p build
-	$(CC) $(ALL) -DTEST_LIST='"list.inc"' $(LDFLAGS) -o $@ $(TESTSRC) $(LIBO) $(LIBS)
+	$(CC) $(ALL) -DTEST_LIST='"list.inc"' $(LDFLAGS) -o $@ $(TESTSRC) $(LIBO) $(CLIENTO) $(LIBS)
 
 # `make test ONLY="store_ chat_"` runs the tests whose names begin with one of the parts.
 ONLY =
@@ -106,7 +110,7 @@ variant: page.inc tests/list.inc
 	mkdir -p build/$(V)
 	$(CC) $(SANE) $(F) -o build/$(V)/jim main.c $(LIB) $(SRC) $(LIBS)
 	$(CC) $(SANE) $(F) -DTEST_LIST='"$(LIST)"' -o build/$(V)/run-tests $(TESTSRC) $(MORE) $(LIB) \
-	    $(SRC) $(LIBS)
+	    $(CLIENT) $(SRC) $(LIBS)
 	JIM_SOURCE="$$PWD" JIM="$$PWD/build/$(V)/jim" $(EMULATOR) build/$(V)/run-tests $(ONLY)
 
 SANITIZE = -O1 -fno-omit-frame-pointer -fno-sanitize-recover=all -fsanitize
@@ -154,7 +158,7 @@ TOOLSRC = tests/bench*.c tests/talk.c tests/crash.c tests/simdisk.c tests/kill.c
 	tests/limits.c tests/fuzz_main.c
 werror: page.inc tests/list.inc
 	for cc in gcc clang; do \
-	    for f in main.c $(LIB) $(TESTSRC) $(TOOLSRC); do \
+	    for f in main.c $(LIB) $(CLIENT) $(TESTSRC) $(TOOLSRC); do \
 	        $$cc $(SANE) -O2 -Werror -DTEST_LIST='"list.inc"' -c -o /dev/null $$f || exit 1; \
 	    done; \
 	done
@@ -162,9 +166,9 @@ werror: page.inc tests/list.inc
 lint:
 	sh tests/lint.sh
 analyze: page.inc
-	for f in main.c $(LIB); do gcc $(SANE) -O1 -fanalyzer -Werror -c -o /dev/null $$f || exit 1; done
+	for f in main.c $(LIB) $(CLIENT); do gcc $(SANE) -O1 -fanalyzer -Werror -c -o /dev/null $$f || exit 1; done
 	cppcheck --quiet --error-exitcode=1 --std=c11 --enable=warning,portability --inline-suppr \
-	    --suppress=missingIncludeSystem -DJIM_INTERNAL main.c $(LIB)
+	    --suppress=missingIncludeSystem -DJIM_INTERNAL main.c $(LIB) $(CLIENT)
 	@echo "2 passed, 0 failed"
 browser: jim
 	JIM="$$PWD/jim" sh tests/browser/run.sh
