@@ -17,10 +17,10 @@ WARN = -Wall -Wextra -Wpedantic -Wshadow -Wconversion -Wstrict-prototypes -Wmiss
 ALL = $(STD) $(FEATURES) $(WARN) $(CFLAGS)
 LIBS = -lpthread `test "$(TLS)" = 0 || echo -lssl -lcrypto`
 
-HDRS = jim.h base.h json.h login.h import.h store.h
+HDRS = jim.h base.h stores.h json.h login.h import.h store.h
 # The server in reading order; all but main.c is what an embedding program links.
 LIB = util.c hash.c codec.c resp.c loop.c \
-	disk.c segment.c index.c helper.c store.c repair.c \
+	disk.c segment.c index.c helper.c store.c none.c repair.c \
 	conf.c \
 	tls.c conn.c input.c \
 	roster.c request.c profile.c chat.c group.c send.c retry.c query.c record.c keep.c \

@@ -19,7 +19,7 @@
 /* --- batches ---------------------------------------------------------------------------------- */
 
 static enum outcome
-batch_fail(struct store *s, struct batch *b, enum outcome outcome, const char *what)
+batch_fail(struct logstore *s, struct batch *b, enum outcome outcome, const char *what)
 {
     b->err = errno;
     b->what = what;
@@ -31,7 +31,7 @@ batch_fail(struct store *s, struct batch *b, enum outcome outcome, const char *w
 /* After a failed sync the kernel may drop the pages, and report success the next time: there is no
  * next time. */
 bool
-helper_sync(struct store *s)
+helper_sync(struct logstore *s)
 {
     s->sync_ms = -1;
     if (s->dirty && !io_sync(s->io, s->fd)) {
@@ -44,13 +44,13 @@ helper_sync(struct store *s)
 }
 
 static void
-spare_path(const struct store *s, char path[PATH_ROOM])
+spare_path(const struct logstore *s, char path[PATH_ROOM])
 {
     snprintf(path, PATH_ROOM, "%s/%s", s->dir, SPARE);
 }
 
 void
-spare_drop(struct store *s)
+spare_drop(struct logstore *s)
 {
     char path[PATH_ROOM];
 
@@ -65,7 +65,7 @@ spare_drop(struct store *s)
 /* Write the header of a planned segment into a file that has no name of its own yet. BATCH_KEPT, or
  * what that means for a batch that needs it: *what failed, with errno. */
 static enum outcome
-spare_make(struct store *s, const struct seg_plan *plan, const char **what)
+spare_make(struct logstore *s, const struct seg_plan *plan, const char **what)
 {
     char path[PATH_ROOM];
     enum outcome outcome = BATCH_KEPT;
@@ -96,7 +96,7 @@ spare_make(struct store *s, const struct seg_plan *plan, const char **what)
 /* Close the segment before with all of it on disk, then begin the batch's own: the name it is given
  * is a promise that its header is there. */
 static enum outcome
-rotate(struct store *s, struct batch *b)
+rotate(struct logstore *s, struct batch *b)
 {
     char path[PATH_ROOM], spare[PATH_ROOM];
     const char *what = NULL;
@@ -129,7 +129,7 @@ rotate(struct store *s, struct batch *b)
 }
 
 static enum outcome
-helper_batch(struct store *s, struct batch *b)
+helper_batch(struct logstore *s, struct batch *b)
 {
     errno = EIO;
     if (s->broken)
@@ -163,7 +163,7 @@ helper_batch(struct store *s, struct batch *b)
 /* After a batch, when its outcome is known to the loop: what the next one need not wait for. False:
  * a sync failed. */
 static bool
-chores_after(struct store *s, const struct seg_plan *plan)
+chores_after(struct logstore *s, const struct seg_plan *plan)
 {
     const char *what;
     struct buf file = {0};
@@ -186,7 +186,7 @@ chores_after(struct store *s, const struct seg_plan *plan)
  * bring back an older one and leave a gap behind it. What makes it dispensable is synced before,
  * whatever the policy. *gone: it is. False: a sync failed. */
 static bool
-chore_remove(struct store *s, uint64_t first, bool *gone)
+chore_remove(struct logstore *s, uint64_t first, bool *gone)
 {
     char path[PATH_ROOM];
 
@@ -216,7 +216,7 @@ chore_remove(struct store *s, uint64_t first, bool *gone)
 
 /* Wait for something to do, or until a sync is due. */
 static void
-helper_wait(struct store *s)
+helper_wait(struct logstore *s)
 {
     struct timespec ts = {0};
     int64_t ms = s->sync_ms;
@@ -239,7 +239,7 @@ helper_wait(struct store *s)
 
 /* Called and left with the mutex held. */
 static void
-helper_doomed(struct store *s)
+helper_doomed(struct logstore *s)
 {
     uint64_t first = s->doomed[0];
     bool gone;
@@ -257,7 +257,7 @@ helper_doomed(struct store *s)
 
 /* The same: do the batch in `work`, or a sync that is due. */
 static void
-helper_work(struct store *s, bool due)
+helper_work(struct logstore *s, bool due)
 {
     struct seg_plan plan = {.len = 0};
     bool ok = true;
@@ -292,7 +292,7 @@ helper_work(struct store *s, bool due)
 static void *
 helper(void *arg)
 {
-    struct store *s = arg;
+    struct logstore *s = arg;
 
     pthread_mutex_lock(&s->mutex);
     for (;;) {
@@ -318,7 +318,7 @@ helper(void *arg)
 
 /* Signals are the loop's: one that landed here would neither wake it nor be seen at once. */
 bool
-helper_start(struct store *s)
+helper_start(struct logstore *s)
 {
     pthread_condattr_t attr;
     sigset_t all, old;
@@ -345,7 +345,7 @@ helper_start(struct store *s)
 }
 
 void
-helper_stop(struct store *s)
+helper_stop(struct logstore *s)
 {
     pthread_mutex_lock(&s->mutex);
     s->stop = true;

@@ -335,9 +335,9 @@ is_message(struct import *im, const struct conv *v, uint64_t seq, const struct u
     struct str from_there, id_there;
 
     im->line.len = 0;
-    int got = store_read(im->chat.store, &v->index, seq, &im->line, &rec);
+    int got = store_read(im->chat.store, conv_key(v), &v->index, seq, &im->line, &rec);
     if (got == -ENOENT && im->wrote > store_durable(im->chat.store) && import_flush(im))
-        got = store_read(im->chat.store, &v->index, seq, &im->line, &rec);
+        got = store_read(im->chat.store, conv_key(v), &v->index, seq, &im->line, &rec);
     if (got != 0)
         return got == -EIO; /* unreadable now, and once read: what is known of it must do */
     return request_parse(&r, rec.json) && request_id(&r, F_FROM, from_text, &from_there) &&

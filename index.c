@@ -101,7 +101,10 @@ store_index_add(struct store_index *x, const struct store_rec *rec)
         return; /* of a log that somebody else wrote: the first one counts */
     if (r == NULL || r->segment != rec->segment || rec->seq != r->first + r->count)
         r = index_push(x, rec);
-    run_add(r, rec->offset);
+    if (rec->segment == STORE_ANYWHERE)
+        r->count++;
+    else
+        run_add(r, rec->offset);
 }
 
 uint64_t
@@ -147,7 +150,7 @@ store_index_find(const struct store_index *x, uint64_t seq, uint32_t *segment, u
         return false;
     struct store_run *r = &x->run[low - 1];
     *segment = r->segment;
-    *offset = run_offsets(r)[seq - r->first];
+    *offset = r->segment == STORE_ANYWHERE ? 0 : run_offsets(r)[seq - r->first];
     return true;
 }
 

@@ -4,10 +4,10 @@
  *
  * Part 1 is the whole public interface, for programs that embed the server. Part 2, under
  * JIM_INTERNAL, is every shared limit, struct and function of the server itself, grouped by file in
- * reading order: what knows nothing of chat (base.h: util, hash, codec, resp, loop), store, conf,
- * tls, conn, input, roster, the chat (request, profile, chat, group, send, retry, query, record,
- * keep), logins (login.h: worker, users, token, hook, auth, admin), bounds, jail, jim, broadcast,
- * http, api, routes, metrics, and data carried elsewhere (import.h: export, import,
+ * reading order: what knows nothing of chat (base.h: util, hash, codec, resp, loop), stores
+ * (stores.h), conf, tls, conn, input, roster, the chat (request, profile, chat, group, send, retry,
+ * query, record, keep), logins (login.h: worker, users, token, hook, auth, admin), bounds, jail,
+ * jim, broadcast, http, api, routes, metrics, and data carried elsewhere (import.h: export, import,
  * import_redis).
  */
 #ifndef JIM_H
@@ -126,168 +126,9 @@ void jim_free(struct jim *j);
 
 #include "base.h"
 
-/* --- store.c: the log and its index ----------------------------------------------------------- */
+/* --- store.c, none.c: the log and its index, and other stores --------------------------------- */
 
-struct store;
-
-enum store_policy { STORE_GROUP = -1, STORE_OFF = -2 }; /* else: milliseconds between syncs */
-
-/* Record types. A capital must be understood; a reader that does not know a small letter skips
- * it. */
-enum store_type {
-    REC_MESSAGE = 'M',  /* seq: its place in the conversation; json: the chat object */
-    REC_BATCH = 'b',    /* json: {"synced":N}: all up to N were on disk before this was written;
-                           "prev":P in a segment's first: the last number before the segment;
-                           "closed":true: a clean stop. Not handed to replay() */
-    REC_CURSOR = 'C',   /* seq: delivered up to; json: {"userId":…[,"live":[lo,hi]]} */
-    REC_GROUP = 'G',    /* json: {["dismissed":true,]"groupId":…[,"life":N][,"name":…]}: what is
-                           known of a group, latest wins; a higher life ends all memberships */
-    REC_JOIN = 'J',     /* seq: the last message before; json: {["life":N,]"userId":…} */
-    REC_LEAVE = 'L',    /* json: {"userId":…} */
-    REC_SEQ = 'S',      /* seq: the conversation's last so far, of a message no longer kept; {} */
-    REC_USER = 'U'      /* conversation "-"; json: {"userId":…, profile}: latest wins */
-};
-
-struct store_rec {
-    uint64_t number;  /* the log's own, rising */
-    int64_t time_ms;  /* server's wall clock at append */
-    char type;        /* enum store_type */
-    uint64_t seq;     /* the conversation's number it is about, 0 when about none */
-    struct str conv;  /* conversation key: no blanks or control characters; "-" for none */
-    struct str json;
-    uint32_t segment; /* where it stands: number of the segment in this process */
-    uint32_t offset;  /* byte offset of its line in it */
-};
-
-/* Messages of one conversation in one segment, without a gap in their seq: what a start takes at
- * once. */
-struct store_span {
-    struct str conv;
-    uint64_t first; /* seq of the first */
-    uint32_t segment, count;
-    struct str places; /* where their lines stand: for store_index_add_span() */
-};
-
-/* Positions of one conversation's messages, by seq. Zero struct at the start; memory is the store's
- * business: about 4 bytes a message. Embedded by the conversation. */
-struct store_index {
-    struct store_run *run; /* owned: messages of one segment, oldest run first */
-    uint32_t runs, cap;
-};
-
-/* How the store reaches the disk: tests put faults and a simulated disk here. The functions
- * behave as their POSIX namesakes and set errno. NULL in struct store_options means the real
- * disk. */
-struct store_io {
-    void *arg; /* handed to each */
-    int (*open)(void *arg, const char *path, int flags, mode_t mode);
-    int (*close)(void *arg, int fd);
-    ssize_t (*pwrite)(void *arg, int fd, const void *p, size_t n, off_t at);
-    ssize_t (*pread)(void *arg, int fd, void *p, size_t n, off_t at);
-    int (*truncate)(void *arg, int fd, off_t size);
-    int (*sync)(void *arg, int fd);                      /* data and size */
-    int (*sync_dir)(void *arg, const char *path);
-    int (*rename)(void *arg, const char *from, const char *to);
-    int (*unlink)(void *arg, const char *path);
-    int (*mkdir)(void *arg, const char *path, mode_t mode);
-    /* Names in a directory, each NUL-terminated, appended to out. 0 or -1. */
-    int (*list)(void *arg, const char *path, struct buf *out);
-    int (*lock)(void *arg, int fd); /* exclusive, until closed; -1 when another has it */
-};
-
-struct store_options {
-    const char *dir;
-    int64_t policy;       /* enum store_policy, or ms */
-    uint64_t segment;     /* bytes at which a new segment is begun */
-    const struct log *log;
-    const struct store_io *io;
-    /* Called from the helper thread when store_poll() has something to say; until store_close() has
-     * returned. One call may stand for several pieces of news: poll every turn. */
-    void (*ready)(void *arg);
-    /* Each valid record at start, oldest first; views live until it returns. */
-    void (*replay)(void *arg, const struct store_rec *rec);
-    /* NULL, or: messages come here, so that they need not be read one by one; what is no message
-     * comes to replay() before the messages of its segment, without an offset. */
-    void (*span)(void *arg, const struct store_span *span);
-    /* NULL, or: then the newest messages, at most recent_max stored since recent_ms, and perhaps
-     * some older ones of the same segment; oldest first. */
-    void (*recent)(void *arg, const struct store_rec *rec);
-    uint64_t recent_max;
-    int64_t recent_ms;
-    void *arg; /* for all */
-};
-
-/* Open or create the log: lock the directory, check and read it all through replay(), cut a torn
- * tail. NULL when it is locked, damaged or cannot be reached: logged with file and offset. */
-struct store *store_open(const struct store_options *o);
-/* A store that keeps nothing: appends are committed at once and reads find nothing. */
-struct store *store_open_none(void);
-/* Commit what was appended, sync, release everything. 0, or -1 when the store had failed. */
-int store_close(struct store *s);
-bool store_keeps(const struct store *s); /* false for store_open_none() */
-
-/* Copy a record into the pending batch. Returns its number (> 0), or 0 when the store refuses:
- * it has failed for good, the line would pass MAX_RECORD, or 256 MiB wait for a disk that hangs.
- * index: NULL, or where to note a REC_MESSAGE. */
-uint64_t store_append(struct store *s, char type, struct str conv, uint64_t seq, struct str json,
-                      int64_t now_ms, struct store_index *index);
-/* End of a turn: hand the pending batch to the helper thread, if it is idle and there is one. */
-void store_commit(struct store *s);
-enum store_news {
-    STORE_SAME, /* nothing new */
-    STORE_MORE, /* store_durable() has risen */
-    STORE_LOST  /* a batch could not be written: every record above store_durable() is gone, and the
-                   caller must forget them (store_index_cut()); the store may work on (disk full) */
-};
-enum store_news store_poll(struct store *s);
-/* Every record up to this number is as safe as the policy says: may be acknowledged and shown. */
-uint64_t store_durable(const struct store *s);
-uint64_t store_last(const struct store *s); /* number of the newest record, durable or not */
-#define STORE_BOUNDS 13 /* of the histogram of waiting times */
-extern const int64_t store_bounds_us[STORE_BOUNDS];
-struct store_stats { /* since it was opened */
-    uint64_t appended, durable; /* records; those of lost batches stay in `appended` alone */
-    uint64_t batches, lost;     /* batches that became durable; that could not be written */
-    uint64_t bytes;             /* of the former */
-    uint64_t segments, size;    /* files of the log, and their bytes, now */
-    uint64_t within[STORE_BOUNDS + 1]; /* batches by the time from the append of the oldest record
-                                   to the turn that knew it durable: up to this bound and above
-                                   the one before; the last: above all */
-    uint64_t waited_us;         /* sum of these times */
-};
-void store_stats(const struct store *s, struct store_stats *out);
-bool store_failed(const struct store *s); /* a sync failed: refuses for the rest of its life */
-
-/* Read message `seq`: its line is appended to `to` and *rec points into it (valid until `to`
- * changes). 0, -ENOENT when it is not in the store (any more), -EIO when the line is damaged
- * (logged). */
-int store_read(struct store *s, const struct store_index *x, uint64_t seq, struct buf *to,
-               struct store_rec *rec);
-/* Note a replayed REC_MESSAGE in its conversation's index; seq must rise from call to call. */
-void store_index_add(struct store_index *x, const struct store_rec *rec);
-void store_index_add_span(struct store_index *x, const struct store_span *span);
-uint64_t store_index_first(const struct store_index *x); /* lowest seq there is, 0: none */
-void store_index_cut(struct store_index *x, uint64_t last); /* forget what is above `last` */
-void store_index_free(struct store_index *x);
-size_t store_held(const struct store *s); /* bytes of batches and, about, of all indexes */
-
-/*
- * Retention. Segments are dropped whole, oldest first, never the last: those before the segment
- * that store_expired() names, 0: none are to go. Before store_drop(), what they alone tell must be
- * written again and durable, and their messages be out of every index (store_index_drop()).
- */
-struct store_bound {  /* the first segment that stays: */
-    uint32_t segment; /* its number in this process */
-    uint64_t number;  /* and that of its first record */
-};
-struct store_bound store_expired(const struct store *s, int64_t keep_ms, int64_t keep_bytes,
-                                 int64_t now_ms); /* 0: no such limit */
-void store_drop(struct store *s, uint32_t segment);
-void store_index_drop(struct store_index *x, uint32_t segment); /* forget what stands before it */
-/* Is there a message in that segment or behind it? */
-bool store_index_reaches(const struct store_index *x, uint32_t segment);
-uint32_t store_segments(const struct store *s); /* how many there are, begun ones included */
-uint64_t store_bytes(const struct store *s);    /* of all of them */
+#include "stores.h"
 
 /* --- segment.c: how a log looks on disk (see store.h, too) ------------------------------------ */
 
@@ -809,6 +650,7 @@ void group_bury(struct roster *r, struct conv *v);   /* it is gone, its members 
 void group_revive(struct roster *r, struct conv *v); /* it is there again, without a member */
 /* a == b: notes to oneself. */
 struct conv *pair_get(struct roster *r, struct user *a, struct user *b);
+struct str conv_key(const struct conv *v); /* as in the log */
 struct conv *conv_find_key(struct roster *r, struct str key);
 /* By the log's key; made when missing; NULL when the key is none of ours. */
 struct conv *conv_get_key(struct roster *r, struct str key);

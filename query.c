@@ -161,7 +161,8 @@ fetch_missed(struct fetch *f, struct member *m, struct str key)
             last = seq = first - 1;
             continue;
         }
-        bool found = store_read(c->store, &m->conv->index, seq, &c->line, &rec) == 0;
+        bool found = store_read(c->store, conv_key(m->conv), &m->conv->index, seq, &c->line,
+                                &rec) == 0;
         if (found && (m->conv->group || member_peer(m) == m->user || !sent_by(&rec, m->user))) {
             if (!fetch_room(f, rec.json.n))
                 break;
@@ -203,7 +204,8 @@ stored_at(struct chat *c, const struct conv *v, uint64_t seq)
     struct store_rec rec;
 
     c->line.len = 0;
-    return store_read(c->store, &v->index, seq, &c->line, &rec) == 0 ? rec.time_ms : 0;
+    return store_read(c->store, conv_key(v), &v->index, seq, &c->line, &rec) == 0 ? rec.time_ms
+                                                                                  : 0;
 }
 
 /* The first number in [lo, hi] stored at or after t; hi + 1 when there is none. */
@@ -300,7 +302,8 @@ history_read(struct fetch *f, const struct history *h, struct span **spans)
             f->more = true;
             break;
         }
-        bool found = store_read(c->store, &h->conv->index, seq, &c->line, &rec) == 0;
+        bool found = store_read(c->store, conv_key(h->conv), &h->conv->index, seq, &c->line,
+                                &rec) == 0;
         if (!found || !in_time(h, &rec) || skip-- > 0) {
             c->line.len = start;
             continue;

@@ -43,7 +43,7 @@ pending_push(struct chat *c)
 static uint64_t
 record_append(struct chat *c, struct pending p, uint64_t *record)
 {
-    struct str key = p.conv != NULL ? (struct str){p.conv->key, p.conv->keylen} : STR("-");
+    struct str key = p.conv != NULL ? conv_key(p.conv) : STR("-");
     struct str json = {c->line.p, c->line.len};
 
     p.kind = PENDING_STATE;

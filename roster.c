@@ -190,6 +190,12 @@ conv_is(const void *item, const void *key)
     return str_eq((struct str){v->key, v->keylen}, *(const struct str *)key);
 }
 
+struct str
+conv_key(const struct conv *v)
+{
+    return (struct str){v->key, v->keylen};
+}
+
 struct conv *
 conv_find_key(struct roster *r, struct str key)
 {

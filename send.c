@@ -261,7 +261,7 @@ send_new(struct chat *c, const struct draft *d, uint64_t print, size_t id_at, si
     struct conv *v = d->conv;
     struct buf *b = &c->out;
     struct str chat = {b->p + delivery_head.n, b->len - delivery_head.n};
-    uint64_t number = store_append(c->store, REC_MESSAGE, (struct str){v->key, v->keylen},
+    uint64_t number = store_append(c->store, REC_MESSAGE, conv_key(v),
                                    v->seq + 1, chat, d->now_ms, &v->index);
     if (number == 0)
         return CODE_STORE;
@@ -541,7 +541,7 @@ send_import(struct chat *c, const struct request *r, const struct sent *m)
 {
     struct draft d = {.r = r, .from = m->from, .conv = m->conv, .chat_type = m->chat_type,
                       .create_ms = m->create_ms, .id = m->id};
-    struct str key = {m->conv->key, m->conv->keylen};
+    struct str key = conv_key(m->conv);
     size_t id_at, id_end;
 
     d.has_msg_type = request_int(r, F_MSG_TYPE, 0, &d.msg_type) > 0;
@@ -853,7 +853,7 @@ send_stored(struct chat *c, const struct conv *v, uint64_t seq)
     struct store_rec rec;
 
     c->line.len = c->out.len = 0;
-    if (store_read(c->store, &v->index, seq, &c->line, &rec) != 0)
+    if (store_read(c->store, conv_key(v), &v->index, seq, &c->line, &rec) != 0)
         return NULL;
     buf_str(&c->out, delivery_head);
     buf_str(&c->out, rec.json);

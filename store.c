@@ -8,7 +8,7 @@
  * every offset at once. Reading is done where it is asked for, of what is durable only. The rules a
  * log on disk keeps are at the top of segment.c.
  *
- *   opening, appending, committing, closing, retention, reading
+ *   opening, appending, committing, closing, retention, reading; as a store
  */
 #include "store.h"
 
@@ -30,10 +30,22 @@
 #define FIRST_READ 1024          /* most messages are whole with one read of this */
 #define REWRITE (1u << 20)       /* bytes written anew at a time */
 
+static struct logstore *
+of(struct store *base)
+{
+    return (struct logstore *)base; /* its first member */
+}
+
+static const struct logstore *
+of_const(const struct store *base)
+{
+    return (const struct logstore *)base;
+}
+
 /* --- opening ---------------------------------------------------------------------------------- */
 
 static bool
-refuse(const struct store *s, const char *what, const char *path)
+refuse(const struct logstore *s, const char *what, const char *path)
 {
     log_write(s->o.log, LOG_LEVEL_ERROR, "store: %s %s: %s", what, path, strerror(errno));
     return false;
@@ -41,7 +53,7 @@ refuse(const struct store *s, const char *what, const char *path)
 
 /* Make the directory if need be, and make it stay: who made it may have died before he synced. */
 static bool
-open_dir(struct store *s)
+open_dir(struct logstore *s)
 {
     char parent[PATH_ROOM];
     int result;
@@ -62,7 +74,7 @@ open_dir(struct store *s)
 
 /* Held until the descriptor is closed, also by the end of the process. */
 static bool
-open_lock(struct store *s)
+open_lock(struct logstore *s)
 {
     char path[PATH_ROOM];
     int result;
@@ -105,7 +117,7 @@ rewrite(const struct store_io *io, int fd, uint64_t at, uint64_t end)
  * leave them out: so write what is not proven anew. A full disk on which even that takes space is
  * no reason not to start. */
 static bool
-refresh(struct store *s, int fd, const char *path, uint64_t from)
+refresh(struct logstore *s, int fd, const char *path, uint64_t from)
 {
     if (rewrite(s->io, fd, from, s->end))
         return true;
@@ -119,7 +131,7 @@ refresh(struct store *s, int fd, const char *path, uint64_t from)
 /* Cut what a power cut left unfinished, and sync what is kept, be it only the mark of a clean stop:
  * it was perhaps only in memory when the process died, and from now on it counts as durable. */
 static bool
-mend(struct store *s, const struct scan *c, uint64_t first)
+mend(struct logstore *s, const struct scan *c, uint64_t first)
 {
     char path[PATH_ROOM];
     bool torn = c->result == SCAN_TORN, ok;
@@ -145,7 +157,7 @@ mend(struct store *s, const struct scan *c, uint64_t first)
 
 /* Settle, from what the scan found, where the next batch goes. */
 static bool
-open_end(struct store *s, struct scan *c)
+open_end(struct logstore *s, struct scan *c)
 {
     char path[PATH_ROOM];
 
@@ -163,7 +175,7 @@ open_end(struct store *s, struct scan *c)
     c->seg = NULL;
     s->sum = c->sum;
     c->sum = NULL;
-    s->last = s->durable = s->written = s->safe = s->synced = c->last;
+    s->base.last = s->base.durable = s->written = s->safe = s->synced = c->last;
     s->next = c->last + 1;
     s->indexed = c->messages;
     s->fresh = true;
@@ -189,7 +201,7 @@ open_end(struct store *s, struct scan *c)
 /* The newest messages once more, for those who want their contents: so the scan need not look into
  * any. */
 static void
-open_recent(struct store *s, struct scan *c)
+open_recent(struct logstore *s, struct scan *c)
 {
     uint32_t from = c->segs;
     uint64_t n = 0;
@@ -203,7 +215,7 @@ open_recent(struct store *s, struct scan *c)
 }
 
 static bool
-open_log(struct store *s)
+open_log(struct logstore *s)
 {
     struct scan c = {.io = s->io, .dir = s->dir, .tidy = true, .sums = true, .record = s->o.replay,
                      .span = s->o.span, .arg = s->o.arg};
@@ -222,10 +234,10 @@ open_log(struct store *s)
 }
 
 static void
-store_free(struct store *s)
+logstore_free(struct logstore *s)
 {
     for (int i = 0; i < READERS; i++)
-        if (s->keeps && s->reader[i].fd >= 0)
+        if (s->reader[i].fd >= 0)
             s->io->close(s->io->arg, s->reader[i].fd);
     if (s->fd >= 0)
         s->io->close(s->io->arg, s->fd);
@@ -241,45 +253,6 @@ store_free(struct store *s)
     free(s->seg);
     free(s->dir);
     free(s);
-}
-
-struct store *
-store_open(const struct store_options *o)
-{
-    struct store *s = xcalloc(1, sizeof *s);
-
-    s->o = *o;
-    s->o.dir = s->dir = xstrndup(o->dir, strlen(o->dir));
-    s->io = o->io != NULL ? o->io : &store_disk;
-    s->keeps = true;
-    s->fd = s->lock_fd = -1;
-    s->sync_ms = -1;
-    for (int i = 0; i < READERS; i++)
-        s->reader[i].fd = -1;
-    crc32c_init(&s->crc);
-    bool ok = strlen(o->dir) < PATH_ROOM - 64 && o->segment > 0 && o->segment <= MAX_SEGMENT;
-    if (!ok)
-        log_write(o->log, LOG_LEVEL_ERROR, "store: a segment size over 3 GiB, or too long a path");
-    if (!ok || !open_dir(s) || !open_lock(s) || !open_log(s) || !helper_start(s)) {
-        store_free(s);
-        return NULL;
-    }
-    return s;
-}
-
-struct store *
-store_open_none(void)
-{
-    struct store *s = xcalloc(1, sizeof *s);
-
-    s->fd = s->lock_fd = -1;
-    return s;
-}
-
-bool
-store_keeps(const struct store *s)
-{
-    return s->keeps;
 }
 
 /* --- appending -------------------------------------------------------------------------------- */
@@ -308,7 +281,7 @@ no_bytes_below(struct str s, unsigned char least)
  * know its offset, and again when the batch sets off, with what is synced by then: so its length
  * must not depend on the number, which is below the record's own. */
 static void
-put_batch_head(struct store *s, uint64_t synced)
+put_batch_head(struct logstore *s, uint64_t synced)
 {
     struct batch *b = &s->gather;
     char json[96];
@@ -330,7 +303,7 @@ put_batch_head(struct store *s, uint64_t synced)
 
 /* Make up the next segment's header. */
 static void
-plan_next(struct store *s)
+plan_next(struct logstore *s)
 {
     unsigned char salt[8];
     struct seg_plan *p = &s->plan;
@@ -345,7 +318,7 @@ plan_next(struct store *s)
 
 /* The batch begins a segment: its place in memory; the helper makes it. */
 static void
-begin_segment(struct store *s)
+begin_segment(struct logstore *s)
 {
     struct batch *b = &s->gather;
 
@@ -367,12 +340,12 @@ begin_segment(struct store *s)
 
 /* Settle where the batch goes: behind what is on its way, or in a segment of its own. */
 static void
-begin_batch(struct store *s, int64_t now_ms)
+begin_batch(struct logstore *s, int64_t now_ms)
 {
     struct batch *b = &s->gather;
 
     b->first = s->next++;
-    b->prev = s->last;
+    b->prev = s->base.last;
     b->begun_us = time_mono_us();
     b->time_ms = now_ms;
     b->must_sync = s->clean; /* or a power cut might show the log clean and without this batch */
@@ -389,18 +362,17 @@ begin_batch(struct store *s, int64_t now_ms)
     s->end += b->buf.len;
 }
 
-uint64_t
-store_append(struct store *s, char type, struct str conv, uint64_t seq, struct str json,
-             int64_t now_ms, struct store_index *index)
+static uint64_t
+logstore_append(struct store *base, char type, struct str conv, uint64_t seq, struct str json,
+                int64_t now_ms, struct store_index *index)
 {
+    struct logstore *s = of(base);
     struct batch *b = &s->gather;
     size_t most = LINE_HEAD + conv.n + json.n;
 
     assert(seq <= MAX_NUMBER && (index == NULL || type == REC_MESSAGE));
-    if (!s->keeps)
-        return ++s->durable;
     assert(conv.n > 0 && no_bytes_below(conv, '!') && no_bytes_below(json, ' '));
-    if (s->failed || most > MAX_RECORD || b->buf.len + most > STORE_PENDING)
+    if (s->base.failed || most > MAX_RECORD || b->buf.len + most > STORE_PENDING)
         return 0;
     if (now_ms < 0)
         now_ms = 0;
@@ -412,7 +384,7 @@ store_append(struct store *s, char type, struct str conv, uint64_t seq, struct s
     size_t len = b->buf.len;
     line_put(&b->buf, &s->crc, s->seg[b->segment].seed, &rec);
     s->end += b->buf.len - len;
-    s->last = b->last = rec.number;
+    s->base.last = b->last = rec.number;
     s->stats.appended++;
     struct segment *seg = &s->seg[b->segment];
     seg->messages += type == REC_MESSAGE; /* about: what is lost again is not taken off */
@@ -428,10 +400,12 @@ store_append(struct store *s, char type, struct str conv, uint64_t seq, struct s
 
 /* Nothing can be left behind: a helper that is not idle calls ready() when it is, which makes a
  * turn, which ends here. */
-void
-store_commit(struct store *s)
+static void
+logstore_commit(struct store *base)
 {
-    if (!s->keeps || s->gather.buf.len == 0)
+    struct logstore *s = of(base);
+
+    if (s->gather.buf.len == 0)
         return;
     pthread_mutex_lock(&s->mutex);
     if (s->job == JOB_IDLE) {
@@ -452,9 +426,9 @@ store_commit(struct store *s)
 }
 
 static void
-fail_for_life(struct store *s, const char *what, int err)
+fail_for_life(struct logstore *s, const char *what, int err)
 {
-    s->failed = true;
+    s->base.failed = true;
     log_write(s->o.log, LOG_LEVEL_ERROR,
               "store: %s: %s failed: %s: nothing is kept any more until a restart", s->dir, what,
               strerror(err));
@@ -462,7 +436,7 @@ fail_for_life(struct store *s, const char *what, int err)
 
 /* Undo begin_segment(): the file that was planned, and perhaps prepared, is for the next try. */
 static void
-unbegin_segment(struct store *s, struct batch *b)
+unbegin_segment(struct logstore *s, struct batch *b)
 {
     summary_free(s->sum);
     s->sum = b->sealed;
@@ -473,13 +447,13 @@ unbegin_segment(struct store *s, struct batch *b)
 
 /* A batch is gone, and with it all that was appended since: go back to where it began. */
 static void
-rewind_to(struct store *s, struct batch *b)
+rewind_to(struct logstore *s, struct batch *b)
 {
     if (b != &s->gather && s->gather.buf.len > 0 && s->gather.rotate)
         unbegin_segment(s, &s->gather);
     s->gather.buf.len = 0;
     s->next = b->first;
-    s->last = b->prev;
+    s->base.last = b->prev;
     s->segs = b->segment + 1;
     s->fresh = false;
     if (b->created) {
@@ -500,7 +474,7 @@ const int64_t store_bounds_us[STORE_BOUNDS] = {
 
 /* One batch more that is safe: how long its oldest record has waited for that. */
 static void
-count_batch(struct store *s, const struct batch *b)
+count_batch(struct logstore *s, const struct batch *b)
 {
     int64_t us = time_mono_us() - b->begun_us;
     int i = 0;
@@ -516,7 +490,7 @@ count_batch(struct store *s, const struct batch *b)
 
 /* What became of the batch in `work`. */
 static enum store_news
-batch_done(struct store *s)
+batch_done(struct logstore *s)
 {
     struct batch *b = &s->work;
 
@@ -524,7 +498,7 @@ batch_done(struct store *s)
         if (s->lossy)
             log_write(s->o.log, LOG_LEVEL_WARN, "store: %s can be written again", s->dir);
         s->lossy = s->clean = false;
-        s->durable = b->last;
+        s->base.durable = b->last;
         s->seg[b->segment].size = b->base + (uint32_t)b->buf.len;
         count_batch(s, b);
         return STORE_MORE;
@@ -541,14 +515,11 @@ batch_done(struct store *s)
     return STORE_LOST;
 }
 
-enum store_news
-store_poll(struct store *s)
+static enum store_news
+logstore_poll(struct store *base)
 {
-    if (!s->keeps) {
-        bool more = s->durable > s->last;
-        s->last = s->durable;
-        return more ? STORE_MORE : STORE_SAME;
-    }
+    struct logstore *s = of(base);
+
     pthread_mutex_lock(&s->mutex);
     bool done = s->job == JOB_DONE;
     int sync_err = s->job == JOB_IDLE ? s->sync_err : 0; /* with a batch, its outcome says it too */
@@ -557,7 +528,7 @@ store_poll(struct store *s)
     pthread_mutex_unlock(&s->mutex);
     enum store_news news = STORE_SAME;
     if (sync_err != 0) {
-        if (!s->failed)
+        if (!s->base.failed)
             fail_for_life(s, "syncing", sync_err);
         if (s->gather.buf.len > 0)
             rewind_to(s, &s->gather);
@@ -574,38 +545,12 @@ store_poll(struct store *s)
     return news;
 }
 
-void
-store_stats(const struct store *s, struct store_stats *out)
-{
-    *out = s->stats;
-    out->segments = store_segments(s);
-    out->size = store_bytes(s);
-}
-
-uint64_t
-store_durable(const struct store *s)
-{
-    return s->durable;
-}
-
-uint64_t
-store_last(const struct store *s)
-{
-    return s->keeps ? s->last : s->durable;
-}
-
-bool
-store_failed(const struct store *s)
-{
-    return s->failed;
-}
-
 /* --- closing ---------------------------------------------------------------------------------- */
 
 /* Everything is written, the helper gone: sync, and say at the end of the log that the stop was
  * clean. Synced before the mark is written: the mark proves all that stands before it. */
 static bool
-close_log(struct store *s)
+close_log(struct logstore *s)
 {
     char json[96];
 
@@ -615,9 +560,9 @@ close_log(struct store *s)
     }
     if (s->fd < 0 || s->clean)
         return true;
-    int n = snprintf(json, sizeof json, "{\"synced\":%" PRIu64, s->last);
+    int n = snprintf(json, sizeof json, "{\"synced\":%" PRIu64, s->base.last);
     if (summary_now(s->sum).records == 0) /* its first batch could not be written */
-        n += snprintf(json + n, sizeof json - (size_t)n, ",\"prev\":%" PRIu64, s->last);
+        n += snprintf(json + n, sizeof json - (size_t)n, ",\"prev\":%" PRIu64, s->base.last);
     n += snprintf(json + n, sizeof json - (size_t)n, "%s", CLOSED);
     struct store_rec rec = {.number = s->next, .time_ms = time_wall_ms(), .type = REC_BATCH,
                             .conv = STR("-"), .json = {json, (size_t)n}};
@@ -636,54 +581,56 @@ close_log(struct store *s)
     return false;
 }
 
-int
-store_close(struct store *s)
+static int
+logstore_close(struct store *base)
 {
+    struct logstore *s = of(base);
     bool ok = true;
 
-    if (s == NULL)
-        return 0;
-    while (s->keeps) {
+    for (;;) {
         pthread_mutex_lock(&s->mutex);
         while (s->job == JOB_BUSY)
             pthread_cond_wait(&s->idle, &s->mutex);
         pthread_mutex_unlock(&s->mutex);
-        if (store_poll(s) == STORE_LOST)
+        if (logstore_poll(base) == STORE_LOST)
             ok = false;
         if (s->gather.buf.len == 0)
             break;
-        store_commit(s);
+        logstore_commit(base);
     }
-    if (s->keeps) {
-        helper_stop(s);
-        if (s->sync_err != 0)
-            fail_for_life(s, "syncing", s->sync_err);
-        spare_drop(s);
-        if (s->broken || !close_log(s))
-            ok = false;
-    }
-    store_free(s);
+    helper_stop(s);
+    if (s->sync_err != 0)
+        fail_for_life(s, "syncing", s->sync_err);
+    spare_drop(s);
+    if (s->broken || !close_log(s))
+        ok = false;
+    logstore_free(s);
     return ok ? 0 : -1;
 }
 
-size_t
-store_held(const struct store *s)
+static size_t
+logstore_held(const struct store *base)
 {
+    const struct logstore *s = of_const(base);
+
     return s->gather.buf.cap + s->work.buf.cap + s->seg_cap * sizeof s->seg[0] + s->indexed * 6 +
            (s->sum != NULL ? summary_held(s->sum) : 0);
 }
 
 /* --- retention -------------------------------------------------------------------------------- */
 
-uint32_t
-store_segments(const struct store *s)
+static uint32_t
+logstore_segments(const struct store *base)
 {
+    const struct logstore *s = of_const(base);
+
     return s->segs - s->kept;
 }
 
-uint64_t
-store_bytes(const struct store *s)
+static uint64_t
+logstore_bytes(const struct store *base)
 {
+    const struct logstore *s = of_const(base);
     uint64_t sum = 0;
 
     for (uint32_t i = s->kept; i < s->segs; i++)
@@ -691,10 +638,19 @@ store_bytes(const struct store *s)
     return sum;
 }
 
-struct store_bound
-store_expired(const struct store *s, int64_t keep_ms, int64_t keep_bytes, int64_t now_ms)
+static void
+logstore_stats(const struct store *base, struct store_stats *out)
 {
-    uint64_t bytes = keep_bytes > 0 ? store_bytes(s) : 0;
+    *out = of_const(base)->stats;
+    out->segments = logstore_segments(base);
+    out->size = logstore_bytes(base);
+}
+
+static struct store_bound
+logstore_expired(const struct store *base, int64_t keep_ms, int64_t keep_bytes, int64_t now_ms)
+{
+    const struct logstore *s = of_const(base);
+    uint64_t bytes = keep_bytes > 0 ? logstore_bytes(base) : 0;
     uint32_t n = s->kept;
 
     for (; n + 1 < s->segs; n++) {
@@ -715,9 +671,11 @@ store_expired(const struct store *s, int64_t keep_ms, int64_t keep_bytes, int64_
  * closed nobody can be in the middle of a segment that goes, and none need be counted. They are
  * closed here and first, so that it is the helper's unlink that gives the blocks back, and not a
  * close on the loop. */
-void
-store_drop(struct store *s, uint32_t segment)
+static void
+logstore_drop(struct store *base, uint32_t segment)
 {
+    struct logstore *s = of(base);
+
     for (int i = 0; i < READERS; i++)
         if (s->reader[i].fd >= 0 && s->reader[i].segment < segment) {
             s->io->close(s->io->arg, s->reader[i].fd);
@@ -741,7 +699,7 @@ store_drop(struct store *s, uint32_t segment)
 
 /* A descriptor for reading the segment, from the few that are kept open. -1: errno. */
 static int
-read_fd(struct store *s, uint32_t segment)
+read_fd(struct logstore *s, uint32_t segment)
 {
     struct read_fd *oldest = &s->reader[0];
     char path[PATH_ROOM];
@@ -765,7 +723,7 @@ read_fd(struct store *s, uint32_t segment)
 
 /* Append the line at `offset`, without its newline, to `to`. NULL, or what went wrong. */
 static const char *
-read_line(struct store *s, uint32_t segment, uint32_t offset, struct buf *to)
+read_line(struct logstore *s, uint32_t segment, uint32_t offset, struct buf *to)
 {
     size_t start = to->len, left = s->seg[segment].size - offset;
     int fd = read_fd(s, segment);
@@ -791,14 +749,16 @@ read_line(struct store *s, uint32_t segment, uint32_t offset, struct buf *to)
     }
 }
 
-int
-store_read(struct store *s, const struct store_index *x, uint64_t seq, struct buf *to,
-           struct store_rec *rec)
+static int
+logstore_read(struct store *base, struct str conv, const struct store_index *x, uint64_t seq,
+              struct buf *to, struct store_rec *rec)
 {
+    struct logstore *s = of(base);
     uint32_t segment, offset;
     size_t start = to->len;
 
-    if (!s->keeps || !store_index_find(x, seq, &segment, &offset) || segment < s->kept ||
+    (void)conv; /* its index says where */
+    if (!store_index_find(x, seq, &segment, &offset) || segment < s->kept ||
         segment >= s->segs || offset >= s->seg[segment].size)
         return -ENOENT;
     const char *why = read_line(s, segment, offset, to);
@@ -816,4 +776,37 @@ store_read(struct store *s, const struct store_index *x, uint64_t seq, struct bu
     log_write(s->o.log, LOG_LEVEL_ERROR, "store: %s/%020" PRIu64 ".log:%" PRIu32 ": %s", s->dir,
               s->seg[segment].first, offset, why);
     return -EIO;
+}
+
+/* --- as a store ------------------------------------------------------------------------------- */
+
+static const struct store_ops log_ops = {
+    .append = logstore_append, .commit = logstore_commit, .poll = logstore_poll,
+    .read = logstore_read, .close = logstore_close, .stats = logstore_stats,
+    .held = logstore_held, .segments = logstore_segments, .bytes = logstore_bytes,
+    .expired = logstore_expired, .drop = logstore_drop};
+
+struct store *
+store_open(const struct store_options *o)
+{
+    struct logstore *s = xcalloc(1, sizeof *s);
+
+    s->o = *o;
+    s->o.dir = s->dir = xstrndup(o->dir, strlen(o->dir));
+    s->io = o->io != NULL ? o->io : &store_disk;
+    s->base.ops = &log_ops;
+    s->base.keeps = true;
+    s->fd = s->lock_fd = -1;
+    s->sync_ms = -1;
+    for (int i = 0; i < READERS; i++)
+        s->reader[i].fd = -1;
+    crc32c_init(&s->crc);
+    bool ok = strlen(o->dir) < PATH_ROOM - 64 && o->segment > 0 && o->segment <= MAX_SEGMENT;
+    if (!ok)
+        log_write(o->log, LOG_LEVEL_ERROR, "store: a segment size over 3 GiB, or too long a path");
+    if (!ok || !open_dir(s) || !open_lock(s) || !open_log(s) || !helper_start(s)) {
+        logstore_free(s);
+        return NULL;
+    }
+    return &s->base;
 }

@@ -197,13 +197,14 @@ struct read_fd {
     uint64_t used; /* value of the clock of store->reads when last used */
 };
 
-struct store {
+struct logstore {
+    struct store base;   /* `last`: on disk, in `work` or in `gather` */
+
     /* Set by store_open() and then only read, by both threads. */
     struct store_options o; /* o.dir is `dir` */
     char *dir;              /* owned */
     const struct store_io *io;
     struct crc32c crc;
-    bool keeps;
     int lock_fd;
 
     /* The loop's thread only. */
@@ -211,15 +212,12 @@ struct store {
     uint32_t segs, seg_cap;
     struct batch gather; /* empty: its other members mean nothing */
     uint64_t next;       /* number of the next record */
-    uint64_t last;       /* highest number on disk, in `work` or in `gather` */
-    uint64_t durable;
     uint64_t end;        /* offset in the last segment at which the next line will stand */
     struct summary *sum; /* of the last segment; owned */
     struct seg_plan plan;    /* for the next segment */
     uint32_t kept;       /* segments before this number are dropped */
     bool fresh;          /* the next batch must begin a segment */
     bool clean;          /* the log on disk ends with the mark of a clean stop */
-    bool failed;
     bool lossy;          /* the last batch was lost, and that was logged */
     struct read_fd reader[READERS];
     uint64_t reads;
@@ -256,11 +254,11 @@ struct store {
 /* --- helper.c: the thread that writes --------------------------------------------------------- */
 
 /* Start it; false: logged. Stop it when it has done all it was told to. */
-bool helper_start(struct store *s);
-void helper_stop(struct store *s);
+bool helper_start(struct logstore *s);
+void helper_stop(struct logstore *s);
 /* Sync what was written; for the helper, and for who is alone with the store. False: errno, and
  * never again. */
-bool helper_sync(struct store *s);
-void spare_drop(struct store *s); /* remove the file prepared for a segment to come */
+bool helper_sync(struct logstore *s);
+void spare_drop(struct logstore *s); /* remove the file prepared for a segment to come */
 
 #endif

@@ -330,7 +330,7 @@ read_all(struct world *w, int from, int to)
         if (a->type != REC_MESSAGE)
             continue;
         w->line.len = 0;
-        int result = store_read(w->s, &w->conv[a->conv].index, a->seq, &w->line, &rec);
+        int result = store_read(w->s, STR("-"), &w->conv[a->conv].index, a->seq, &w->line, &rec);
         if (result == 0 ? !is_attempt(w, &rec, w->hist[at]) : !sim_dead() && !sim_faulty())
             fail(w, "%s %" PRIu64 " is not where an .idx file says", w->conv[a->conv].key, a->seq);
     }
@@ -519,7 +519,7 @@ read_one(struct world *w)
     struct talk *v = &w->conv[a->conv];
     w->line.len = 0;
     w->reads++;
-    int result = store_read(w->s, &v->index, a->seq, &w->line, &rec);
+    int result = store_read(w->s, STR("-"), &v->index, a->seq, &w->line, &rec);
     if (at < w->gone && result != -ENOENT)
         fail(w, "%s %" PRIu64 " was dropped and can be read", v->key, a->seq);
     if (at < w->gone)
@@ -529,7 +529,7 @@ read_one(struct world *w)
     if (result != 0 && !sim_dead() && !sim_faulty())
         fail(w, "%s %" PRIu64 " cannot be read: %s", v->key, a->seq, strerror(-result));
     w->line.len = 0;
-    if (store_read(w->s, &v->index, v->seq + 1, &w->line, &rec) != -ENOENT)
+    if (store_read(w->s, STR("-"), &v->index, v->seq + 1, &w->line, &rec) != -ENOENT)
         fail(w, "%s %" PRIu64 " can be read", v->key, v->seq + 1);
 }
 

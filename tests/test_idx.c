@@ -178,7 +178,7 @@ shelf_text(struct shelf *f)
     for (int i = 0; i < CONVS; i++)
         for (uint64_t seq = 0; seq <= f->seq[i] + 1; seq++) {
             line.len = 0;
-            int result = store_read(f->s, &f->index[i], seq, &line, &rec);
+            int result = store_read(f->s, STR("-"), &f->index[i], seq, &line, &rec);
             buf_printf(&to, "%d %" PRIu64 " %d %.*s\n", i, seq, result,
                        result == 0 ? (int)rec.json.n : 0, result == 0 ? rec.json.p : "");
         }
@@ -315,7 +315,7 @@ TEST(idx_is_used)
     int bad = 0;
     for (int i = 0; i < CONVS; i++)
         for (uint64_t seq = 1; seq <= f.seq[i]; seq++)
-            bad += store_read(f.s, &f.index[i], seq, &line, &rec) == -EIO;
+            bad += store_read(f.s, STR("-"), &f.index[i], seq, &line, &rec) == -EIO;
     CHECK(bad > 3);
     shelf_close(&f);
     FILE *out = fopen("out", "w");

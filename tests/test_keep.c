@@ -318,7 +318,7 @@ check_messages(struct town *t)
         uint64_t first = store_index_first(&v->index);
         for (uint64_t seq = 1; seq <= v->durable; seq++) {
             line.len = 0;
-            CHECK_INT(store_read(t->c->store, &v->index, seq, &line, &rec),
+            CHECK_INT(store_read(t->c->store, STR("-"), &v->index, seq, &line, &rec),
                       first != 0 && seq >= first ? 0 : -ENOENT);
         }
     }

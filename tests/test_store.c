@@ -472,11 +472,11 @@ box_read_all(struct box *b)
     for (uint64_t i = 0; i < b->seq; i++) {
         uint64_t seq = 1 + i * 7919 % b->seq; /* jump about, so that descriptors come and go */
         to.len = 0;
-        CHECK_INT(store_read(b->s, &b->index, seq, &to, &rec), 0);
+        CHECK_INT(store_read(b->s, STR("-"), &b->index, seq, &to, &rec), 0);
         check_record(&rec, seq);
     }
-    CHECK_INT(store_read(b->s, &b->index, 0, &to, &rec), -ENOENT);
-    CHECK_INT(store_read(b->s, &b->index, b->seq + 1, &to, &rec), -ENOENT);
+    CHECK_INT(store_read(b->s, STR("-"), &b->index, 0, &to, &rec), -ENOENT);
+    CHECK_INT(store_read(b->s, STR("-"), &b->index, b->seq + 1, &to, &rec), -ENOENT);
     buf_free(&to);
 }
 
@@ -496,9 +496,10 @@ round_trip(const char *dir, int64_t policy)
     uint64_t number = box_append(&b);
     CHECK_INT(number, 2); /* 1 is the batch */
     CHECK_INT(store_durable(b.s), 0);
-    CHECK_INT(store_read(b.s, &b.index, 1, &to, &rec), -ENOENT); /* only what is durable */
+    /* Only what is durable: */
+    CHECK_INT(store_read(b.s, STR("-"), &b.index, 1, &to, &rec), -ENOENT);
     CHECK(box_settle(&b, number));
-    CHECK_INT(store_read(b.s, &b.index, 1, &to, &rec), 0);
+    CHECK_INT(store_read(b.s, STR("-"), &b.index, 1, &to, &rec), 0);
     box_fill(&b, 60, 1);
     box_fill(&b, 60, 9);
     box_read_all(&b);
@@ -541,7 +542,7 @@ TEST(store_line_format)
 
     CHECK(box_open(&b, "d", STORE_GROUP, 1 << 20, NULL));
     box_fill(&b, 1, 1);
-    CHECK_INT(store_read(b.s, &b.index, 1, &to, &rec), 0);
+    CHECK_INT(store_read(b.s, STR("-"), &b.index, 1, &to, &rec), 0);
     CHECK(to.len > 9);
     CHECK_BYTES(to.p + 8, to.len - 8, " 2 1001 M u:a:b 1 {\"content\":\"m1 1\",\"seq\":1}");
     CHECK_INT(rec.number, 2);
@@ -609,9 +610,84 @@ TEST(store_none)
     store_commit(s);
     CHECK_INT(store_poll(s), STORE_MORE);
     CHECK_INT(store_poll(s), STORE_SAME);
-    CHECK_INT(store_read(s, &x, 1, &to, &rec), -ENOENT);
+    CHECK_INT(store_read(s, STR("-"), &x, 1, &to, &rec), -ENOENT);
     CHECK(!store_failed(s));
     CHECK_INT(store_close(s), 0);
+}
+
+/* A store of another kind: it is given what it needs to find a message by itself, the index only
+ * counts, and what it has nothing of need not be there. */
+struct shelf {
+    struct store base;
+    struct buf line[3];
+};
+
+static uint64_t
+shelf_append(struct store *s, char type, struct str conv, uint64_t seq, struct str json,
+             int64_t now_ms, struct store_index *index)
+{
+    struct buf *b = &((struct shelf *)s)->line[seq - 1];
+
+    buf_printf(b, "%.*s %.*s", (int)conv.n, conv.p, (int)json.n, json.p);
+    store_index_add(index, &(struct store_rec){.type = type, .seq = seq, .time_ms = now_ms,
+                                               .segment = STORE_ANYWHERE});
+    return ++s->last;
+}
+
+static void
+shelf_commit(struct store *s)
+{
+    s->durable = s->last;
+}
+
+static int
+shelf_read(struct store *s, struct str conv, const struct store_index *x, uint64_t seq,
+           struct buf *to, struct store_rec *rec)
+{
+    const struct buf *b = &((struct shelf *)s)->line[seq - 1];
+    size_t start = to->len;
+
+    if (seq < store_index_first(x) || b->len <= conv.n || memcmp(b->p, conv.p, conv.n) != 0)
+        return -ENOENT;
+    buf_add(to, b->p + conv.n + 1, b->len - conv.n - 1);
+    *rec = (struct store_rec){.seq = seq, .json = {to->p + start, to->len - start}};
+    return 0;
+}
+
+TEST(store_of_another_kind)
+{
+    static const struct store_ops ops = {.append = shelf_append, .commit = shelf_commit,
+                                         .read = shelf_read};
+    struct shelf shelf = {.base = {.ops = &ops, .keeps = true}};
+    struct store *s = &shelf.base;
+    struct store_index x = {0};
+    struct store_stats stats = {.segments = 7};
+    struct store_rec rec;
+    struct buf to = {0};
+
+    for (uint64_t seq = 1; seq <= 3; seq++)
+        CHECK_INT(store_append(s, REC_MESSAGE, STR("g:a"), seq, STR("{1}"), 5, &x), seq);
+    CHECK_INT(store_last(s), 3);
+    CHECK_INT(store_durable(s), 0);
+    store_commit(s);
+    CHECK_INT(store_durable(s), 3);
+    CHECK_INT(store_read(s, STR("g:a"), &x, 3, &to, &rec), 0);
+    CHECK(str_eq(rec.json, STR("{1}")));
+    CHECK_INT(store_read(s, STR("g:b"), &x, 3, &to, &rec), -ENOENT);
+    store_stats(s, &stats);
+    CHECK_INT(stats.segments, 0);
+    CHECK_INT(store_segments(s) + store_bytes(s) + store_held(s), 0);
+    CHECK_INT(store_expired(s, 1, 1, 1000).segment, 0);
+    CHECK_INT(x.runs, 1);
+    CHECK_INT(store_index_first(&x), 1);
+    store_index_drop(&x, 1000);
+    CHECK_INT(store_index_first(&x), 1);
+    store_index_cut(&x, 0);
+    CHECK_INT(store_index_first(&x), 0);
+    store_index_free(&x);
+    buf_free(&to);
+    for (int i = 0; i < 3; i++)
+        buf_free(&shelf.line[i]);
 }
 
 /* A batch gathers while the helper is at work, however many turns that takes: one sync for all. */
@@ -669,7 +745,7 @@ TEST(store_large_records)
     CHECK_INT(store_append(b.s, REC_MESSAGE, STR("c"), 2, more, 7, &x), 0);
     CHECK(!store_failed(b.s));
     CHECK(box_settle(&b, number));
-    CHECK_INT(store_read(b.s, &x, 1, &to, &rec), 0);
+    CHECK_INT(store_read(b.s, STR("-"), &x, 1, &to, &rec), 0);
     CHECK(str_eq(rec.json, s));
     /* What may wait for a disk that hangs is bounded. */
     fake_set(&f, &f.hold, true);
@@ -685,7 +761,7 @@ TEST(store_large_records)
     CHECK(box_settle(&b, last));
     CHECK(store_append(b.s, REC_CURSOR, STR("c"), 2, STR("{}"), 7, NULL) != 0);
     to.len = 0;
-    CHECK_INT(store_read(b.s, &x, seq, &to, &rec), 0);
+    CHECK_INT(store_read(b.s, STR("-"), &x, seq, &to, &rec), 0);
     CHECK(str_eq(rec.json, s));
     CHECK_INT(box_close(&b), 0);
     store_index_free(&x);
@@ -717,14 +793,15 @@ TEST(store_index_gaps)
         bool there = i < n && seqs[i] == seq;
         i += there;
         to.len = 0;
-        CHECK_INT(store_read(b.s, &x, seq, &to, &rec), there ? 0 : -ENOENT);
+        CHECK_INT(store_read(b.s, STR("-"), &x, seq, &to, &rec), there ? 0 : -ENOENT);
         CHECK(!there || rec.seq == seq);
     }
     for (uint64_t last = 1001; last > 0; last--) {
         store_index_cut(&x, last - 1);
         for (size_t i = 0; i < n; i++) {
             to.len = 0;
-            CHECK_INT(store_read(b.s, &x, seqs[i], &to, &rec), seqs[i] < last ? 0 : -ENOENT);
+            CHECK_INT(store_read(b.s, STR("-"), &x, seqs[i], &to, &rec),
+                      seqs[i] < last ? 0 : -ENOENT);
         }
     }
     CHECK_INT(store_index_first(&x), 0);
@@ -1281,7 +1358,7 @@ trial_read(const struct trial *t, struct store *s, struct fake *f)
     for (uint64_t seq = 1; seq <= t->seq; seq++) {
         to.len = 0;
         int hits = fake_get(f, &f->hits);
-        int result = store_read(s, &t->index, seq, &to, &rec);
+        int result = store_read(s, STR("-"), &t->index, seq, &to, &rec);
         CHECK(result == 0 || fake_get(f, &f->hits) > hits); /* unless the fault was in this read */
         CHECK(result != 0 || rec.number == t->kept[seq] || t->kept[seq] == 0);
     }
