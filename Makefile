@@ -173,6 +173,10 @@ analyze: page.inc
 browser: jim
 	JIM="$$PWD/jim" sh tests/browser/run.sh
 
+# The examples against a real server (curl, python3, nodejs).
+check-examples: jim
+	JIM_SOURCE="$$PWD" JIM="$$PWD/jim" sh tests/examples/run.sh
+
 # A thousand stalled readers, a hundred thousand attempts, a group of ten thousand. Needs root, or
 # 21,000 descriptors, for the last.
 build/limits: $(LIBO) tests/run.c tests/client.c tests/limits.c tests/test.h tests/client.h
@@ -296,9 +300,9 @@ build/bench-path: $(LIBO) tests/bench_path.c
 callgrind: build/bench-path
 	RECORD=$(RECORD) sh tests/callgrind.sh
 
-check-all: test werror lint analyze asan tsan check-poll check-kqueue browser import-redis \
+check-all: test werror lint analyze asan tsan check-poll check-kqueue browser check-examples import-redis \
 	crash crash-asan crash-planted kill callgrind
 
 .PHONY: all run test check install uninstall clean dist variant asan tsan check-poll check-kqueue \
-	check-ppc werror lint analyze browser bench-store import-redis crash crash-asan crash-planted kill \
+	check-ppc werror lint analyze browser check-examples bench-store import-redis crash crash-asan crash-planted kill \
 	limits fuzz callgrind bench bench-peers check-all
