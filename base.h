@@ -8,6 +8,13 @@
 
 /* --- util.c: strings, buffers, maps, log, time ------------------------------------------------ */
 
+/* A function that runs seldom, kept out of those that run often. */
+#ifdef __GNUC__
+#define ASIDE __attribute__((noinline))
+#else
+#define ASIDE
+#endif
+
 struct str { /* borrowed bytes, not NUL-terminated; p may be NULL when n is 0 */
     const char *p;
     size_t n;
@@ -22,6 +29,31 @@ bool str_eq_secret(struct str a, struct str b);
 /* Split off everything up to `sep` from *rest; false when *rest is exhausted (rest->p is NULL). */
 bool str_split(struct str *rest, char sep, struct str *part);
 struct str str_trim(struct str s); /* without blanks, tabs, CR and LF at both ends */
+
+/* memset(p, 0, n) for more than a few words, on every message's way: of a size that it knows gcc
+ * makes `rep stos`, which takes longer to begin than all of it should. */
+void zero(void *p, size_t n);
+/* memcpy() of a few bytes, an id or a name: pieces of a fixed size that may overlap. Of a length
+ * that it knows to be short gcc makes `rep movs`, and else a call. */
+static inline void
+copy_short(char *to, const char *from, size_t n)
+{
+    if (n >= 16) {
+        for (size_t i = 0; i < n - 16; i += 16)
+            memcpy(to + i, from + i, 16);
+        memcpy(to + n - 16, from + n - 16, 16);
+    } else if (n >= 8) {
+        memcpy(to, from, 8);
+        memcpy(to + n - 8, from + n - 8, 8);
+    } else if (n >= 4) {
+        memcpy(to, from, 4);
+        memcpy(to + n - 4, from + n - 4, 4);
+    } else if (n > 0) {
+        to[0] = from[0];
+        to[n / 2] = from[n / 2];
+        to[n - 1] = from[n - 1];
+    }
+}
 
 /* malloc family that ends the program when memory runs out: for small things of bounded number. */
 void *xmalloc(size_t n);

@@ -368,7 +368,8 @@ chat_command(struct chat *c, struct conn *from, int cmd, uint32_t seq, struct st
 void
 chat_init(struct chat *c, const struct options *opt, const struct log *log, struct stats *stats)
 {
-    *c = (struct chat){.opt = opt, .log = log, .stats = stats, .now_ms = time_wall_ms};
+    *c = (struct chat){.opt = opt, .log = log, .stats = stats, .now_ms = time_wall_ms,
+                       .burst_ms = -1, .put_ms = -1};
     roster_init(&c->roster);
     retry_init(&c->retries);
     random_bytes(c->id_key, sizeof c->id_key);
@@ -394,6 +395,7 @@ chat_free(struct chat *c)
     free(c->redo);
     buf_free(&c->out);
     buf_free(&c->line);
+    buf_free(&c->put_digits);
     *c = (struct chat){0};
 }
 

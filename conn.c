@@ -57,7 +57,7 @@ msg_take(struct msg_pool *pool, uint8_t command, uint32_t seq, const char *data,
     }
     *m = (struct msg){.refs = 1, .len = (uint32_t)n, .seq = seq, .command = command,
                       .opcode = WS_TEXT, .pool = pool};
-    if (n > 0)
+    if (data != NULL)
         memcpy(m->data, data, n);
     return m;
 }
@@ -374,12 +374,49 @@ conn_has_room(const struct conn *c, size_t n)
     return c->out == NULL || c->out->bytes + n <= (size_t)c->jim->opt.queue_max;
 }
 
+/* Put n bytes with a head behind the answers that are queued last. False: there is no room. */
+static bool
+reply_behind(struct conn *c, const uint8_t *head, size_t in_head, const char *json, size_t n)
+{
+    struct out *o = c->out;
+    size_t all = in_head + n;
+
+    if (o == NULL || o->n == 0)
+        return false;
+    struct msg *m = o->entry[(o->head + o->n - 1) & (o->cap - 1)].msg;
+    if (m->len + all > m->room || o->bytes + all > MAX_PRESSED)
+        return false;
+    memcpy(m->data + m->len, head, in_head);
+    memcpy(m->data + m->len + in_head, json, n);
+    m->len += (uint32_t)all;
+    *m->held += all;
+    o->bytes += all;
+    c->jim->stats.queued += all;
+    c->jim->fresh += all;
+    return true;
+}
+
 void
 conn_reply(struct conn *c, uint8_t command, uint32_t seq, const char *json, size_t n)
 {
-    struct msg *m = msg_take(&c->jim->msgs, command, seq, json, n);
+    uint8_t head[MAX_PKT_HEAD];
+    size_t in_head = c->proto == PROTO_TCP  ? pkt_head(head, command, seq, (uint32_t)n)
+                     : c->proto == PROTO_WS ? ws_head(head, WS_TEXT, n)
+                                            : 0;
 
-    m->raw = c->proto == PROTO_HTTP;
+    c->jim->stats.encoded += in_head > 0;
+    if (c->shut || c->state == CONN_LINGER || c->state == CONN_DEAD)
+        return;
+    if (reply_behind(c, head, in_head, json, n)) {
+        conn_attend(c);
+        return;
+    }
+    struct msg *m = msg_take(&c->jim->msgs, command, seq, NULL, in_head + n);
+    memcpy(m->data, head, in_head);
+    if (n > 0)
+        memcpy(m->data + in_head, json, n);
+    m->raw = true;
+    m->room = m->pool != NULL ? POOL_ROOM - sizeof *m : 0;
     conn_send(c, m, NULL);
     msg_unref(m);
 }
@@ -814,7 +851,9 @@ conn_take(struct conn *c)
         j->bounds.held += TLS_COST;
         return;
     }
+    j->chat.burst_ms = 0;
     input_take(c, j->input, (size_t)n);
+    j->chat.burst_ms = -1;
     if (c->tls != NULL && tls_state(c->tls) & TLS_OVER)
         conn_attend(c); /* the end has come along, and no event will say so */
 }

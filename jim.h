@@ -363,6 +363,7 @@ struct msg {
     size_t *held;          /* where its bytes are counted; NULL: not yet */
     uint8_t pkt[MAX_PKT_HEAD];
     uint8_t ws[MAX_WS_HEAD];
+    uint16_t room;         /* answers: bytes that data has room for, as more are put behind */
     uint64_t chat_seq;     /* a chat message: its place in the conversation */
     struct msg_pool *pool; /* where its memory goes back to; NULL: to free() */
     union {
@@ -452,6 +453,7 @@ struct conn {
     struct conn *next_attend;  /* in jim's list for the end of the turn */
     struct conn *next_bulk;    /* in the list of those that can wait a little */
     struct address *address;   /* where it comes from; NULL: nobody counts */
+    struct member *recent;     /* chat: whose message was sent from here last; NULL: nobody's */
     struct timer timer;        /* what it means depends on state and proto: conn_timer() */
     uint64_t id;               /* never used twice */
     int64_t read_ms;           /* last bytes received, loop clock */
@@ -480,7 +482,8 @@ struct conn {
 
 /* A message with one reference, for the caller. */
 struct msg *msg_new(uint8_t command, uint32_t seq, const char *data, size_t n);
-/* The same from a pool, which outlives it; NULL: none. For what every message needs. */
+/* The same from a pool, which outlives it; NULL: none. For what every message needs. data NULL: the
+ * caller fills in the n bytes. */
 struct msg *msg_take(struct msg_pool *pool, uint8_t command, uint32_t seq, const char *data,
                      size_t n);
 void msg_unref(struct msg *m);
@@ -493,7 +496,8 @@ void msg_hold(struct msg *m, size_t *held); /* count its bytes there until it is
  * that room, and then closes the connection.
  */
 void conn_send(struct conn *c, struct msg *m, struct member *member);
-/* Queue JSON as an answer to one connection. */
+/* Queue JSON as an answer to one connection: behind the last, if that is still queued and there is
+ * room, so that many answers are one piece of output. */
 void conn_reply(struct conn *c, uint8_t command, uint32_t seq, const char *json, size_t n);
 /* HTTP: stream `size` bytes of fd (owned from here on) behind what is queued. */
 void conn_send_file(struct conn *c, int fd, off_t size);
@@ -557,7 +561,8 @@ void input_free(struct conn *c); /* forget what is pending */
 struct user {
     uint32_t hash;
     uint8_t idlen;
-    bool known;             /* has logged in once */
+    bool known : 1;         /* has logged in once */
+    bool plain : 1;         /* nothing in his id needs an escape in JSON */
     uint16_t begun;         /* conversations he has begun since the start, as far as they count */
     uint32_t nconns;
     uint32_t joined;        /* groups he is in */
@@ -659,6 +664,9 @@ struct conv *conv_get_key(struct roster *r, struct str key);
 struct member *member_in_group(struct roster *r, struct user *u, struct str group);
 struct member *member_with(struct roster *r, struct user *u, struct str peer);
 struct member *member_of(struct roster *r, struct user *u, struct conv *v);
+/* Is m, or NULL, what member_in_group() or member_with() would find? For who remembers the last. */
+bool member_is_in(const struct member *m, const struct user *u, struct str group);
+bool member_is_with(const struct member *m, const struct user *u, struct str peer);
 /* Join a group: made, or made valid again; its cursor stands at what has been said so far. */
 struct member *member_add(struct roster *r, struct user *u, struct conv *v);
 void member_leave(struct member *m);
@@ -731,6 +739,10 @@ struct chat {
     struct auth *auth;         /* NULL when nobody's login is checked */
     struct msg_pool *msgs;     /* borrowed; NULL: none */
     int64_t (*now_ms)(void);   /* time_wall_ms(); tests set their own */
+    int64_t burst_ms;          /* its answer for all requests of one read; 0: not asked yet; -1: no
+                                  read is being handled */
+    int64_t put_ms;            /* the time whose digits put_time() has at hand */
+    struct buf put_digits;
     struct pending *pending;   /* ring of pending_cap entries in record order; owned */
     size_t pending_head, pending_n, pending_cap;
     struct wave *wave;          /* ring of wave_cap entries, in order of delivery; owned */
@@ -765,7 +777,8 @@ enum code { /* texts: code_text() */
     CODE_ONLINE, CODE_INVALID, CODE_CLOSED, CODE_NOT_LOGGED_IN, CODE_RATE, CODE_FORBIDDEN,
     CODE_TOO_LARGE, CODE_ELSEWHERE, CODE_STORE, CODE_STOPPING, CODE_DONE, CODE_NO_GROUP, CODE_END
 };
-const char *code_text(int code); /* "ok 发送成功"; valid for every enum code */
+const char *code_text(int code); /* TEXT_SENT; valid for every enum code */
+#define TEXT_SENT "ok 发送成功"
 
 enum field { /* members a request may have; their names: field_names in request.c */
     F_CMD, F_USER_ID, F_PASSWORD, F_TOKEN, F_TO, F_FROM, F_GROUP_ID, F_FROM_USER_ID, F_CHAT_TYPE,
@@ -792,12 +805,15 @@ void put_text(struct buf *b, const char *key, struct str text); /* ,"key":"text"
 /* A request's member as a text, left out when absent: what is no string becomes one. */
 void put_field(struct buf *b, const char *key, const struct json *v);
 void put_as_text(struct buf *b, const struct json *v); /* its value alone */
+void put_user_id(struct buf *b, const struct user *u); /* "id" */
 void put_user(struct buf *b, const struct user *u);    /* a flat User, braces included */
 /* The same without braces, in two parts: what comes before and after `friends` and `groups`. */
 void put_user_front(struct buf *b, const struct user *u);
 void put_user_back(struct buf *b, const struct user *u);
 void put_user_brief(struct buf *b, const struct user *u, bool online);
 void put_profile(struct buf *b, const char *key, const char *json); /* JSON or NULL: left out */
+/* A time in ms. Each is written several times: its digits are made once. */
+void put_time(struct chat *c, struct buf *b, int64_t ms);
 
 /* An answer to one connection, in c->out: begun, added to by the caller, closed and sent. */
 struct buf *answer_begin(struct chat *c, int code, int command);

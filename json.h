@@ -23,6 +23,10 @@
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
+#include <string.h>
+#if defined(__SSE2__) && defined(__GNUC__)
+#include <emmintrin.h>
+#endif
 
 #ifdef __cplusplus
 extern "C" {
@@ -113,63 +117,7 @@ int json_int(const struct json *v, int64_t *out);
  */
 size_t json_fold(const struct json *key, char dst[JSON_NAME_MAX]);
 
-/* --- writing ---------------------------------------------------------------------------------- */
-
-#ifndef JSON_BUF
-struct json_buf {
-    char *p;         /* owned by the caller: free(b.p) */
-    size_t len, cap; /* bytes */
-};
-void json_buf_reserve(struct json_buf *b, size_t n);
-#define JSON_BUF struct json_buf
-#define JSON_BUF_OWN /* the implementation brings json_buf_reserve() */
-#define JSON_RESERVE(b, n) json_buf_reserve((b), (n))
-#endif
-
-/* Append n bytes as they are. */
-void json_put_raw(JSON_BUF *b, const char *p, size_t n);
-/* Append `"name":`, with a comma before it unless an object has just been opened. `name` is written
- * as it is: it must need no escapes. */
-void json_put_key(JSON_BUF *b, const char *name);
-/* Append a comma unless the last byte opened an array or object or the buffer is empty. */
-void json_put_comma(JSON_BUF *b);
-/* Append UTF-8 text (valid, by the caller's promise) as a quoted and escaped string. */
-void json_put_string(JSON_BUF *b, const char *p, size_t n);
-/* Append a decimal integer. */
-void json_put_int(JSON_BUF *b, int64_t v);
-/* Append a value that was read: compact, escapes as above, null members of objects left out,
- * numbers as they were written, duplicate members as they were; JSON_NONE as null. The value must
- * have been checked. */
-void json_put_value(JSON_BUF *b, const struct json *v);
-
-#ifdef __cplusplus
-}
-#endif
-
-#endif /* JSON_H */
-
-/* === implementation =========================================================================== */
-/*
- * Reading order: characters, then one json_scan_*() for each rule of the grammar, then the public
- * reader, then the writer. A scanner takes the next unread byte and returns the one after what it
- * has read, or NULL after json_fail(). None looks at a byte before comparing with it->end, so a
- * text may end at the last byte of the last readable page.
- */
-#if defined(JSON_IMPLEMENTATION) && !defined(JSON_IMPLEMENTED)
-#define JSON_IMPLEMENTED
-
-#include <stdlib.h>
-#include <string.h>
-#if defined(__SSE2__) && defined(__GNUC__)
-#include <emmintrin.h>
-#endif
-
-/* The escapes of one letter that are not the character itself, and what they stand for. */
-#define JSON_LETTERS 5
-static const char json_letter[] = "bfnrt";
-static const char json_control[] = "\b\f\n\r\t";
-
-/* --- characters ------------------------------------------------------------------------------- */
+/* --- the usual member, read in place -------------------------------------------------------- */
 
 static inline uint32_t
 json_byte(const char *p)
@@ -257,6 +205,148 @@ json_span(const char *p, const char *end)
         p++;
     return p;
 }
+
+/* The number that the 8 bytes at p are, if all of them are digits: neighbours are joined to pairs,
+ * pairs to fours, fours to the whole. */
+static inline bool
+json_eight(const char *p, int64_t *value)
+{
+    const uint64_t ones = UINT64_MAX / 255;
+    uint64_t x = 0;
+
+#if defined(__BYTE_ORDER__) && __BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__
+    memcpy(&x, p, sizeof x);
+#else
+    for (int i = 7; i >= 0; i--)
+        x = x << 8 | json_byte(p + i);
+#endif
+    /* A digit is 0x3n, and still is with 6 added. A byte that carries into the next, from 0xfa on,
+     * is none itself. */
+    const uint64_t high = ones * 0xf0, digit = ones * 0x30;
+    if ((((x & high) ^ digit) | (((x + ones * 6) & high) ^ digit)) != 0)
+        return false;
+    x = (x & ones * 0x0f) * (1 + (10 << 8)) >> 8; /* the first of two is the lower byte */
+    x = (x & UINT64_C(0x00ff00ff00ff00ff)) * (1 + (100 << 16)) >> 16;
+    x = (x & UINT64_C(0x0000ffff0000ffff)) * (1 + (UINT64_C(10000) << 32)) >> 32;
+    *value = (int64_t)x;
+    return true;
+}
+
+static inline const char *
+json_digits(const char *p, const char *end)
+{
+    int64_t unused;
+
+    while (end - p >= 8 && json_eight(p, &unused))
+        p += 8;
+    while (p < end && json_is_digit(*p))
+        p++;
+    return p;
+}
+
+/*
+ * The usual member of an object, in place of a call of json_next(): no blanks, a plain name, and a
+ * plain string or a whole number for a value. False, with nothing read, for everything else, right
+ * or wrong: json_next() reads that, and says what is wrong. Takes nothing that it would not.
+ */
+static inline bool
+json_quick(struct json_iter *it, struct json *key, struct json *val)
+{
+    const char *p = it->p + !it->first, *end = it->end, *stop;
+
+    if (it->close != '}' || end - p < 2 || *p != '"' || (!it->first && p[-1] != ','))
+        return false;
+    stop = json_span(++p, end);
+    if (end - stop < 3 || stop[0] != '"' || stop[1] != ':')
+        return false;
+    key->p = p;
+    key->n = (uint32_t)(stop - p);
+    key->type = JSON_STRING;
+    key->escaped = false;
+    key->plain = true;
+    p = stop + 2;
+    val->plain = *p == '"';
+    val->escaped = false;
+    if (val->plain) {
+        stop = json_span(++p, end);
+        if (stop == end || *stop != '"')
+            return false;
+    } else {
+        stop = json_digits(p, end);
+        if (stop == p || stop == end || (*p == '0' && stop - p > 1) ||
+            (*stop != ',' && *stop != '}'))
+            return false;
+    }
+    val->type = val->plain ? JSON_STRING : JSON_NUMBER;
+    val->p = p;
+    val->n = (uint32_t)(stop - p);
+    it->p = stop + val->plain;
+    it->first = false;
+    return true;
+}
+
+/* --- writing ---------------------------------------------------------------------------------- */
+
+#ifndef JSON_BUF
+struct json_buf {
+    char *p;         /* owned by the caller: free(b.p) */
+    size_t len, cap; /* bytes */
+};
+void json_buf_reserve(struct json_buf *b, size_t n);
+#define JSON_BUF struct json_buf
+#define JSON_BUF_OWN /* the implementation brings json_buf_reserve() */
+#define JSON_RESERVE(b, n) json_buf_reserve((b), (n))
+#endif
+
+/* Append n bytes as they are. */
+void json_put_raw(JSON_BUF *b, const char *p, size_t n);
+/* Append `"name":`, with a comma before it unless an object has just been opened. `name` is written
+ * as it is: it must need no escapes. */
+void json_put_key(JSON_BUF *b, const char *name);
+/* Append a comma unless the last byte opened an array or object or the buffer is empty. */
+void json_put_comma(JSON_BUF *b);
+/* Append UTF-8 text (valid, by the caller's promise) as a quoted and escaped string. */
+void json_put_string(JSON_BUF *b, const char *p, size_t n);
+/* Would json_put_string() write this text as it is, but for the quotes? */
+bool json_is_plain(const char *p, size_t n);
+/* Append a decimal integer. */
+void json_put_int(JSON_BUF *b, int64_t v);
+/* Append a value that was read: compact, escapes as above, null members of objects left out,
+ * numbers as they were written, duplicate members as they were; JSON_NONE as null. The value must
+ * have been checked. */
+void json_put_value(JSON_BUF *b, const struct json *v);
+
+#ifdef __cplusplus
+}
+#endif
+
+#endif /* JSON_H */
+
+/* === implementation =========================================================================== */
+/*
+ * Reading order: characters, then one json_scan_*() for each rule of the grammar, then the public
+ * reader, then the writer. A scanner takes the next unread byte and returns the one after what it
+ * has read, or NULL after json_fail(). None looks at a byte before comparing with it->end, so a
+ * text may end at the last byte of the last readable page.
+ */
+#if defined(JSON_IMPLEMENTATION) && !defined(JSON_IMPLEMENTED)
+#define JSON_IMPLEMENTED
+
+#include <stdlib.h>
+
+/* Code that runs seldom, kept out of what runs often: inlined there it would cost registers. */
+#ifdef __GNUC__
+#define JSON_ASIDE __attribute__((noinline))
+#else
+#define JSON_ASIDE
+#endif
+
+/* The escapes of one letter that are not the character itself, and what they stand for. */
+#define JSON_LETTERS 5
+static const char json_letter[] = "bfnrt";
+static const char json_control[] = "\b\f\n\r\t";
+
+/* --- characters ------------------------------------------------------------------------------- */
 
 /* Bytes of the character at p, whose first byte is 0x80 or above, and its code; 0 when it is not
  * UTF-8: a stray or missing continuation, too long a form, a surrogate or above U+10FFFF. */
@@ -351,15 +441,8 @@ json_fail(struct json_iter *it, const char *at, enum json_error error)
 static inline const char *
 json_space(const char *p, const char *end)
 {
-    while (p < end && (*p == ' ' || *p == '\n' || *p == '\t' || *p == '\r'))
-        p++;
-    return p;
-}
-
-static inline const char *
-json_digits(const char *p, const char *end)
-{
-    while (p < end && json_is_digit(*p))
+    /* Mostly there is none, and the first comparison says so. */
+    while (p < end && json_byte(p) <= ' ' && (*p == ' ' || *p == '\n' || *p == '\t' || *p == '\r'))
         p++;
     return p;
 }
@@ -399,16 +482,11 @@ json_scan_high(struct json_iter *it, const char *p, struct json *v)
     return p;
 }
 
-/* From the byte after the opening quote. */
-static inline const char *
-json_scan_string(struct json_iter *it, const char *p, struct json *v)
+/* The rest of a string from the first byte on that is not plain ASCII, its end included. */
+static const char *
+json_scan_rest(struct json_iter *it, const char *p, struct json *v)
 {
-    v->p = p;
-    v->type = JSON_STRING;
-    v->escaped = false;
-    v->plain = true;
-    for (;;) {
-        p = json_span(p, it->end);
+    for (;; p = json_span(p, it->end)) {
         if (p == it->end)
             return json_fail(it, p, JSON_SYNTAX);
         if (*p == '"')
@@ -430,6 +508,19 @@ json_scan_string(struct json_iter *it, const char *p, struct json *v)
     }
     v->n = (uint32_t)(p - v->p);
     return p + 1;
+}
+
+/* From the byte after the opening quote. Inline as far as plain ASCII goes: names and most values
+ * end there. */
+static inline const char *
+json_scan_string(struct json_iter *it, const char *p, struct json *v)
+{
+    const char *stop = json_span(p, it->end);
+
+    *v = (struct json){p, (uint32_t)(stop - p), JSON_STRING, false, true};
+    if (stop < it->end && *stop == '"')
+        return stop + 1;
+    return json_scan_rest(it, stop, v);
 }
 
 /* One or more digits. */
@@ -500,7 +591,8 @@ json_scan_key(struct json_iter *it, const char *p, struct json *key)
     return json_space(p + 1, it->end);
 }
 
-static const char *json_scan_value(struct json_iter *it, const char *p, struct json *v, int depth);
+static inline const char *json_scan_value(struct json_iter *it, const char *p, struct json *v,
+                                          int depth);
 
 /* From the opening bracket of a value that stands inside `depth` others. */
 static const char *
@@ -525,17 +617,13 @@ json_scan_nested(struct json_iter *it, const char *p, int depth)
     }
 }
 
-/* From where a value must begin, inside `depth` brackets. */
+/* A value that is no string. */
 static const char *
-json_scan_value(struct json_iter *it, const char *p, struct json *v, int depth)
+json_scan_other(struct json_iter *it, const char *p, struct json *v, int depth)
 {
     const char *begin = p;
 
-    if (p == it->end)
-        return json_fail(it, p, JSON_SYNTAX);
     switch (*p) {
-    case '"':
-        return json_scan_string(it, p + 1, v);
     case '{':
         v->type = JSON_OBJECT;
         p = json_scan_nested(it, p, depth);
@@ -566,6 +654,15 @@ json_scan_value(struct json_iter *it, const char *p, struct json *v, int depth)
     v->n = (uint32_t)(p - begin);
     v->escaped = v->plain = false;
     return p;
+}
+
+/* From where a value must begin, inside `depth` brackets. */
+static inline const char *
+json_scan_value(struct json_iter *it, const char *p, struct json *v, int depth)
+{
+    if (p == it->end)
+        return json_fail(it, p, JSON_SYNTAX);
+    return *p == '"' ? json_scan_string(it, p + 1, v) : json_scan_other(it, p, v, depth);
 }
 
 /* --- reading ---------------------------------------------------------------------------------- */
@@ -715,13 +812,18 @@ json_whole(const char *p, const char *end, int64_t count, bool negative, int64_t
 }
 
 /* Nearly every number there is: nothing but digits, too few to be out of range. */
-static bool
+static inline bool
 json_short(const char *p, const char *end, bool negative, int64_t *out)
 {
-    int64_t value = 0;
+    int64_t value = 0, part;
 
     if (p == end || end - p > 18)
         return false;
+    for (; end - p >= 8; p += 8) {
+        if (!json_eight(p, &part))
+            return false;
+        value = value * 100000000 + part;
+    }
     for (; p < end; p++) {
         if (!json_is_digit(*p))
             return false;
@@ -764,8 +866,9 @@ json_decimal(const char *p, const char *end, int64_t *out)
     return json_whole(digits, stop, count + exponent, negative, out);
 }
 
-int
-json_int(const struct json *v, int64_t *out)
+/* An integer that is not written as one. */
+static JSON_ASIDE int
+json_int_any(const struct json *v, int64_t *out)
 {
     char text[256]; /* the longest integer with commas, all written as \uXXXX, takes 156 */
     const char *p = v->p;
@@ -795,6 +898,14 @@ json_int(const struct json *v, int64_t *out)
     if (n == 0 || (n == 4 && memcmp(p, "null", 4) == 0))
         return 0;
     return json_decimal(p, p + n, out);
+}
+
+int
+json_int(const struct json *v, int64_t *out)
+{
+    if (v->type == JSON_NUMBER && json_short(v->p, v->p + v->n, false, out))
+        return 1;
+    return json_int_any(v, out);
 }
 
 /* Fold the escape at *p; returns the new length, JSON_NAME_MAX when it does not fit or is a NUL. */
@@ -978,6 +1089,20 @@ json_put_string(JSON_BUF *b, const char *p, size_t n)
     json_put_raw(b, "\"", 1);
 }
 
+bool
+json_is_plain(const char *p, size_t n)
+{
+    const char *end = p + n;
+
+    for (p = json_span(p, end); p < end; p = json_span(p, end)) {
+        uint32_t c;
+        if (json_special(p, end, &c) != 0)
+            return false;
+        p++;
+    }
+    return true;
+}
+
 void
 json_put_int(JSON_BUF *b, int64_t v)
 {
@@ -986,19 +1111,24 @@ json_put_int(JSON_BUF *b, int64_t v)
                                 "4041424344454647484950515253545556575859"
                                 "6061626364656667686970717273747576777879"
                                 "8081828384858687888990919293949596979899";
-    uint64_t value = v < 0 ? 0 - (uint64_t)v : (uint64_t)v, more = 10;
+    uint64_t value = v < 0 ? 0 - (uint64_t)v : (uint64_t)v, more = 100;
     char *to = json_room(b, 20), *p; /* 19 digits and a sign */
-    size_t n = 1;
+    size_t n = 2;
 
     if (v < 0)
         *to++ = '-';
+    if (value < 10) {
+        *to = (char)('0' + value);
+        b->len += 1 + (size_t)(v < 0);
+        return;
+    }
     for (; n < 19 && value >= more; more *= 10)
         n++;
     for (p = to + n; value >= 10; value /= 100) /* a division for two digits */
         memcpy(p -= 2, pairs + 2 * (value % 100), 2);
     if (p > to)
         to[0] = (char)('0' + value);
-    b->len += n + (v < 0);
+    b->len += n + (size_t)(v < 0);
 }
 
 /* A string that holds escapes: decoded and encoded again, a run at a time. */

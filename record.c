@@ -32,7 +32,7 @@ pending_push(struct chat *c)
         c->pending_cap = cap;
     }
     struct pending *p = &c->pending[(c->pending_head + c->pending_n++) & (c->pending_cap - 1)];
-    *p = (struct pending){0};
+    zero(p, sizeof *p);
     return p;
 }
 

@@ -83,17 +83,48 @@ static const struct {
     SPELT('u', 's', "users", F_USERS),
 };
 
-enum field
-request_field(const struct json *key)
+/* Bytes as they stand, in whatever order the machine has. */
+static inline uint64_t
+get_ne64(const char *p)
+{
+    uint64_t v;
+
+    memcpy(&v, p, sizeof v);
+    return v;
+}
+
+static inline uint64_t
+get_ne32(const char *p)
+{
+    uint32_t v;
+
+    memcpy(&v, p, sizeof v);
+    return v;
+}
+
+/* Are n bytes, 1 to 16, the same? As two pieces that may overlap; a call of memcmp() costs more. */
+static inline bool
+same(const char *a, const char *b, size_t n)
+{
+    uint64_t x, y, u, v;
+
+    if (n < 4)
+        return a[0] == b[0] && a[n / 2] == b[n / 2] && a[n - 1] == b[n - 1];
+    if (n < 8) {
+        x = get_ne32(a), y = get_ne32(b);
+        u = get_ne32(a + n - 4), v = get_ne32(b + n - 4);
+    } else {
+        x = get_ne64(a), y = get_ne64(b);
+        u = get_ne64(a + n - 8), v = get_ne64(b + n - 8);
+    }
+    return ((x ^ y) | (u ^ v)) == 0;
+}
+
+/* A name that is spelt in any other way, or is none of ours. */
+static ASIDE enum field
+field_folded(const struct json *key)
 {
     char name[JSON_NAME_MAX];
-
-    if (key->n > 0) {
-        unsigned char first = (unsigned char)key->p[0], last = (unsigned char)key->p[key->n - 1];
-        unsigned at = SLOT(first, last, key->n);
-        if (spelt[at].n == key->n && memcmp(spelt[at].name, key->p, key->n) == 0)
-            return (enum field)spelt[at].field;
-    }
     size_t n = json_fold(key, name);
 
     for (enum field f = 0; n > 0 && f < FIELDS; f++)
@@ -102,18 +133,36 @@ request_field(const struct json *key)
     return FIELDS;
 }
 
+static inline enum field
+field_of(const struct json *key)
+{
+    if (key->n > 0) {
+        unsigned char first = (unsigned char)key->p[0], last = (unsigned char)key->p[key->n - 1];
+        unsigned at = SLOT(first, last, key->n);
+        if (spelt[at].n == key->n && same(spelt[at].name, key->p, key->n))
+            return (enum field)spelt[at].field;
+    }
+    return field_folded(key);
+}
+
+enum field
+request_field(const struct json *name)
+{
+    return field_of(name);
+}
+
 bool
 request_parse(struct request *r, struct str json)
 {
     struct json_iter it;
     struct json key, value;
-    int more;
+    int more = 1;
 
-    memset(r, 0, sizeof *r);
+    zero(r, sizeof *r);
     if (json.n >= UINT32_MAX || json_open(&it, json.p, json.n) != 0 || it.close != '}')
         return false;
-    while ((more = json_next(&it, &key, &value)) > 0) {
-        enum field f = request_field(&key);
+    while (json_quick(&it, &key, &value) || (more = json_next(&it, &key, &value)) > 0) {
+        enum field f = field_of(&key);
         if (f == FIELDS)
             continue;
         if (value.type == JSON_NULL)
@@ -136,6 +185,11 @@ value_id(const struct json *v, char dst[MAX_ID], struct str *id)
 {
     char text[6 * MAX_ID]; /* every byte of an id may have come as \u00xx */
 
+    if (v->plain && v->n > 0 && v->n <= MAX_ID && v->p[0] > ' ') { /* nothing in it to object to */
+        copy_short(dst, v->p, v->n);
+        *id = (struct str){dst, v->n};
+        return true;
+    }
     if (v->type == JSON_NONE || v->type >= JSON_ARRAY || v->n > sizeof text)
         return false;
     size_t n = json_text(v, text);
@@ -162,7 +216,7 @@ const char *
 code_text(int code)
 {
     static const char *const texts[CODE_END - CODE_SENT] = {
-        "ok 发送成功",
+        TEXT_SENT,
         "offline 用户不在线",
         ("send failed 消息发送失败,数据格式不正确,请参考:{'from':来源ID,'to':目标ID,"
          "'cmd':'消息命令码','createTime':消息创建时间(Long型),'msgType':Integer消息类型,"
@@ -240,10 +294,37 @@ put_field(struct buf *b, const char *key, const struct json *v)
     put_as_text(b, v);
 }
 
+/* A string that needs no escapes. */
+static inline void
+put_plain(struct buf *b, const char *p, size_t n)
+{
+    buf_reserve(b, n + 2);
+    char *to = b->p + b->len;
+
+    to[0] = '"';
+    if (n <= 32)
+        copy_short(to + 1, p, n);
+    else
+        memcpy(to + 1, p, n);
+    to[n + 1] = '"';
+    b->len += n + 2;
+}
+
+void
+put_user_id(struct buf *b, const struct user *u)
+{
+    if (u->plain)
+        put_plain(b, u->id, u->idlen);
+    else
+        json_put_string(b, u->id, u->idlen);
+}
+
 void
 put_as_text(struct buf *b, const struct json *v)
 {
-    if (v->type == JSON_STRING)
+    if (v->plain) { /* what json_put_value() would do, in place */
+        put_plain(b, v->p, v->n);
+    } else if (v->type == JSON_STRING)
         json_put_value(b, v);
     else /* a number or an object where a text belongs: its JSON is the text */
         json_put_string(b, v->p, v->n);
@@ -256,6 +337,17 @@ put_profile(struct buf *b, const char *key, const char *json)
         return;
     json_put_key(b, key);
     json_put_raw(b, json, strlen(json));
+}
+
+void
+put_time(struct chat *c, struct buf *b, int64_t ms)
+{
+    if (ms != c->put_ms) {
+        c->put_ms = ms;
+        c->put_digits.len = 0;
+        json_put_int(&c->put_digits, ms);
+    }
+    buf_str(b, (struct str){c->put_digits.p, c->put_digits.len});
 }
 
 static void

@@ -135,6 +135,7 @@ user_get(struct roster *r, struct str id)
     u->hash = map_hash(&r->users, id.p, id.n);
     u->idlen = (uint8_t)id.n;
     memcpy(u->id, id.p, id.n);
+    u->plain = json_is_plain(id.p, id.n);
     u->next = r->made_users;
     r->made_users = u;
     map_add(&r->users, u);
@@ -307,6 +308,18 @@ member_is(const void *item, const void *key)
     if (m->user != k->user || m->conv->group != k->group)
         return false;
     return str_eq(k->group ? str_of(m->conv->id) : user_id(member_peer(m)), k->id);
+}
+
+bool
+member_is_in(const struct member *m, const struct user *u, struct str group)
+{
+    return m != NULL && !m->left && member_is(m, &(struct member_key){u, true, group});
+}
+
+bool
+member_is_with(const struct member *m, const struct user *u, struct str peer)
+{
+    return m != NULL && member_is(m, &(struct member_key){u, false, peer});
 }
 
 static struct member *

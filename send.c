@@ -65,7 +65,7 @@ struct draft {
     bool has_msg_type, has_cmd;
     int64_t now_ms;        /* the one look at the clock that a message is worth */
     char *id_text;         /* ID_ROOM bytes; borrowed: too many to be zeroed each time */
-    struct str id;         /* the client's or ours; in id_text */
+    struct str id;         /* the client's or ours; in the request or in id_text */
     bool id_plain;         /* the client's may be copied as it stands in the request */
     bool own_id;           /* it is ours: cannot be a retry */
 };
@@ -84,6 +84,17 @@ new_message_id(struct chat *c, struct draft *d)
     d->own_id = true;
 }
 
+/* What one read has brought is of one moment: the clock is asked once for all of it. */
+static int64_t
+clock_of(struct chat *c)
+{
+    if (c->burst_ms < 0)
+        return c->now_ms();
+    if (c->burst_ms == 0)
+        c->burst_ms = c->now_ms();
+    return c->burst_ms;
+}
+
 /* The members that are not about sender and receiver. Returns 0 or a code. */
 static int
 draft_fields(struct chat *c, struct draft *d)
@@ -91,7 +102,7 @@ draft_fields(struct chat *c, struct draft *d)
     const struct request *r = d->r;
     int got_type = request_int(r, F_MSG_TYPE, 0, &d->msg_type);
     int got_cmd = request_int(r, F_CMD, 0, &d->cmd);
-    int64_t now = d->now_ms = c->now_ms();
+    int64_t now = d->now_ms = clock_of(c);
 
     if (d->to_all)
         d->chat_type = 0;
@@ -112,7 +123,10 @@ draft_fields(struct chat *c, struct draft *d)
     d->id_plain = r->f[F_ID].plain;
     if (r->f[F_ID].n > ID_ROOM)
         return CODE_SEND_FAILED;
-    d->id = (struct str){d->id_text, json_text(&r->f[F_ID], d->id_text)};
+    if (d->id_plain)
+        d->id = (struct str){r->f[F_ID].p, r->f[F_ID].n};
+    else
+        d->id = (struct str){d->id_text, json_text(&r->f[F_ID], d->id_text)};
     if (d->id.n > MAX_MESSAGE_ID)
         return CODE_SEND_FAILED;
     if (r->f[F_ID].type == JSON_NONE || d->id.n == 0)
@@ -148,12 +162,13 @@ draft_to(struct chat *c, struct draft *d)
 {
     char text[MAX_ID];
     struct str id;
-    struct member *m;
+    struct member *m = d->conn->recent; /* most say more than one thing to the same */
 
     if (!request_id(d->r, d->chat_type == 1 ? F_GROUP_ID : F_TO, text, &id))
         return CODE_SEND_FAILED;
     if (d->chat_type == 2) {
-        m = member_with(&c->roster, d->from, id);
+        if (!member_is_with(m, d->from, id))
+            d->conn->recent = m = member_with(&c->roster, d->from, id);
         if (m == NULL && !d->api && d->from->begun++ >= MAX_BEGUN) {
             d->from->begun = MAX_BEGUN;
             return CODE_FORBIDDEN;
@@ -162,7 +177,8 @@ draft_to(struct chat *c, struct draft *d)
         d->conv = m != NULL ? m->conv : pair_get(&c->roster, d->from, d->to);
         return 0;
     }
-    m = member_in_group(&c->roster, d->from, id);
+    if (!member_is_in(m, d->from, id))
+        d->conn->recent = m = member_in_group(&c->roster, d->from, id);
     if (m != NULL) {
         d->conv = m->conv;
     } else if (d->api) {
@@ -179,7 +195,8 @@ draft_to(struct chat *c, struct draft *d)
 
 /* The chat object, keys in alphabetical order. *id_at, *id_end: where the id's text stands in b. */
 static void
-put_chat(struct buf *b, const struct draft *d, uint64_t seq, size_t *id_at, size_t *id_end)
+put_chat(struct chat *c, struct buf *b, const struct draft *d, uint64_t seq, size_t *id_at,
+         size_t *id_end)
 {
     const struct request *r = d->r;
 
@@ -194,19 +211,19 @@ put_chat(struct buf *b, const struct draft *d, uint64_t seq, size_t *id_at, size
         put_as_text(b, &r->f[F_CONTENT]);
     }
     buf_lit(b, ",\"createTime\":");
-    json_put_int(b, d->create_ms);
+    put_time(c, b, d->create_ms);
     if (r->f[F_EXTRAS].type != JSON_NONE) {
         buf_lit(b, ",\"extras\":");
         json_put_value(b, &r->f[F_EXTRAS]);
     }
     buf_lit(b, ",\"from\":");
-    json_put_string(b, d->from->id, d->from->idlen);
+    put_user_id(b, d->from);
     if (!d->to_all)
         put_field(b, "groupId", &r->f[F_GROUP_ID]);
     buf_lit(b, ",\"id\":");
     *id_at = b->len;
     if (d->id_plain && !d->own_id)
-        json_put_value(b, &r->f[F_ID]);
+        put_as_text(b, &r->f[F_ID]);
     else
         json_put_string(b, d->id.p, d->id.n);
     *id_end = b->len;
@@ -242,10 +259,17 @@ send_again(struct chat *c, const struct draft *d, const struct retry_hit *t)
     c->stats->retries++;
     c->out.len = 0;
     json_put_string(&c->out, d->id.p, d->id.n);
-    *p = (struct pending){.kind = PENDING_RETRY, .reply_seq = d->reply_seq, .conv = d->conv,
-                          .from = d->from, .to = d->to, .conn = d->conn, .seq = t->seq,
-                          .create_ms = t->create_ms, .id_len = (uint32_t)c->out.len,
-                          .fan = d->fan, .fan_at = d->fan_at};
+    p->kind = PENDING_RETRY;
+    p->reply_seq = d->reply_seq;
+    p->conv = d->conv;
+    p->from = d->from;
+    p->to = d->to;
+    p->conn = d->conn;
+    p->seq = t->seq;
+    p->create_ms = t->create_ms;
+    p->id_len = (uint32_t)c->out.len;
+    p->fan = d->fan;
+    p->fan_at = d->fan_at;
     p->msg = msg_new(0, 0, c->out.p, c->out.len);
     msg_hold(p->msg, &d->conn->jim->bounds.held);
     /* Its turn comes after everything that was accepted before it: also the message it repeats. */
@@ -270,11 +294,19 @@ send_new(struct chat *c, const struct draft *d, uint64_t print, size_t id_at, si
     if (!d->own_id)
         retry_add(&c->retries, print, v, v->seq, d->create_ms, d->now_ms);
     struct pending *p = pending_push(c);
-    *p = (struct pending){.number = number, .kind = PENDING_SEND, .reply_seq = d->reply_seq,
-                          .conv = v, .from = d->from, .to = d->to, .conn = d->conn, .seq = v->seq,
-                          .create_ms = d->create_ms, .id_at = (uint32_t)id_at,
-                          .id_len = (uint32_t)(id_end - id_at), .fan = d->fan,
-                          .fan_at = d->fan_at};
+    p->number = number;
+    p->kind = PENDING_SEND;
+    p->reply_seq = d->reply_seq;
+    p->conv = v;
+    p->from = d->from;
+    p->to = d->to;
+    p->conn = d->conn;
+    p->seq = v->seq;
+    p->create_ms = d->create_ms;
+    p->id_at = (uint32_t)id_at;
+    p->id_len = (uint32_t)(id_end - id_at);
+    p->fan = d->fan;
+    p->fan_at = d->fan_at;
     p->msg = msg_take(c->msgs, CMD_CHAT, 0, b->p, b->len);
     p->msg->chat_seq = v->seq;
     msg_hold(p->msg, &d->conn->jim->bounds.held);
@@ -303,7 +335,7 @@ send_draft(struct chat *c, struct draft *d)
     }
     c->out.len = 0;
     buf_lit(&c->out, DELIVERY_HEAD);
-    put_chat(&c->out, d, d->conv->seq + 1, &id_at, &id_end);
+    put_chat(c, &c->out, d, d->conv->seq + 1, &id_at, &id_end);
     if (!d->own_id) { /* after encoding: what the table holds of it has come into the cache */
         struct retry_hit hit;
         if (retry_find(&c->retries, print, d->now_ms, &hit)) {
@@ -333,7 +365,13 @@ bool
 send_chat(struct chat *c, struct conn *from, uint32_t seq, const struct request *r)
 {
     char id_text[ID_ROOM];
-    struct draft d = {.r = r, .conn = from, .reply_seq = seq, .id_text = id_text};
+    struct draft d;
+
+    zero(&d, sizeof d);
+    d.r = r;
+    d.conn = from;
+    d.reply_seq = seq;
+    d.id_text = id_text;
     int code = r == NULL ? CODE_SEND_FAILED : send_draft(c, &d);
 
     if (code == 0)
@@ -362,7 +400,7 @@ send_to_all(struct chat *c, struct conn *conn, const struct request *r, int *cod
     }
     c->out.len = 0;
     buf_str(&c->out, delivery_head);
-    put_chat(&c->out, &d, 0, &id_at, &id_end);
+    put_chat(c, &c->out, &d, 0, &id_at, &id_end);
     buf_add(&c->out, "}", 1);
     return msg_new(CMD_CHAT, 0, c->out.p, c->out.len);
 }
@@ -547,7 +585,7 @@ send_import(struct chat *c, const struct request *r, const struct sent *m)
     d.has_msg_type = request_int(r, F_MSG_TYPE, 0, &d.msg_type) > 0;
     d.has_cmd = request_int(r, F_CMD, 0, &d.cmd) > 0;
     c->out.len = 0;
-    put_chat(&c->out, &d, m->seq, &id_at, &id_end);
+    put_chat(c, &c->out, &d, m->seq, &id_at, &id_end);
     uint64_t number = store_append(c->store, REC_MESSAGE, key, m->seq,
                                    (struct str){c->out.p, c->out.len}, m->time_ms,
                                    &m->conv->index);
@@ -610,14 +648,17 @@ acknowledge(struct chat *c, const struct pending *p, int code)
         put_answer(b, code, CMD_CHAT_RESP);
     if (code == CODE_SENT || code == CODE_OFFLINE) {
         buf_lit(b, ",\"data\":{\"createTime\":");
-        json_put_int(b, p->create_ms);
+        put_time(c, b, p->create_ms);
         buf_lit(b, ",\"id\":");
         json_put_raw(b, p->msg->data + p->id_at, p->id_len);
         buf_lit(b, ",\"seq\":");
         json_put_int(b, (int64_t)p->seq);
         buf_lit(b, "}");
     }
-    put_msg(b, code);
+    if (code == CODE_SENT)
+        buf_lit(b, ",\"msg\":\"" TEXT_SENT "\"");
+    else
+        put_msg(b, code);
     if (p->conn->proto == PROTO_HTTP) {
         buf_add(b, "}", 1);
         api_sent(p->conn, code, b->p, b->len);

@@ -150,6 +150,12 @@ xstrndup(const char *p, size_t n)
 /* --- buffers ---------------------------------------------------------------------------------- */
 
 void
+zero(void *p, size_t n)
+{
+    memset(p, 0, n);
+}
+
+void
 buf_grow(struct buf *b, size_t n)
 {
     size_t cap = b->cap < 64 ? 64 : b->cap;

@@ -315,6 +315,29 @@ json_well(const char *p, size_t n)
     return well;
 }
 
+/* Do json_quick() and json_next() together read what json_next() alone does? */
+static void
+json_two_ways(const char *p, size_t n)
+{
+    struct json_iter it, rules;
+    struct json key, value, rules_key, rules_value;
+    int more;
+
+    if (json_open(&it, p, n) != 0)
+        return;
+    rules = it;
+    do {
+        more = json_quick(&it, &key, &value) ? 1 : json_next(&it, &key, &value);
+        MUST(json_next(&rules, &rules_key, &rules_value) == more);
+        MUST(it.p == rules.p && it.error == rules.error);
+        MUST(key.p == rules_key.p && key.n == rules_key.n && key.type == rules_key.type);
+        MUST(key.escaped == rules_key.escaped && key.plain == rules_key.plain);
+        MUST(value.p == rules_value.p && value.n == rules_value.n);
+        MUST(value.type == rules_value.type && value.escaped == rules_value.escaped);
+        MUST(value.plain == rules_value.plain);
+    } while (more > 0);
+}
+
 static void
 fuzz_json(const uint8_t *p, size_t n)
 {
@@ -324,6 +347,7 @@ fuzz_json(const uint8_t *p, size_t n)
     struct json value;
 
     bool well = json_well(text, n);
+    json_two_ways(text, n);
     /* As a member of an array it can be taken as one value, and written again. */
     buf_add(&wrapped, "[", 1);
     buf_add(&wrapped, p, n);
@@ -356,6 +380,7 @@ fuzz_request(const uint8_t *p, size_t n)
     struct buf b = {0};
     int64_t number;
 
+    json_two_ways((const char *)p, n);
     if (!request_parse(&r, (struct str){(const char *)p, n}))
         return;
     buf_add(&b, "{", 1);

@@ -251,13 +251,70 @@ comes(enum proto proto)
     return w.conn[w.conns++] = c;
 }
 
-static bool
-has_something(const struct conn *c)
+/* A frame of answers: what it holds, and how long it is. WebSocket has no number of the command but
+ * in the JSON. */
+static size_t
+take_frame(const struct conn *c, const char *p, size_t n, struct pkt *f)
 {
-    return c->out != NULL && c->out->n > 0;
+    size_t head = 2, len = n > 1 ? (unsigned char)p[1] : 0;
+
+    if (c->proto == PROTO_TCP) {
+        ptrdiff_t used = pkt_decode(p, n, n, f);
+        CHECK(used > 0);
+        return (size_t)used;
+    }
+    if (len == 126) {
+        CHECK(n > 4);
+        head = 4;
+        len = (size_t)(unsigned char)p[2] << 8 | (unsigned char)p[3];
+    }
+    CHECK((unsigned char)p[0] == 0x81 && len < 65536 && n >= head + len);
+    char *json = xstrndup(p + head, len);
+    const char *command = strstr(json, "\"command\":");
+    *f = (struct pkt){.cmd = command != NULL ? (uint8_t)atoi(command + 10) : 0,
+                      .body = {p + head, len}};
+    free(json);
+    return head + len;
 }
 
-/* Take the next message off the queue: as written, or as lost with the connection. */
+/* Answers that were put together for one write, taken apart: an entry each. */
+static void
+take_apart(struct conn *c)
+{
+    struct out *o = c->out, old = *o;
+    struct msg *m = o->entry[o->head].msg;
+    uint32_t n = 0;
+    struct pkt f;
+
+    if (!m->raw || c->proto == PROTO_HTTP)
+        return;
+    for (size_t used = 0; used < m->len; n++)
+        used += take_frame(c, m->data + used, m->len - used, &f);
+    for (o->cap = 4; o->cap < n + old.n; o->cap *= 2)
+        ;
+    o->entry = xcalloc(o->cap, sizeof o->entry[0]);
+    o->head = o->n = 0;
+    for (size_t used = 0; used < m->len; o->n++) {
+        used += take_frame(c, m->data + used, m->len - used, &f);
+        o->entry[o->n].msg = msg_new(f.cmd, f.seq, f.body.p, f.body.n);
+        o->bytes += f.body.n + MAX_PKT_HEAD;
+    }
+    for (uint32_t i = 1; i < old.n; i++)
+        o->entry[o->n++] = old.entry[(old.head + i) & (old.cap - 1)];
+    o->bytes -= m->len + MAX_PKT_HEAD;
+    free(old.entry);
+    msg_unref(m);
+}
+
+static bool
+has_something(struct conn *c)
+{
+    if (c->out == NULL || c->out->n == 0)
+        return false;
+    take_apart(c);
+    return true;
+}
+
 static void
 pop(struct conn *c, bool written)
 {
@@ -775,11 +832,13 @@ TEST(chat_answer_bytes)
     begin(NULL);
     struct conn *c = comes(PROTO_TCP);
     says(c, 17, "{}");
+    CHECK(has_something(c));
     const struct msg *m = c->out->entry[c->out->head].msg;
     CHECK_BYTES(m->data, m->len, want);
     CHECK_INT(m->seq, 0);
     pop(c, true);
     CHECK(chat_command(w.c, c, 17, 77, STR("{}"))); /* a sequence number comes back */
+    CHECK(has_something(c));
     CHECK_INT(c->out->entry[c->out->head].msg->seq, 77);
     end();
 }
@@ -824,6 +883,30 @@ TEST(chat_handshake_heartbeat)
     hears(out, "{'command':2,'data':{'hbyte':-127}}");
     says(out, -1, "{'cmd':13,'hbbyte':'-127'}");
     hears(out, "{'command':13,'data':{'hbbyte':-128}}");
+    end();
+}
+
+/* Many answers are one piece of output, in order, on either protocol; and none is lost when there
+ * are too many for that. */
+TEST(chat_answers_together)
+{
+    enum { MANY = 400 };
+
+    begin(NULL);
+    for (int k = 0; k < 2; k++) {
+        struct conn *c = comes(k == 0 ? PROTO_TCP : PROTO_WS);
+        for (int i = 0; i < 8; i++)
+            says(c, i % 2 == 0 ? 13 : 1, "{}");
+        CHECK(c->out->n <= 2);
+        for (int i = 8; i < MANY; i++)
+            says(c, i % 2 == 0 ? 13 : 1, "{}");
+        CHECK(c->out->bytes > MAX_PRESSED);
+        for (int i = 0; i < MANY; i += 2) {
+            hears(c, "{'command':13,'data':{'hbbyte':-128}}");
+            hears(c, "{'command':2,'data':{'hbyte':-127}}");
+        }
+        silent(c);
+    }
     end();
 }
 

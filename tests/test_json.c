@@ -262,11 +262,42 @@ struct result {
     size_t at;
 };
 
+static bool
+same_value(const struct json *a, const struct json *b)
+{
+    return a->p == b->p && a->n == b->n && a->type == b->type && a->escaped == b->escaped &&
+           a->plain == b->plain;
+}
+
+/* json_quick() before json_next() gives what json_next() alone does: members, end and fault. */
+static void
+check_quick(const char *text, size_t n)
+{
+    struct json_iter it, rules;
+    struct json key, value, rules_key, rules_value;
+    int more = 1, rules_more;
+
+    if (json_open(&it, text, n) != 0)
+        return;
+    rules = it;
+    do {
+        if (!json_quick(&it, &key, &value))
+            more = json_next(&it, &key, &value);
+        rules_more = json_next(&rules, &rules_key, &rules_value);
+        if (more != rules_more || it.p != rules.p || it.error != rules.error ||
+            !same_value(&key, &rules_key) || !same_value(&value, &rules_value))
+            test_fail(__FILE__, __LINE__, "not read the same at %zu: %.*s",
+                      (size_t)(rules.p - text), (int)n, text);
+    } while (more > 0);
+}
+
 static struct result
 read_all(const struct edges *e, const char *p, size_t n)
 {
     struct json_iter it;
     const char *text = place(e->in, p, n);
+
+    check_quick(text, n);
     int opened = json_open(&it, text, n);
     int ended = walk(e, &it);
 
@@ -299,6 +330,11 @@ static const struct {
     size_t n;
 } good[] = {
     {T("{}")},
+    {T("{\"a\":1,\"b\":\"x\",\"cc\":0,\"d\":12345678,\"e\":1700000000000}")},
+    {T("{\"cmd\":11,\"content\":\"a plain text of more than 16 bytes\",\"createTime\":"
+       "1700000000000,\"id\":\"1f\",\"to\":\"bob\"}")},
+    {T("{\"a\":\"\",\"b\":-1,\"c\":1.5,\"d\":\"\xe4\xbd\xa0\",\"e\":\"\\n\",\"f\":7}")},
+    {T("{\"a\":1 ,\"b\": 2, \"c\":3,\"d\" :4,\"e\":[],\"f\":12}")},
     {T("[]")},
     {T(" \t\r\n{ \t\r\n} \t\r\n")},
     {T("[ ]")},
