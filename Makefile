@@ -17,9 +17,9 @@ WARN = -Wall -Wextra -Wpedantic -Wshadow -Wconversion -Wstrict-prototypes -Wmiss
 ALL = $(STD) $(FEATURES) $(WARN) $(CFLAGS)
 LIBS = -lpthread `test "$(TLS)" = 0 || echo -lssl -lcrypto`
 
-HDRS = jim.h base.h stores.h json.h login.h import.h store.h
+HDRS = jim.h base.h stores.h json.h login.h import.h store.h cluster.h
 # The server in reading order; all but main.c is what an embedding program links.
-LIB = util.c hash.c codec.c resp.c loop.c \
+LIB = util.c hash.c codec.c resp.c loop.c dial.c \
 	disk.c segment.c index.c helper.c store.c none.c repair.c \
 	conf.c \
 	tls.c conn.c input.c \
@@ -27,7 +27,8 @@ LIB = util.c hash.c codec.c resp.c loop.c \
 	worker.c users.c token.c hook.c auth.c admin.c \
 	bounds.c jail.c jim.c broadcast.c \
 	http.c api.c routes.c metrics.c \
-	export.c import.c import_redis.c
+	export.c import.c import_redis.c \
+	redis.c redis_map.c redis_link.c
 LIBO = $(LIB:.c=.o)
 # The client library, on top of the pure files of the server.
 CLIENT = client_msg.c

@@ -1,10 +1,12 @@
 /* SPDX-License-Identifier: MIT */
 /*
  * base.h - a part of jim.h: what knows nothing of chat, and would serve another server as well. By
- * file in reading order: util, hash, codec, resp, loop. Included there, behind the limits.
+ * file in reading order: util, hash, codec, resp, loop, dial. Included there, behind the limits.
  */
 #ifndef BASE_H
 #define BASE_H
+
+#include <sys/socket.h>
 
 /* --- util.c: strings, buffers, maps, log, time ------------------------------------------------ */
 
@@ -313,17 +315,27 @@ enum resp_type {
     RESP_BULK,   /* any bytes */
     RESP_LARGE,  /* a string above `max`: its n bytes and CR LF follow, for the caller to skip */
     RESP_ARRAY,  /* n elements follow, each to be decoded by itself; they may be arrays again */
-    RESP_NIL
+    RESP_NIL,
+    /* RESP3 alone: */
+    RESP_BOOL,
+    RESP_DOUBLE,    /* its text, as Redis writes it: 1.5, 10, 1e-9, inf, -inf, nan */
+    RESP_BIG,       /* an integer of any size, as text */
+    RESP_VERBATIM,  /* a string for humans, without its "txt:" */
+    RESP_MAP,       /* n elements follow: keys and values in turn */
+    RESP_SET,       /* n elements follow */
+    RESP_PUSH,      /* n elements follow; no answer to anything */
+    RESP_ATTRIBUTE  /* n elements follow, as in a map, and then what they are about */
 };
 struct resp {
     enum resp_type type;
-    int64_t n;       /* RESP_INT: the value; RESP_LARGE, RESP_ARRAY: how many follow */
-    struct str text; /* RESP_STATUS, RESP_ERROR, RESP_BULK: borrowed from the input */
+    int64_t n;       /* RESP_INT, RESP_BOOL: the value; RESP_LARGE and all that hold others: how
+                        many follow */
+    struct str text; /* of the other types but RESP_NIL: borrowed from the input */
 };
 enum {
     RESP_BAD_TYPE = -1,  /* no element begins like this */
     RESP_BAD_LINE = -2,  /* no number where one belongs, a line over MAX_LINE, or CR LF missing */
-    RESP_BAD_LENGTH = -3 /* negative, over 512 MiB, or over 2^20 elements */
+    RESP_BAD_LENGTH = -3 /* negative, over 512 MiB, or over 2^20 elements or pairs */
 };
 /* One element of a reply. *scan (0 at first and behind each element) as for http_decode(). */
 ptrdiff_t resp_decode(const char *p, size_t n, size_t *scan, size_t max, struct resp *out);
@@ -371,5 +383,26 @@ void loop_timer(struct loop *l, struct timer *t, int64_t at_ms, timer_fn *fn);
 void loop_timer_clear(struct loop *l, struct timer *t); /* allowed when not set */
 /* Make the current or next loop_turn() return soon; async-signal-safe and from any thread. */
 void loop_wake(struct loop *l);
+
+/* --- dial.c: outgoing connections ------------------------------------------------------------- */
+
+#define DIAL_ADDRS 8 /* addresses tried of a name that has several */
+struct dial_addr {
+    struct sockaddr_storage sa;
+    socklen_t len;
+};
+struct dial_addrs {
+    struct dial_addr a[DIAL_ADDRS];
+    size_t n;
+};
+/* HOST, HOST:PORT, [V6] or [V6]:PORT; without a port, `usual` is it. Views of both. */
+bool dial_split(struct str text, struct str usual, struct str *host, struct str *port);
+/* 0 or an error for gai_strerror(). numeric: a name is an error; else it may take its time: not on
+ * a loop. */
+int dial_look_up(struct str host, struct str port, bool numeric, struct dial_addrs *to);
+/* A non-blocking socket that is connecting, or -1 with errno. It is writable when that has come to
+ * an end; dial_error() says to which: 0, or an errno. */
+int dial(const struct dial_addr *a);
+int dial_error(int fd);
 
 #endif

@@ -17,10 +17,7 @@
 #include "jim.h"
 
 #include <errno.h>
-#include <fcntl.h>
 #include <netdb.h>
-#include <netinet/in.h>
-#include <netinet/tcp.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
@@ -30,19 +27,8 @@
 #define HOOK_LINKS 16         /* calls in flight: more would only queue up in the service */
 #define HOOK_WAITING 1024     /* calls that wait for one of them */
 #define HOOK_BODY (512u << 10) /* bytes of a response's body: a User with all his friends */
-#define HOOK_ADDRS 8          /* addresses tried of a name that has several */
 #define HOOK_READ TLS_MIN_READ /* bytes of one read */
 #define WHY_ROOM 160          /* bytes of a reason, for the log */
-
-struct address {
-    struct sockaddr_storage sa;
-    socklen_t len;
-};
-
-struct addresses {
-    struct address a[HOOK_ADDRS];
-    size_t n;
-};
 
 /* One connection to the service. */
 struct hook_link {
@@ -64,7 +50,7 @@ struct resolve { /* a look-up in a thread; belongs to it meanwhile */
     struct task job;
     struct hook *hook;
     struct hook_url url;
-    struct addresses found;
+    struct dial_addrs found;
     int error;         /* of getaddrinfo() */
     const char *ca;    /* authorities to read on the way; NULL: none */
     struct tls_client *fresh; /* what came of it; owned; NULL: ca_why */
@@ -81,7 +67,7 @@ struct hook {
     struct tls_client *tls;   /* owned; NULL: plain */
     unsigned trust;           /* how often the authorities have been read again */
     bool trust_due;           /* they are to be */
-    struct addresses addrs;
+    struct dial_addrs addrs;
     size_t at;                /* the address that is used now */
     struct resolve resolve;
     bool resolving;
@@ -93,35 +79,6 @@ struct hook {
 };
 
 /* --- addresses -------------------------------------------------------------------------------- */
-
-/* host, host:port, [v6] or [v6]:port. */
-static bool
-split_authority(struct str text, struct hook_url *u)
-{
-    const char *colon;
-
-    u->authority = text;
-    u->port = str_of(u->tls ? "443" : "80");
-    if (text.n > 0 && text.p[0] == '[') {
-        const char *close = memchr(text.p, ']', text.n);
-        if (close == NULL)
-            return false;
-        u->host = (struct str){text.p + 1, (size_t)(close - text.p - 1)};
-        colon = close + 1 < text.p + text.n ? close + 1 : NULL;
-        if (colon != NULL && *colon != ':')
-            return false;
-    } else {
-        colon = text.n > 0 ? memchr(text.p, ':', text.n) : NULL;
-        u->host = (struct str){text.p, colon == NULL ? text.n : (size_t)(colon - text.p)};
-    }
-    if (colon != NULL)
-        u->port = (struct str){colon + 1, (size_t)(text.p + text.n - colon - 1)};
-    for (size_t i = 0; i < u->port.n; i++)
-        if (u->port.p[i] < '0' || u->port.p[i] > '9')
-            return false;
-    return u->host.n > 0 && u->host.n < NI_MAXHOST && u->port.n > 0 && u->port.n <= 5 &&
-           atoi(u->port.p) > 0 && atoi(u->port.p) <= 65535;
-}
 
 const char *
 hook_url(const char *text, struct hook_url *u)
@@ -139,33 +96,12 @@ hook_url(const char *text, struct hook_url *u)
             return "blanks, '#', '@' and characters beyond ASCII cannot be in it";
     while (at < n && text[at] != '/' && text[at] != '?')
         at++;
-    if (!split_authority((struct str){text + scheme, at - scheme}, u) ||
+    u->authority = (struct str){text + scheme, at - scheme};
+    if (!dial_split(u->authority, str_of(u->tls ? "443" : "80"), &u->host, &u->port) ||
         (at < n && text[at] == '?'))
         return shape;
     u->path = at < n ? (struct str){text + at, n - at} : STR("/");
     return NULL;
-}
-
-static int
-look_up(const struct hook_url *u, struct addresses *to)
-{
-    struct addrinfo hints = {.ai_flags = AI_NUMERICSERV, .ai_socktype = SOCK_STREAM}, *list;
-    char host[NI_MAXHOST], port[8];
-
-    snprintf(host, sizeof host, "%.*s", (int)u->host.n, u->host.p);
-    snprintf(port, sizeof port, "%.*s", (int)u->port.n, u->port.p);
-    to->n = 0;
-    int e = getaddrinfo(host, port, &hints, &list);
-    if (e != 0)
-        return e;
-    for (const struct addrinfo *a = list; a != NULL && to->n < HOOK_ADDRS; a = a->ai_next) {
-        if (a->ai_addrlen > sizeof to->a[0].sa)
-            continue;
-        memcpy(&to->a[to->n].sa, a->ai_addr, a->ai_addrlen);
-        to->a[to->n++].len = a->ai_addrlen;
-    }
-    freeaddrinfo(list);
-    return 0;
 }
 
 static void
@@ -173,13 +109,13 @@ resolve_run(struct task *j)
 {
     struct resolve *r = (struct resolve *)(void *)j;
 
-    r->error = look_up(&r->url, &r->found);
+    r->error = dial_look_up(r->url.host, r->url.port, false, &r->found);
     if (r->ca != NULL)
         r->fresh = tls_client_new(r->ca, r->ca_why, sizeof r->ca_why);
 }
 
 static void
-take_addresses(struct hook *h, int error, const struct addresses *found)
+take_addresses(struct hook *h, int error, const struct dial_addrs *found)
 {
     if (error != 0) { /* the old ones may still be right */
         log_write(h->log, LOG_LEVEL_WARN, "login hook: %s: %s", h->host, gai_strerror(error));
@@ -572,11 +508,10 @@ static bool
 link_begin(struct hook_link *k)
 {
     struct hook *h = k->hook;
-    int error = 0;
-    socklen_t size = sizeof error;
+    int error = dial_error(k->fd);
 
-    if (getsockopt(k->fd, SOL_SOCKET, SO_ERROR, &error, &size) != 0 || error != 0) {
-        link_failed(k, strerror(error != 0 ? error : errno));
+    if (error != 0) {
+        link_failed(k, strerror(error));
         return false;
     }
     k->trust = h->trust;
@@ -613,16 +548,11 @@ static int
 hook_connect(struct hook_link *k)
 {
     const struct hook *h = k->hook;
-    const struct address *a = &h->addrs.a[h->at];
-    int on = 1, fd = socket(a->sa.ss_family, SOCK_STREAM, 0);
+    int fd = dial(&h->addrs.a[h->at]);
 
     if (fd < 0)
         return -1;
-    fcntl(fd, F_SETFL, O_NONBLOCK);
-    fcntl(fd, F_SETFD, FD_CLOEXEC);
-    setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof on);
-    if ((connect(fd, (const struct sockaddr *)&a->sa, a->len) != 0 && errno != EINPROGRESS) ||
-        loop_add(h->loop, fd, LOOP_WRITE, hook_event, k) != 0) {
+    if (loop_add(h->loop, fd, LOOP_WRITE, hook_event, k) != 0) {
         int e = errno;
         close(fd);
         errno = e;
@@ -760,7 +690,7 @@ struct hook *
 hook_new(struct loop *l, const struct options *o, const struct log *log, struct workers *w)
 {
     struct hook *h = xcalloc(1, sizeof *h);
-    struct addresses found;
+    struct dial_addrs found;
     char err[512];
 
     h->loop = l;
@@ -779,7 +709,7 @@ hook_new(struct loop *l, const struct options *o, const struct log *log, struct 
         free(h);
         return NULL;
     }
-    take_addresses(h, look_up(&h->url, &found), &found);
+    take_addresses(h, dial_look_up(h->url.host, h->url.port, false, &found), &found);
     return h;
 }
 

@@ -20,11 +20,8 @@
 #include "jim.h"
 
 #include <errno.h>
-#include <fcntl.h>
 #include <inttypes.h>
 #include <netdb.h>
-#include <netinet/in.h>
-#include <netinet/tcp.h>
 #include <poll.h>
 #include <stdlib.h>
 #include <string.h>
@@ -37,7 +34,7 @@
 #define WINDOW 16       /* keys asked for at once */
 #define MAX_NAME 1024   /* bytes of a key that can be one of J-IM's */
 
-struct redis {
+struct source {
     int fd;
     struct buf in, out, value; /* value: an element that is kept while the next is read */
     size_t used, scan;         /* of `in`: consumed; looked at */
@@ -47,7 +44,7 @@ struct redis {
 /* --- the connection --------------------------------------------------------------------------- */
 
 static bool
-redis_fail(struct redis *r, const char *what, const char *why)
+source_fail(struct source *r, const char *what, const char *why)
 {
     if (r->err[0] == '\0')
         snprintf(r->err, sizeof r->err, "redis: %s%s%s", what, why[0] != '\0' ? ": " : "", why);
@@ -55,7 +52,7 @@ redis_fail(struct redis *r, const char *what, const char *why)
 }
 
 static bool
-redis_wait(struct redis *r, short events, int ms)
+source_wait(struct source *r, short events, int ms)
 {
     struct pollfd p = {.fd = r->fd, .events = events};
     int64_t until = time_mono_ms() + ms;
@@ -66,32 +63,32 @@ redis_wait(struct redis *r, short events, int ms)
         ms = left > 0 ? (int)left : 0;
     }
     if (n < 0)
-        return redis_fail(r, "waiting", strerror(errno));
-    return n > 0 || redis_fail(r, "no answer in time", "");
+        return source_fail(r, "waiting", strerror(errno));
+    return n > 0 || source_fail(r, "no answer in time", "");
 }
 
 static bool
-redis_flush(struct redis *r)
+source_flush(struct source *r)
 {
     while (r->out.len > 0) {
         ssize_t put = send(r->fd, r->out.p, r->out.len, 0);
         if (put > 0)
             buf_drop(&r->out, (size_t)put);
         else if (errno == EAGAIN || errno == EWOULDBLOCK) {
-            if (!redis_wait(r, POLLOUT, ANSWER_MS))
+            if (!source_wait(r, POLLOUT, ANSWER_MS))
                 return false;
         } else if (errno != EINTR)
-            return redis_fail(r, "cannot write", strerror(errno));
+            return source_fail(r, "cannot write", strerror(errno));
     }
     return true;
 }
 
 static bool
-redis_fill(struct redis *r)
+source_fill(struct source *r)
 {
     ssize_t got;
 
-    if (!redis_flush(r))
+    if (!source_flush(r))
         return false;
     buf_drop(&r->in, r->used);
     r->used = 0;
@@ -100,26 +97,26 @@ redis_fill(struct redis *r)
         if (errno == EINTR)
             continue;
         if (errno != EAGAIN && errno != EWOULDBLOCK)
-            return redis_fail(r, "cannot read", strerror(errno));
-        if (!redis_wait(r, POLLIN, ANSWER_MS))
+            return source_fail(r, "cannot read", strerror(errno));
+        if (!source_wait(r, POLLIN, ANSWER_MS))
             return false;
     }
     if (got == 0)
-        return redis_fail(r, "the connection ended", "");
+        return source_fail(r, "the connection ended", "");
     r->in.len += (size_t)got;
     return true;
 }
 
 /* Throw away n bytes and CR LF. */
 static bool
-redis_skip(struct redis *r, int64_t n)
+source_skip(struct source *r, int64_t n)
 {
     uint64_t left = (uint64_t)n + 2;
 
     while (left > 0) {
         size_t have = r->in.len - r->used;
         if (have == 0) {
-            if (!redis_fill(r))
+            if (!source_fill(r))
                 return false;
             continue;
         }
@@ -133,89 +130,58 @@ redis_skip(struct redis *r, int64_t n)
 
 /* The next element. Its text lives until the next call. */
 static bool
-redis_next(struct redis *r, struct resp *out)
+source_next(struct source *r, struct resp *out)
 {
     ptrdiff_t used;
 
     while ((used = resp_decode(r->in.p + r->used, r->in.len - r->used, &r->scan, MAX_RECORD,
                                out)) == 0)
-        if (!redis_fill(r))
+        if (!source_fill(r))
             return false;
     if (used < 0)
-        return redis_fail(r, "what answers does not speak its protocol", "");
+        return source_fail(r, "what answers does not speak its protocol", "");
     r->used += (size_t)used;
-    return out->type != RESP_LARGE || redis_skip(r, out->n);
+    return out->type != RESP_LARGE || source_skip(r, out->n);
 }
 
 static void
-redis_ask(struct redis *r, const struct str *arg, size_t n)
+source_ask(struct source *r, const struct str *arg, size_t n)
 {
     resp_command(&r->out, arg, n);
 }
 
-/* HOST:PORT, HOST, or [HOST]:PORT for an address with colons. */
 static bool
-take_address(const char *address, char *host, char *port, size_t size)
+connect_to(struct source *r, const struct dial_addr *a)
 {
-    struct str rest = str_of(address), name = rest;
-    const char *colon = strrchr(address, ':');
+    int err;
 
-    if (rest.n >= size)
-        return false;
-    snprintf(port, size, "6379");
-    if (colon != NULL && (rest.p[0] != '[' || colon[-1] == ']')) {
-        name.n = (size_t)(colon - address);
-        snprintf(port, size, "%s", colon + 1);
-    }
-    if (name.n > 1 && name.p[0] == '[' && name.p[name.n - 1] == ']') {
-        name.p++;
-        name.n -= 2;
-    }
-    snprintf(host, size, "%.*s", (int)name.n, name.p);
-    return name.n > 0 && port[0] != '\0';
-}
-
-static bool
-connect_to(struct redis *r, const struct addrinfo *a)
-{
-    int one = 1, err = 0;
-    socklen_t size = sizeof err;
-
-    r->fd = socket(a->ai_family, a->ai_socktype, a->ai_protocol);
+    r->fd = dial(a);
     if (r->fd < 0)
-        return redis_fail(r, "cannot connect", strerror(errno));
-    if (fcntl(r->fd, F_SETFD, FD_CLOEXEC) < 0 || fcntl(r->fd, F_SETFL, O_NONBLOCK) < 0)
-        return redis_fail(r, "cannot connect", strerror(errno));
-    setsockopt(r->fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof one);
-    if (connect(r->fd, a->ai_addr, a->ai_addrlen) == 0)
-        return true;
-    if (errno != EINPROGRESS && errno != EINTR)
-        return redis_fail(r, "cannot connect", strerror(errno));
-    if (!redis_wait(r, POLLOUT, CONNECT_MS))
+        return source_fail(r, "cannot connect", strerror(errno));
+    if (!source_wait(r, POLLOUT, CONNECT_MS))
         return false;
-    if (getsockopt(r->fd, SOL_SOCKET, SO_ERROR, &err, &size) == 0 && err == 0)
-        return true;
-    return redis_fail(r, "cannot connect", strerror(err));
+    err = dial_error(r->fd);
+    return err == 0 || source_fail(r, "cannot connect", strerror(err));
 }
 
 /* A command whose answer is "OK" or "PONG", or an error that is told. */
 static bool
-redis_expect(struct redis *r, const struct str *arg, size_t n)
+source_expect(struct source *r, const struct str *arg, size_t n)
 {
     char why[200];
     struct resp answer;
 
-    redis_ask(r, arg, n);
-    if (!redis_next(r, &answer))
+    source_ask(r, arg, n);
+    if (!source_next(r, &answer))
         return false;
     if (answer.type == RESP_STATUS)
         return true;
     snprintf(why, sizeof why, "%.*s", (int)answer.text.n, answer.text.n > 0 ? answer.text.p : "");
-    return redis_fail(r, "refused", why);
+    return source_fail(r, "refused", why);
 }
 
 static bool
-redis_login(struct redis *r)
+source_login(struct source *r)
 {
     const char *password = getenv("JIM_REDIS_AUTH"), *user = getenv("JIM_REDIS_USER");
     struct str arg[3] = {STR("AUTH")};
@@ -225,39 +191,38 @@ redis_login(struct redis *r)
         if (user != NULL && user[0] != '\0')
             arg[n++] = str_of(user);
         arg[n++] = str_of(password);
-        if (!redis_expect(r, arg, n))
+        if (!source_expect(r, arg, n))
             return false;
     }
     arg[0] = STR("PING"); /* says NOAUTH when a password is missing */
-    return redis_expect(r, arg, 1);
+    return source_expect(r, arg, 1);
 }
 
 static bool
-redis_open(struct redis *r, const char *address)
+source_open(struct source *r, const char *address)
 {
-    struct addrinfo hints = {.ai_family = AF_UNSPEC, .ai_socktype = SOCK_STREAM}, *list, *a;
-    char host[256], port[256];
+    struct dial_addrs found;
+    struct str host, port;
 
-    *r = (struct redis){.fd = -1};
-    if (!take_address(address, host, port, sizeof host))
-        return redis_fail(r, "no address", address);
-    int err = getaddrinfo(host, port, &hints, &list);
+    *r = (struct source){.fd = -1};
+    if (!dial_split(str_of(address), STR("6379"), &host, &port))
+        return source_fail(r, "no address", address);
+    int err = dial_look_up(host, port, false, &found);
     if (err != 0)
-        return redis_fail(r, address, gai_strerror(err));
-    for (a = list; a != NULL; a = a->ai_next) {
+        return source_fail(r, address, gai_strerror(err));
+    for (size_t i = 0; i < found.n; i++) {
         r->err[0] = '\0';
-        if (connect_to(r, a))
-            break;
+        if (connect_to(r, &found.a[i]))
+            return source_login(r);
         if (r->fd >= 0)
             close(r->fd);
         r->fd = -1;
     }
-    freeaddrinfo(list);
-    return a != NULL && redis_login(r);
+    return false;
 }
 
 static void
-redis_close(struct redis *r)
+source_close(struct source *r)
 {
     if (r->fd >= 0)
         close(r->fd);
@@ -279,13 +244,13 @@ struct key_type {
 
 struct walk {
     struct import *im;
-    struct redis *r;
+    struct source *r;
     const struct key_type *(*type_of)(struct str key); /* NULL: not for this walk */
     struct buf names; /* keys of one answer to SCAN, the length before each */
 };
 
 static void
-ask_page(struct redis *r, enum key_kind kind, struct str key, uint64_t from)
+ask_page(struct source *r, enum key_kind kind, struct str key, uint64_t from)
 {
     char start[24], end[24];
     struct str arg[5] = {STR("GET"), key};
@@ -300,7 +265,7 @@ ask_page(struct redis *r, enum key_kind kind, struct str key, uint64_t from)
     }
     if (kind == KEY_SORTED)
         arg[n++] = STR("WITHSCORES");
-    redis_ask(r, arg, n);
+    source_ask(r, arg, n);
 }
 
 /* A score is createTime in milliseconds, which doubles hold exactly. */
@@ -321,7 +286,7 @@ score_of(struct str text)
 static bool
 take_value(struct walk *w, const struct key_type *type, struct str key, const struct resp *value)
 {
-    struct redis *r = w->r;
+    struct source *r = w->r;
     struct resp score = {.type = RESP_BULK};
     const char *why = NULL;
     bool large = value->type == RESP_LARGE;
@@ -329,7 +294,7 @@ take_value(struct walk *w, const struct key_type *type, struct str key, const st
     if (type->kind == KEY_SORTED) {
         r->value.len = 0;
         buf_str(&r->value, value->text);
-        if (!redis_next(r, &score))
+        if (!source_next(r, &score))
             return false;
     }
     struct str text = type->kind == KEY_SORTED ? (struct str){r->value.p, r->value.len}
@@ -352,7 +317,7 @@ take_page(struct walk *w, const struct key_type *type, struct str key)
 {
     struct resp head;
 
-    if (!redis_next(w->r, &head))
+    if (!source_next(w->r, &head))
         return -1;
     if (head.type == RESP_ERROR) { /* WRONGTYPE: somebody else's key */
         import_refuse(w->im, key, "no value of the kind J-IM keeps there");
@@ -361,13 +326,13 @@ take_page(struct walk *w, const struct key_type *type, struct str key)
     if (type->kind == KEY_STRING)
         return take_value(w, type, key, &head) ? 0 : -1;
     if (head.type != RESP_ARRAY) {
-        redis_fail(w->r, "an answer that was not asked for", "");
+        source_fail(w->r, "an answer that was not asked for", "");
         return -1;
     }
     int64_t n = type->kind == KEY_SORTED ? head.n / 2 : head.n;
     for (int64_t i = 0; i < n; i++) {
         struct resp value;
-        if (!redis_next(w->r, &value) || !take_value(w, type, key, &value))
+        if (!source_next(w->r, &value) || !take_value(w, type, key, &value))
             return -1;
     }
     return n;
@@ -633,18 +598,18 @@ read_names(struct walk *w, char cursor[24])
     struct resp head, next, names, name;
 
     w->names.len = 0;
-    if (!redis_next(w->r, &head))
+    if (!source_next(w->r, &head))
         return false;
     if (head.type == RESP_ERROR)
-        return redis_fail(w->r, "SCAN refused", "");
-    if (head.type != RESP_ARRAY || head.n != 2 || !redis_next(w->r, &next) ||
+        return source_fail(w->r, "SCAN refused", "");
+    if (head.type != RESP_ARRAY || head.n != 2 || !source_next(w->r, &next) ||
         next.type != RESP_BULK || next.text.n == 0 || next.text.n >= 24)
-        return redis_fail(w->r, "an answer that was not asked for", "");
+        return source_fail(w->r, "an answer that was not asked for", "");
     snprintf(cursor, 24, "%.*s", (int)next.text.n, next.text.p);
-    if (!redis_next(w->r, &names) || names.type != RESP_ARRAY)
-        return redis_fail(w->r, "an answer that was not asked for", "");
+    if (!source_next(w->r, &names) || names.type != RESP_ARRAY)
+        return source_fail(w->r, "an answer that was not asked for", "");
     for (int64_t i = 0; i < names.n; i++) {
-        if (!redis_next(w->r, &name))
+        if (!source_next(w->r, &name))
             return false;
         if (name.type != RESP_BULK || name.text.n > MAX_NAME)
             continue; /* no id of ours is that long */
@@ -657,7 +622,7 @@ read_names(struct walk *w, char cursor[24])
 
 /* All keys that match, in no order; one may come twice, which does no harm. */
 static bool
-walk(struct import *im, struct redis *r, const char *pattern,
+walk(struct import *im, struct source *r, const char *pattern,
      const struct key_type *(*type_of)(struct str key))
 {
     struct walk w = {.im = im, .r = r, .type_of = type_of};
@@ -667,7 +632,7 @@ walk(struct import *im, struct redis *r, const char *pattern,
     do {
         struct str arg[] = {STR("SCAN"),      str_of(cursor), STR("MATCH"),
                             str_of(pattern), STR("COUNT"),   STR("512")};
-        redis_ask(r, arg, sizeof arg / sizeof arg[0]);
+        source_ask(r, arg, sizeof arg / sizeof arg[0]);
         ok = read_names(&w, cursor) && take_names(&w);
     } while (ok && strcmp(cursor, "0") != 0);
     buf_free(&w.names);
@@ -678,11 +643,11 @@ int
 import_redis(const char *dir, const char *address, FILE *out)
 {
     struct import im;
-    struct redis r;
+    struct source r;
 
-    if (!redis_open(&r, address)) { /* before a directory is made for nothing */
+    if (!source_open(&r, address)) { /* before a directory is made for nothing */
         fprintf(stderr, "jim: %s: %s\n", address, r.err);
-        redis_close(&r);
+        source_close(&r);
         return 2;
     }
     if (import_open(&im, dir)) {
@@ -693,6 +658,6 @@ import_redis(const char *dir, const char *address, FILE *out)
             im.failed = r.err;
     }
     int code = import_close(&im, out);
-    redis_close(&r);
+    source_close(&r);
     return code;
 }

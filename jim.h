@@ -4,11 +4,11 @@
  *
  * Part 1 is the whole public interface, for programs that embed the server. Part 2, under
  * JIM_INTERNAL, is every shared limit, struct and function of the server itself, grouped by file in
- * reading order: what knows nothing of chat (base.h: util, hash, codec, resp, loop), stores
+ * reading order: what knows nothing of chat (base.h: util, hash, codec, resp, loop, dial), stores
  * (stores.h), conf, tls, conn, input, roster, the chat (request, profile, chat, group, send, retry,
  * query, record, keep), logins (login.h: worker, users, token, hook, auth, admin), bounds, jail,
- * jim, broadcast, http, api, routes, metrics, and data carried elsewhere (import.h: export, import,
- * import_redis).
+ * jim, broadcast, http, api, routes, metrics, data carried elsewhere (import.h: export, import,
+ * import_redis), and the link to Redis (cluster.h: redis, redis_map, redis_link).
  */
 #ifndef JIM_H
 #define JIM_H
@@ -122,7 +122,7 @@ void jim_free(struct jim *j);
 #define MAX_FRIENDS (256u << 10) /* bytes of a user's friend groups, as JSON: some 5,000 friends */
 #define MAX_GROUPS 1000        /* groups one login may join */
 
-/* --- util.c, hash.c, codec.c, resp.c, loop.c: what knows nothing of chat ---------------------- */
+/* --- util.c, hash.c, codec.c, resp.c, loop.c, dial.c: what knows nothing of chat -------------- */
 
 #include "base.h"
 
@@ -1193,6 +1193,10 @@ void route_health(struct call *k);
 /* --- export.c, import.c, import_redis.c: data carried elsewhere ------------------------------- */
 
 #include "import.h"
+
+/* --- redis.c, redis_map.c, redis_link.c: the link to Redis ------------------------------------ */
+
+#include "cluster.h"
 
 #endif /* JIM_INTERNAL */
 #endif /* JIM_H */

@@ -1,12 +1,14 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * resp.c - Redis's protocol, RESP2 (https://redis.io/docs/latest/develop/reference/protocol-spec/).
- * As pure as codec.c: bytes in, views out.
+ * resp.c - Redis's protocol, RESP2 and RESP3
+ * (https://redis.io/docs/latest/develop/reference/protocol-spec/). As pure as codec.c: bytes in,
+ * views out.
  *
  * A reply is a tree, but it is decoded element by element: an array gives its head, and what
  * follows is its elements. So a reply of any size is read in the room of its largest value, and
  * nothing is allocated because a peer has announced it. What an element looks like stands in one
- * table, by its first byte: the further types of RESP3 are further rows.
+ * table, by its first byte. Of RESP3 the strings and aggregates without a length in front (`$?`,
+ * `*?`) are missing: no Redis sends them.
  */
 #include "jim.h"
 
@@ -20,8 +22,12 @@ enum form { /* what stands between the first byte and CR LF */
     FORM_NONE,
     FORM_TEXT,  /* the value */
     FORM_INT,   /* the value */
+    FORM_NUMBER, /* the value, kept as a text: a double, or an integer of any size */
+    FORM_BOOL,  /* t or f */
+    FORM_NULL,  /* nothing */
     FORM_BYTES, /* how many bytes follow, behind which CR LF stands again */
-    FORM_COUNT  /* how many elements follow */
+    FORM_COUNT, /* how many elements follow */
+    FORM_PAIRS  /* how many pairs of them */
 };
 
 static const struct {
@@ -30,6 +36,12 @@ static const struct {
 } rows[128] = {
     ['+'] = {FORM_TEXT, RESP_STATUS}, ['-'] = {FORM_TEXT, RESP_ERROR}, [':'] = {FORM_INT, RESP_INT},
     ['$'] = {FORM_BYTES, RESP_BULK},  ['*'] = {FORM_COUNT, RESP_ARRAY},
+    /* RESP3 */
+    ['_'] = {FORM_NULL, RESP_NIL},    ['#'] = {FORM_BOOL, RESP_BOOL},
+    [','] = {FORM_NUMBER, RESP_DOUBLE}, ['('] = {FORM_NUMBER, RESP_BIG},
+    ['!'] = {FORM_BYTES, RESP_ERROR}, ['='] = {FORM_BYTES, RESP_VERBATIM},
+    ['%'] = {FORM_PAIRS, RESP_MAP},   ['|'] = {FORM_PAIRS, RESP_ATTRIBUTE},
+    ['~'] = {FORM_COUNT, RESP_SET},   ['>'] = {FORM_COUNT, RESP_PUSH},
 };
 
 /* Where the CR stands that ends the first line; 0: not there yet. */
@@ -68,6 +80,47 @@ take_int(const char *p, size_t n, int64_t *out)
     return true;
 }
 
+/* What a double or a big number may look like: [+-]digits, with a fraction and an exponent, or inf
+ * or nan, if it is a double. */
+static bool
+is_number(struct str s, bool real)
+{
+    size_t i = s.n > 0 && (s.p[0] == '-' || s.p[0] == '+'), digits = 0;
+    struct str rest = {s.p + i, s.n - i};
+
+    if (real && (str_eq(rest, STR("inf")) || str_eq(rest, STR("nan"))))
+        return true;
+    for (; i < s.n; i++) {
+        bool digit = s.p[i] >= '0' && s.p[i] <= '9';
+        if (!digit && (!real || memchr(".eE+-", s.p[i], 5) == NULL))
+            return false;
+        digits += digit;
+    }
+    return digits > 0;
+}
+
+/* The value that stands on the first line itself. */
+static bool
+take_line(enum form form, struct str line, struct resp *out)
+{
+    out->text = line;
+    switch (form) {
+    case FORM_NULL:
+        return line.n == 0;
+    case FORM_BOOL:
+        out->n = line.n == 1 && line.p[0] == 't';
+        out->text = (struct str){NULL, 0};
+        return line.n == 1 && (line.p[0] == 't' || line.p[0] == 'f');
+    case FORM_NUMBER:
+        return is_number(line, out->type == RESP_DOUBLE);
+    case FORM_INT:
+        out->text = (struct str){NULL, 0};
+        return take_int(line.p, line.n, &out->n);
+    default:
+        return true;
+    }
+}
+
 /* The string behind its length; `head` bytes have been looked at. */
 static ptrdiff_t
 bulk(const char *p, size_t n, size_t head, size_t max, struct resp *out)
@@ -83,7 +136,13 @@ bulk(const char *p, size_t n, size_t head, size_t max, struct resp *out)
         return 0;
     if (memcmp(p + head + length, "\r\n", 2) != 0)
         return RESP_BAD_LINE;
+    out->n = 0;
     out->text = (struct str){p + head, length};
+    if (out->type == RESP_VERBATIM) { /* "txt:" or "mkd:" in front */
+        if (length < 4 || out->text.p[3] != ':')
+            return RESP_BAD_LINE;
+        out->text = (struct str){p + head + 4, length - 4};
+    }
     return (ptrdiff_t)(head + length + 2);
 }
 
@@ -95,24 +154,29 @@ resp_decode(const char *p, size_t n, size_t *scan, size_t max, struct resp *out)
     if (first >= sizeof rows / sizeof rows[0] || rows[first].form == FORM_NONE)
         return RESP_BAD_TYPE;
     enum form form = rows[first].form;
-    ptrdiff_t end = line_end(p, n, scan, form == FORM_TEXT ? MAX_LINE : 1 + MAX_DIGITS);
+    bool word = form == FORM_TEXT || form == FORM_NUMBER;
+    ptrdiff_t end = line_end(p, n, scan, word ? MAX_LINE : 1 + MAX_DIGITS);
     if (end <= 0)
         return end;
     size_t head = (size_t)end + 2;
     ptrdiff_t used = (ptrdiff_t)head;
+    struct str line = {p + 1, (size_t)end - 1};
     *out = (struct resp){.type = rows[first].type};
-    if (form == FORM_TEXT) {
-        out->text = (struct str){p + 1, (size_t)end - 1};
-    } else if (!take_int(p + 1, (size_t)end - 1, &out->n)) {
+    if (form < FORM_BYTES) {
+        if (!take_line(form, line, out))
+            return RESP_BAD_LINE;
+    } else if (!take_int(line.p, line.n, &out->n)) {
         return RESP_BAD_LINE;
-    } else if (form != FORM_INT && out->n < 0) {
-        if (out->n != -1)
+    } else if (out->n < 0) {
+        if (out->n != -1 || (first != '$' && first != '*')) /* RESP2's way to say nil */
             return RESP_BAD_LENGTH;
         *out = (struct resp){.type = RESP_NIL};
-    } else if (form == FORM_COUNT && out->n > MAX_ELEMENTS) {
-        return RESP_BAD_LENGTH;
     } else if (form == FORM_BYTES) {
         used = bulk(p, n, head, max, out);
+    } else {
+        if (out->n > MAX_ELEMENTS)
+            return RESP_BAD_LENGTH;
+        out->n *= form == FORM_PAIRS ? 2 : 1;
     }
     if (used > 0)
         *scan = 0;

@@ -265,7 +265,7 @@ step_resp(struct feed *f, size_t at, void *state)
 
     if (used > 0) {
         buf_printf(&f->said, "\n%d %lld", r.type, (long long)r.n);
-        if (r.type == RESP_STATUS || r.type == RESP_ERROR || r.type == RESP_BULK)
+        if (r.text.p != NULL)
             say_view(f, r.text);
         MUST(r.type != RESP_BULK || r.text.n <= FUZZ_MAX);
     }

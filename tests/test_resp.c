@@ -65,11 +65,46 @@ static const struct vector {
     {"+a\nb\r\n", "bad line"},
     {"$5\r\nhelloXX", "bad line"},
     {"$5\r\nhello\rX", "bad line"},
-    /* types that RESP2 has not */
+    /* no type */
     {"x", "bad type"},
     {"\r\n", "bad type"},
     {"\xff", "bad type"},
-    {"+OK\r\n_\r\n", "+OK.bad type"},
+    {"+OK\r\n?\r\n", "+OK.bad type"},
+    /* RESP3: the examples of its description */
+    {"_\r\n", "nil."},
+    {"#t\r\n#f\r\n", "#1.#0."},
+    {",1.23\r\n", ",1.23."},
+    {",10\r\n,inf\r\n,-inf\r\n,nan\r\n,-1.5e-9\r\n", ",10.,inf.,-inf.,nan.,-1.5e-9."},
+    {"(3492890328409238509324850943850943825024385\r\n",
+     "(3492890328409238509324850943850943825024385."},
+    {"(-7\r\n", "(-7."},
+    {"!11\r\nSYNTAX oops\r\n", "-SYNTAX oops."},
+    {"=8\r\ntxt:Some\r\n", "=Some."},
+    {"=4\r\nmkd:\r\n", "=."},
+    {"%2\r\n+first\r\n:1\r\n+second\r\n:2\r\n", "%4.+first.:1.+second.:2."},
+    {"%0\r\n~0\r\n", "%0.~0."},
+    {"~3\r\n+orange\r\n#t\r\n:100\r\n", "~3.+orange.#1.:100."},
+    {">3\r\n+message\r\n+somechannel\r\n+text\r\n", ">3.+message.+somechannel.+text."},
+    {"|1\r\n+ttl\r\n:3600\r\n*1\r\n:1\r\n", "|2.+ttl.:3600.*1.:1."},
+    {"%1048576\r\n", "%2097152."},
+    {"%1048577\r\n", "bad length"},
+    {"~-1\r\n", "bad length"},
+    {"%-1\r\n", "bad length"},
+    {"!-1\r\n", "bad length"},
+    {"_x\r\n", "bad line"},
+    {"#x\r\n", "bad line"},
+    {"#\r\n", "bad line"},
+    {"#tf\r\n", "bad line"},
+    {",\r\n", "bad line"},
+    {",1x\r\n", "bad line"},
+    {",.\r\n", "bad line"},
+    {"(1.5\r\n", "bad line"},
+    {"(\r\n", "bad line"},
+    {"(inf\r\n", "bad line"},
+    {"=3\r\ntxt\r\n", "bad line"},
+    {"=4\r\ntxt;\r\n", "bad line"},
+    {"$?\r\n", "bad line"},
+    {"*?\r\n", "bad line"},
     /* cut short */
     {"", ""},
     {"$", ""},
@@ -93,10 +128,12 @@ note(struct transcript *t, const char *what, struct str text)
 static void
 note_element(struct transcript *t, const struct resp *e)
 {
-    static const char *const marks[] = {"+", "-", ":", "$", "large ", "*", "nil"};
+    static const char *const marks[] = {"+", "-", ":", "$", "large ", "*", "nil", "#",
+                                        ",", "(", "=", "%", "~", ">", "|"};
     char number[32] = "";
 
-    if (e->type == RESP_INT || e->type == RESP_LARGE || e->type == RESP_ARRAY)
+    if (e->type == RESP_INT || e->type == RESP_LARGE || e->type == RESP_ARRAY ||
+        e->type == RESP_BOOL || e->type >= RESP_MAP)
         snprintf(number, sizeof number, "%lld", (long long)e->n);
     note(t, marks[e->type], e->text);
     note(t, number, STR("."));

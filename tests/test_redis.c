@@ -1,0 +1,982 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * test_redis.c - the link to Redis against servers that do as they are told: fakes on loopback, on
+ * the test's own thread, which take commands apart by themselves. The clock is the test's.
+ */
+#include "client.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <netinet/in.h>
+#include <unistd.h>
+
+#define FAKES 3
+#define PEERS 8
+#define ARGS 16
+
+struct fake;
+typedef void answer_fn(struct fake *f, int peer, const struct str *arg, size_t n);
+
+struct fake { /* a server */
+    int fd, port;
+    int peer[PEERS];
+    struct buf in[PEERS], out[PEERS];
+    size_t piece;       /* bytes of one write; 0: all */
+    answer_fn *answer;  /* NULL: usual() */
+    bool deaf;          /* reads and says nothing */
+    struct buf heard;   /* commands, a line each, but for the login */
+    int connects;
+};
+
+struct setup {
+    struct loop *loop;
+    struct log log;
+    struct options opt;
+    struct redis *r;
+    struct fake fake[FAKES];
+    int ups, downs, pushes;
+    char why[200];
+    struct buf got; /* what callbacks were told */
+    int calls;
+};
+
+static int64_t now_ms;
+
+static int64_t
+clock_ms(void)
+{
+    return now_ms;
+}
+
+/* --- fakes ------------------------------------------------------------------------------------ */
+
+static void
+tell(struct fake *f, int peer, const char *text)
+{
+    buf_add(&f->out[peer], text, strlen(text));
+}
+
+static void
+fake_close(struct fake *f, int peer)
+{
+    close(f->peer[peer]);
+    f->peer[peer] = -1;
+    buf_free(&f->in[peer]);
+    buf_free(&f->out[peer]);
+}
+
+/* The login of today's servers. True when it was one of its commands. */
+static bool
+welcome(struct fake *f, int peer, const struct str *arg)
+{
+    if (str_eq(arg[0], STR("HELLO")))
+        tell(f, peer, "%2\r\n$6\r\nserver\r\n$5\r\nredis\r\n$5\r\nproto\r\n:3\r\n");
+    else if (str_eq(arg[0], STR("PING")))
+        tell(f, peer, "+PONG\r\n");
+    else if (str_eq(arg[0], STR("SELECT")))
+        tell(f, peer, "+OK\r\n");
+    else
+        return false;
+    return true;
+}
+
+static void
+usual(struct fake *f, int peer, const struct str *arg, size_t n)
+{
+    (void)n;
+    if (welcome(f, peer, arg))
+        return;
+    if (str_eq(arg[0], STR("ECHO"))) {
+        buf_printf(&f->out[peer], "$%zu\r\n%.*s\r\n", arg[1].n, (int)arg[1].n, arg[1].p);
+        return;
+    }
+    tell(f, peer, "-ERR unknown command\r\n");
+}
+
+/* A number behind `mark` at *at, which moves behind its CR LF; -1: not there yet. */
+static long
+take_head(struct buf in, size_t *at, char mark)
+{
+    char *end = *at < in.len ? memmem(in.p + *at, in.len - *at, "\r\n", 2) : NULL;
+
+    if (end == NULL)
+        return -1;
+    CHECK(in.p[*at] == mark);
+    long n = atol(in.p + *at + 1);
+    *at = (size_t)(end + 2 - in.p);
+    return n;
+}
+
+/* One command; its length, 0 when it is not complete. */
+static size_t
+take_command(struct buf in, struct str *arg, size_t *n)
+{
+    size_t at = 0;
+    long count = take_head(in, &at, '*');
+
+    if (count < 0)
+        return 0;
+    for (*n = 0; *n < (size_t)count; (*n)++) {
+        long size = take_head(in, &at, '$');
+        if (size < 0 || in.len - at < (size_t)size + 2)
+            return 0;
+        if (*n < ARGS)
+            arg[*n] = (struct str){in.p + at, (size_t)size};
+        CHECK(memcmp(in.p + at + size, "\r\n", 2) == 0);
+        at += (size_t)size + 2;
+    }
+    return at;
+}
+
+static void
+fake_hears(struct fake *f, int peer)
+{
+    struct str arg[ARGS];
+    size_t n, used;
+
+    while (f->peer[peer] >= 0 && (used = take_command(f->in[peer], arg, &n)) > 0) {
+        for (size_t i = 0; i < n && i < ARGS; i++)
+            if (arg[i].n < 100)
+                buf_printf(&f->heard, "%s%.*s", i > 0 ? " " : "", (int)arg[i].n, arg[i].p);
+        buf_printf(&f->heard, "\n");
+        (f->answer != NULL ? f->answer : usual)(f, peer, arg, n);
+        if (f->peer[peer] >= 0)
+            buf_drop(&f->in[peer], used);
+    }
+}
+
+static void
+fake_peer(struct fake *f, int i)
+{
+    struct buf *in = &f->in[i], *out = &f->out[i];
+    ssize_t n;
+
+    for (;;) {
+        buf_reserve(in, 65536);
+        n = read(f->peer[i], in->p + in->len, 65536);
+        if (n <= 0)
+            break;
+        in->len += (size_t)n;
+    }
+    if (n == 0) {
+        fake_close(f, i);
+        return;
+    }
+    fake_hears(f, i);
+    if (f->peer[i] < 0 || out->len == 0)
+        return;
+    n = write(f->peer[i], out->p, f->piece > 0 && f->piece < out->len ? f->piece : out->len);
+    if (n > 0)
+        buf_drop(out, (size_t)n);
+}
+
+static void
+fake_serve(struct fake *f)
+{
+    int fd;
+
+    while (!f->deaf && (fd = accept(f->fd, NULL, NULL)) >= 0) {
+        int i = 0;
+        while (i < PEERS && f->peer[i] >= 0)
+            i++;
+        CHECK(i < PEERS);
+        fcntl(fd, F_SETFL, O_NONBLOCK);
+        f->peer[i] = fd;
+        f->connects++;
+    }
+    for (int i = 0; i < PEERS && !f->deaf; i++)
+        if (f->peer[i] >= 0)
+            fake_peer(f, i);
+}
+
+static void
+fake_open(struct fake *f)
+{
+    struct sockaddr_in a = {.sin_family = AF_INET};
+    socklen_t n = sizeof a;
+
+    a.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+    f->fd = socket(AF_INET, SOCK_STREAM, 0);
+    CHECK(f->fd >= 0 && bind(f->fd, (struct sockaddr *)&a, sizeof a) == 0);
+    CHECK(listen(f->fd, 64) == 0 && getsockname(f->fd, (struct sockaddr *)&a, &n) == 0);
+    fcntl(f->fd, F_SETFL, O_NONBLOCK);
+    f->port = ntohs(a.sin_port);
+    for (int i = 0; i < PEERS; i++)
+        f->peer[i] = -1;
+}
+
+/* Everybody who is connected to it loses it. */
+static void
+fake_drop(struct fake *f)
+{
+    for (int i = 0; i < PEERS; i++)
+        if (f->peer[i] >= 0)
+            fake_close(f, i);
+}
+
+/* --- the test's side -------------------------------------------------------------------------- */
+
+static void
+on_up(void *arg, struct redis *r)
+{
+    struct setup *s = arg;
+
+    CHECK(redis_is_up(r));
+    s->ups++;
+}
+
+static void
+on_down(void *arg, struct redis *r, const char *why)
+{
+    struct setup *s = arg;
+
+    CHECK(!redis_is_up(r));
+    s->downs++;
+    snprintf(s->why, sizeof s->why, "%s", why);
+}
+
+static void
+put_reply(struct buf *b, const struct redis_reply *e)
+{
+    static const char *const marks[] = {"+", "-", ":", "$", "?", "[", "nil", "#",
+                                        ",", "(", "=", "{", "~", ">", "?"};
+
+    buf_printf(b, "%s", marks[e->type]);
+    if (e->type == RESP_INT || e->type == RESP_BOOL)
+        buf_printf(b, "%lld", (long long)e->n);
+    buf_str(b, redis_text(e));
+    if (e->type != RESP_ARRAY && e->type < RESP_MAP)
+        return;
+    uint32_t span = 1;
+    for (size_t i = 0; i < (size_t)e->n; i++) {
+        buf_printf(b, "%s", i > 0 ? " " : "");
+        put_reply(b, redis_at(e, i));
+        span += redis_at(e, i)->span;
+    }
+    CHECK_INT(e->span, span);
+    CHECK(redis_at(e, (size_t)e->n) == NULL);
+    buf_printf(b, "]");
+}
+
+static void
+on_push(void *arg, struct redis *r, const struct redis_reply *what)
+{
+    struct setup *s = arg;
+
+    (void)r;
+    s->pushes++;
+    buf_printf(&s->got, "push ");
+    put_reply(&s->got, what);
+    buf_printf(&s->got, "\n");
+}
+
+static void
+on_reply(void *arg, uint64_t n, const struct redis_reply *reply, bool sent)
+{
+    struct setup *s = arg;
+
+    s->calls++;
+    buf_printf(&s->got, "%llu ", (unsigned long long)n);
+    if (reply != NULL)
+        put_reply(&s->got, reply);
+    else
+        buf_printf(&s->got, "%s", sent ? "unknown" : "not sent");
+    buf_printf(&s->got, "\n");
+}
+
+static void
+begin(struct setup *s)
+{
+    memset(s, 0, sizeof *s);
+    now_ms = 1000000;
+    s->loop = loop_new();
+    loop_set_clock(s->loop, clock_ms);
+    s->log = (struct log){stderr, -1};
+    conf_init(&s->opt);
+    for (int i = 0; i < FAKES; i++)
+        fake_open(&s->fake[i]);
+    s->opt.redis_port = s->fake[0].port;
+}
+
+static void set_string(char **to, const char *format, ...) __attribute__((format(printf, 2, 3)));
+static void
+set_string(char **to, const char *format, ...)
+{
+    char text[200];
+    va_list ap;
+
+    va_start(ap, format);
+    vsnprintf(text, sizeof text, format, ap);
+    va_end(ap);
+    free(*to);
+    *to = xstrndup(text, strlen(text));
+}
+
+static void
+start(struct setup *s)
+{
+    const struct redis_options o = {.opt = &s->opt, .loop = s->loop, .log = &s->log, .arg = s,
+                                    .up = on_up, .down = on_down, .push = on_push};
+    char err[200];
+
+    CHECK(redis_check(&s->opt, err, sizeof err) == 0);
+    s->r = redis_new(&o);
+}
+
+static void
+turn(struct setup *s)
+{
+    CHECK(loop_turn(s->loop, 1) >= 0);
+    if (s->r != NULL)
+        redis_flush(s->r);
+    for (int i = 0; i < FAKES; i++)
+        fake_serve(&s->fake[i]);
+}
+
+/* Turns until it is so; time passes by `step` ms a turn. */
+#define UNTIL_BY(s, step, condition) \
+    do { \
+        int64_t end = time_mono_ms() + WAIT_MS; \
+        while (!(condition)) { \
+            if (time_mono_ms() > end) \
+                test_fail(__FILE__, __LINE__, "never: %s", #condition); \
+            now_ms += (step); \
+            turn(s); \
+        } \
+    } while (0)
+#define UNTIL(s, condition) UNTIL_BY(s, 0, condition)
+
+static void
+end(struct setup *s)
+{
+    redis_free(s->r);
+    s->r = NULL;
+    for (int i = 0; i < FAKES; i++) {
+        fake_drop(&s->fake[i]);
+        close(s->fake[i].fd);
+        buf_free(&s->fake[i].heard);
+    }
+    loop_free(s->loop);
+    conf_free(&s->opt);
+    buf_free(&s->got);
+}
+
+static void
+echo(struct setup *s, const char *key, const char *text, uint64_t n)
+{
+    redis_begin(s->r, 2);
+    redis_arg_lit(s->r, "ECHO");
+    redis_arg_str(s->r, str_of(text));
+    redis_end(s->r, str_of(key), on_reply, s, n);
+}
+
+static void
+check_got(struct setup *s, const char *want)
+{
+    CHECK_BYTES(s->got.p, s->got.len, want);
+    s->got.len = 0;
+}
+
+static void
+check_heard(struct fake *f, const char *want)
+{
+    CHECK_BYTES(f->heard.p, f->heard.len, want);
+    f->heard.len = 0;
+}
+
+/* --- slots, options --------------------------------------------------------------------------- */
+
+TEST(redis_slots)
+{
+    static const struct {
+        const char *key, *same;
+    } cases[] = { /* keys, and what of them counts: Redis Cluster's specification */
+        {"{user1000}.following", "user1000"},
+        {"foo{}{bar}", "foo{}{bar}"},
+        {"foo{{bar}}zap", "{bar"},
+        {"foo{bar}{zap}", "bar"},
+        {"foo{bar", "foo{bar"},
+        {"foo{", "foo{"},
+        {"}foo{x}", "x"},
+    };
+
+    CHECK_INT(redis_slot(STR("123456789")), 0x31c3); /* the check value of CRC-16/XMODEM */
+    CHECK_INT(redis_slot(STR("")), 0);
+    CHECK_INT(redis_slot(STR("foo")), 12182); /* as `cluster keyslot foo` says */
+    CHECK_INT(redis_slot(STR("\xff\x00\x80")), redis_slot(STR("{\xff\x00\x80}")));
+    for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
+        struct buf b = {0};
+        buf_printf(&b, "{%s}", cases[i].same);
+        bool braces = strpbrk(cases[i].same, "{}") != NULL;
+        struct str same = braces ? str_of(cases[i].same) : (struct str){b.p, b.len};
+        if (strcmp(cases[i].same, "{bar") == 0)
+            CHECK_INT(redis_slot(str_of(cases[i].key)), 4015);
+        else
+            CHECK_INT(redis_slot(str_of(cases[i].key)), redis_slot(same));
+        buf_free(&b);
+    }
+}
+
+TEST(redis_options)
+{
+    static const struct {
+        const char *key, *value, *key2, *value2, *why;
+    } cases[] = {
+        {"host", "r", "port", "1", NULL},
+        {"host", "", NULL, NULL, "jim.redis.host"},
+        {"port", "0", NULL, NULL, "jim.redis.port"},
+        {"nodes", "a:1,[::1]:2, c", NULL, NULL, NULL},
+        {"nodes", "a:1,b:0", NULL, NULL, "jim.redis.nodes"},
+        {"nodes", ",", NULL, NULL, "jim.redis.nodes"},
+        {"nodes", "a:1", "db", "1", "jim.redis.db"},
+        {"nodes", "a:1", "sentinel", "m@b", "one of them"},
+        {"sentinel", "m@b:1,c", NULL, NULL, NULL},
+        {"sentinel", "b:1", NULL, NULL, "jim.redis.sentinel"},
+        {"sentinel", "@b:1", NULL, NULL, "jim.redis.sentinel"},
+        {"sentinel", "m@", NULL, NULL, "jim.redis.sentinel"},
+        {"user", "u", NULL, NULL, "jim.redis.auth"},
+        {"user", "u", "auth", "p", NULL},
+    };
+
+    for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
+        struct options o;
+        char key[64], err[200] = "";
+        conf_init(&o);
+        snprintf(key, sizeof key, "jim.redis.%s", cases[i].key);
+        CHECK(conf_set(&o, key, cases[i].value, false, NULL, err, sizeof err) == 0);
+        snprintf(key, sizeof key, "jim.redis.%s", cases[i].key2 != NULL ? cases[i].key2 : "");
+        if (cases[i].key2 != NULL)
+            CHECK(conf_set(&o, key, cases[i].value2, false, NULL, err, sizeof err) == 0);
+        int result = redis_check(&o, err, sizeof err);
+        if ((result == 0) != (cases[i].why == NULL) ||
+            (result != 0 && strstr(err, cases[i].why) == NULL))
+            test_fail(__FILE__, __LINE__, "%s=%s: %d %s", cases[i].key, cases[i].value, result,
+                      err);
+        conf_free(&o);
+    }
+}
+
+/* --- one server ------------------------------------------------------------------------------- */
+
+TEST(redis_login)
+{
+    struct setup s;
+
+    begin(&s);
+    set_string(&s.opt.redis_auth, "secret");
+    s.opt.redis_db = 3;
+    start(&s);
+    CHECK(!redis_is_up(s.r));
+    UNTIL(&s, s.ups == 1);
+    check_heard(&s.fake[0], "HELLO 3 AUTH default secret SETNAME jim\nSELECT 3\nPING\n");
+    end(&s);
+    begin(&s);
+    set_string(&s.opt.redis_auth, "secret");
+    set_string(&s.opt.redis_user, "us");
+    start(&s);
+    UNTIL(&s, s.ups == 1);
+    check_heard(&s.fake[0], "HELLO 3 AUTH us secret SETNAME jim\nPING\n");
+    end(&s);
+}
+
+static void
+old_server(struct fake *f, int peer, const struct str *arg, size_t n)
+{
+    if (str_eq(arg[0], STR("HELLO")))
+        tell(f, peer, "-ERR unknown command `HELLO`\r\n");
+    else if (str_eq(arg[0], STR("CLIENT")) || str_eq(arg[0], STR("AUTH")))
+        tell(f, peer, "+OK\r\n");
+    else
+        usual(f, peer, arg, n);
+}
+
+TEST(redis_login_of_old_servers)
+{
+    struct setup s;
+
+    begin(&s);
+    s.fake[0].answer = old_server;
+    set_string(&s.opt.redis_auth, "secret");
+    s.opt.redis_db = 2;
+    start(&s);
+    UNTIL(&s, s.ups == 1);
+    check_heard(&s.fake[0], "HELLO 3 AUTH default secret SETNAME jim\nAUTH secret\n"
+                            "CLIENT SETNAME jim\nSELECT 2\nPING\n");
+    echo(&s, "k", "x", 1);
+    UNTIL(&s, s.calls == 1);
+    check_got(&s, "1 $x\n");
+    end(&s);
+}
+
+static void
+wrong_password(struct fake *f, int peer, const struct str *arg, size_t n)
+{
+    (void)arg;
+    (void)n;
+    tell(f, peer, "-WRONGPASS invalid username-password pair or user is disabled.\r\n");
+}
+
+static void
+loading(struct fake *f, int peer, const struct str *arg, size_t n)
+{
+    if (str_eq(arg[0], STR("PING")) && f->connects < 3)
+        tell(f, peer, "-LOADING Redis is loading the dataset in memory\r\n");
+    else
+        usual(f, peer, arg, n);
+}
+
+TEST(redis_login_refused)
+{
+    struct setup s;
+
+    begin(&s);
+    s.fake[0].answer = wrong_password;
+    start(&s);
+    UNTIL_BY(&s, 100, s.fake[0].connects == 3); /* with pauses */
+    CHECK(!redis_is_up(s.r));
+    s.fake[0].answer = usual;
+    UNTIL_BY(&s, 100, s.ups == 1);
+    CHECK_INT(s.downs, 0);
+    end(&s);
+    begin(&s); /* one that loads its data takes no commands yet */
+    s.fake[0].answer = loading;
+    start(&s);
+    UNTIL_BY(&s, 100, s.ups == 1);
+    CHECK_INT(s.fake[0].connects, 3);
+    end(&s);
+}
+
+TEST(redis_turn_is_one_write)
+{
+    struct setup s;
+    struct redis_stats before, after;
+    struct buf want = {0};
+
+    begin(&s);
+    start(&s);
+    UNTIL(&s, s.ups == 1);
+    redis_stats(s.r, &before);
+    for (uint64_t i = 0; i < 1000; i++) {
+        char text[16];
+        snprintf(text, sizeof text, "v%d", (int)i);
+        echo(&s, i % 2 ? "a" : "b", text, i);
+        buf_printf(&want, "%d $v%d\n", (int)i, (int)i);
+    }
+    CHECK_INT(s.calls, 0);
+    CHECK(redis_queued(s.r) > 0);
+    UNTIL(&s, s.calls == 1000);
+    redis_stats(s.r, &after);
+    CHECK_INT(after.writes - before.writes, 1);
+    CHECK_INT(after.replies - before.replies, 1000);
+    CHECK_INT(redis_queued(s.r), 0);
+    buf_add(&want, "", 1);
+    check_got(&s, want.p);
+    buf_free(&want);
+    end(&s);
+}
+
+/* The name of a host is looked up beside the loop. */
+TEST(redis_host_by_name)
+{
+    struct setup s;
+
+    begin(&s);
+    set_string(&s.opt.redis_host, "localhost");
+    start(&s);
+    UNTIL(&s, s.ups == 1 || s.fake[0].connects > 0);
+    UNTIL_BY(&s, 1, s.ups == 1);
+    end(&s);
+    begin(&s); /* and given up with the link */
+    set_string(&s.opt.redis_host, "localhost");
+    start(&s);
+    end(&s);
+}
+
+static const char everything[] =
+    "*13\r\n+OK\r\n-ERR no\r\n:-5\r\n$4\r\na\r\nb\r\n$0\r\n\r\n$-1\r\n*-1\r\n*0\r\n_\r\n#t\r\n"
+    ",1.5\r\n(123456789012345678901234567890\r\n=5\r\ntxt:x\r\n"
+    "%2\r\n+a\r\n*2\r\n:1\r\n~2\r\n:2\r\n:3\r\n+b\r\n%0\r\n"
+    "|1\r\n+ttl\r\n*2\r\n:9\r\n:8\r\n*2\r\n|1\r\n+k\r\n+v\r\n:1\r\n|0\r\n:2\r\n"
+    ">2\r\n+message\r\n$2\r\nhi\r\n"
+    "+last\r\n";
+static const char told[] =
+    "1 [+OK -ERR no :-5 $a\r\nb $ nil nil [] nil #1 ,1.5 (123456789012345678901234567890 =x]\n"
+    "2 {+a [:1 ~:2 :3]] +b {]]\n"
+    "3 [:1 :2]\n"
+    "push >+message $hi]\n"
+    "4 +last\n";
+
+static void
+say_everything(struct fake *f, int peer, const struct str *arg, size_t n)
+{
+    (void)n;
+    if (!welcome(f, peer, arg) && str_eq(arg[1], STR("1")))
+        tell(f, peer, everything);
+}
+
+TEST(redis_replies_cut_anywhere)
+{
+    for (size_t piece = 1; piece < 60; piece++) {
+        struct setup s;
+        begin(&s);
+        s.fake[0].answer = say_everything;
+        start(&s);
+        UNTIL(&s, s.ups == 1);
+        s.fake[0].piece = piece;
+        echo(&s, "k", "1", 1);
+        for (uint64_t i = 2; i <= 4; i++)
+            echo(&s, "k", "more", i);
+        UNTIL(&s, s.calls == 4);
+        check_got(&s, told);
+        end(&s);
+    }
+}
+
+static struct buf large; /* what large_reply() says */
+
+static void
+large_reply(struct fake *f, int peer, const struct str *arg, size_t n)
+{
+    if (!welcome(f, peer, arg) && str_eq(arg[1], STR("large")))
+        buf_add(&f->out[peer], large.p, large.len);
+    else if (!str_eq(arg[0], STR("HELLO")) && !str_eq(arg[0], STR("PING")))
+        usual(f, peer, arg, n);
+}
+
+/* Of what is too large nothing is kept, and the connection lives on. */
+TEST(redis_reply_too_large)
+{
+    static const char want[] = "1 -TOOLARGE reply is above what is taken\n2 $after\n";
+    struct setup s;
+    char *filler = xcalloc(1, REDIS_REPLY + 10);
+
+    begin(&s);
+    s.fake[0].answer = large_reply;
+    start(&s);
+    UNTIL(&s, s.ups == 1);
+    for (int kind = 0; kind < 3; kind++) {
+        large.len = 0;
+        if (kind == 0) { /* one string */
+            buf_printf(&large, "*3\r\n:1\r\n$%u\r\n", REDIS_REPLY + 1);
+            buf_add(&large, filler, REDIS_REPLY + 1);
+            buf_printf(&large, "\r\n:2\r\n");
+        } else if (kind == 1) { /* several together */
+            buf_printf(&large, "*5\r\n");
+            for (int i = 0; i < 5; i++) {
+                buf_printf(&large, "$%u\r\n", REDIS_REPLY / 4);
+                buf_add(&large, filler, REDIS_REPLY / 4);
+                buf_printf(&large, "\r\n");
+            }
+        } else { /* too many */
+            buf_printf(&large, "*2\r\n*%d\r\n", REDIS_ELEMENTS);
+            for (int i = 0; i <= REDIS_ELEMENTS; i++)
+                buf_printf(&large, "*1\r\n:1\r\n");
+        }
+        int calls = s.calls;
+        echo(&s, "k", "large", 1);
+        echo(&s, "k", "after", 2);
+        UNTIL(&s, s.calls == calls + 2);
+        check_got(&s, want);
+    }
+    CHECK_INT(s.fake[0].connects, 1);
+    free(filler);
+    buf_free(&large);
+    end(&s);
+}
+
+static void
+goes_wrong(struct fake *f, int peer, const struct str *arg, size_t n)
+{
+    (void)n;
+    if (welcome(f, peer, arg))
+        return;
+    if (str_eq(arg[1], STR("close"))) {
+        tell(f, peer, "*2\r\n:1\r\n"); /* within its answer */
+        CHECK(write(f->peer[peer], f->out[peer].p, f->out[peer].len) > 0);
+        fake_close(f, peer);
+    } else if (str_eq(arg[1], STR("junk"))) {
+        tell(f, peer, "HTTP/1.1 400 Bad Request\r\n");
+    } else if (str_eq(arg[1], STR("twice"))) {
+        tell(f, peer, "+1\r\n+2\r\n");
+    } else if (str_eq(arg[1], STR("deep"))) {
+        for (int i = 0; i < 20; i++)
+            tell(f, peer, "*1\r\n");
+    } else {
+        tell(f, peer, "+OK\r\n");
+    }
+}
+
+TEST(redis_connection_lost)
+{
+    static const struct {
+        const char *word, *got, *why;
+    } cases[] = {
+        {"close", "1 +OK\n2 unknown\n3 unknown\n", "closed"},
+        {"junk", "1 +OK\n2 unknown\n3 unknown\n", "protocol"},
+        {"deep", "1 +OK\n2 unknown\n3 unknown\n", "protocol"},
+        {"twice", "1 +OK\n2 +1\n3 +2\n", "not asked"},
+    };
+    struct setup s;
+
+    begin(&s);
+    s.fake[0].answer = goes_wrong;
+    start(&s);
+    UNTIL(&s, s.ups == 1);
+    for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
+        int calls = s.calls;
+        CHECK(redis_is_up(s.r));
+        echo(&s, "k", "fine", 1);
+        echo(&s, "k", cases[i].word, 2);
+        echo(&s, "k", "fine", 3);
+        UNTIL(&s, s.downs == (int)i + 1);
+        UNTIL(&s, s.calls == calls + 3);
+        check_got(&s, cases[i].got);
+        CHECK(strstr(s.why, cases[i].why) != NULL);
+        CHECK(!redis_takes(s.r, STR("k")));
+        echo(&s, "k", "fine", 4); /* at once, and not within the call */
+        CHECK_INT(s.calls, calls + 3);
+        UNTIL(&s, s.calls == calls + 4);
+        check_got(&s, "4 not sent\n");
+        UNTIL_BY(&s, 20, s.ups == (int)i + 2);
+    }
+    end(&s);
+}
+
+/* A server that is there and does nothing: stopped, or cut off. */
+TEST(redis_no_answer_in_time)
+{
+    struct setup s;
+
+    begin(&s);
+    start(&s);
+    UNTIL(&s, s.ups == 1);
+    s.fake[0].deaf = true;
+    echo(&s, "k", "x", 1);
+    UNTIL_BY(&s, 10, now_ms >= 1000000 + 4900);
+    CHECK_INT(s.calls, 0);
+    echo(&s, "k", "y", 2);
+    UNTIL_BY(&s, 10, s.calls == 2);
+    CHECK(now_ms >= 1005000 && now_ms < 1005100);
+    check_got(&s, "1 unknown\n2 unknown\n");
+    CHECK_INT(s.downs, 1);
+    s.fake[0].deaf = false;
+    fake_serve(&s.fake[0]);
+    UNTIL_BY(&s, 10, s.ups == 2);
+    /* Nobody asks: it is found out all the same. */
+    s.fake[0].deaf = true;
+    UNTIL_BY(&s, 10, s.downs == 2);
+    CHECK(strstr(s.why, "in time") != NULL);
+    end(&s);
+}
+
+static void
+ask_slowly(struct setup *s, int64_t ms, uint64_t n)
+{
+    redis_begin(s->r, 2);
+    redis_arg_lit(s->r, "XREAD");
+    redis_arg_int(s->r, ms);
+    redis_patience(s->r, ms);
+    redis_end(s->r, STR("k"), on_reply, s, n);
+}
+
+static void
+says_nothing(struct fake *f, int peer, const struct str *arg, size_t n)
+{
+    (void)n;
+    if (!str_eq(arg[0], STR("XREAD")))
+        welcome(f, peer, arg);
+}
+
+TEST(redis_patience)
+{
+    struct setup s;
+
+    begin(&s);
+    s.fake[0].answer = says_nothing;
+    start(&s);
+    UNTIL(&s, s.ups == 1);
+    ask_slowly(&s, REDIS_FOREVER, 1);
+    UNTIL_BY(&s, 1000, now_ms >= 1000000 + 100000);
+    CHECK_INT(s.calls, 0);
+    for (int i = 0; i < PEERS; i++)
+        if (s.fake[0].peer[i] >= 0)
+            tell(&s.fake[0], i, "+late\r\n");
+    UNTIL(&s, s.calls == 1);
+    check_got(&s, "1 +late\n");
+    int64_t from = now_ms;
+    ask_slowly(&s, 300, 2);
+    UNTIL_BY(&s, 10, s.calls == 2);
+    CHECK(now_ms - from >= 300 && now_ms - from < 400);
+    check_got(&s, "2 unknown\n");
+    end(&s);
+}
+
+TEST(redis_too_much_waits)
+{
+    struct setup s;
+    char *text = xcalloc(1, 1 << 20);
+
+    memset(text, 'x', (1 << 20) - 1);
+    begin(&s);
+    start(&s);
+    UNTIL(&s, s.ups == 1);
+    s.fake[0].deaf = true;
+    for (uint64_t i = 0; i < 70; i++)
+        echo(&s, "k", text, i);
+    CHECK(redis_queued(s.r) <= REDIS_QUEUED);
+    UNTIL(&s, s.calls == 70 - 63);
+    CHECK(memmem(s.got.p, s.got.len, "unknown", 7) == NULL);
+    CHECK(memcmp(s.got.p, "63 not sent\n64 not sent\n", 24) == 0);
+    s.got.len = 0;
+    UNTIL_BY(&s, 100, s.calls == 70); /* what was written in part may have been done */
+    CHECK(memcmp(s.got.p, "0 unknown\n", 10) == 0);
+    CHECK(memmem(s.got.p, s.got.len, "62 not sent\n", 12) != NULL);
+    CHECK_INT(redis_queued(s.r), 0);
+    free(text);
+    end(&s);
+}
+
+TEST(redis_free_tells_everybody)
+{
+    struct setup s;
+
+    begin(&s);
+    start(&s);
+    echo(&s, "k", "0", 0); /* not connected */
+    turn(&s);
+    UNTIL(&s, s.ups == 1);
+    s.fake[0].deaf = true;
+    echo(&s, "k", "1", 1);
+    turn(&s);
+    echo(&s, "k", "2", 2);
+    redis_free(s.r);
+    s.r = NULL;
+    CHECK(s.calls == 3);
+    CHECK(memmem(s.got.p, s.got.len, "1 unknown\n2 not sent\n", 21) != NULL);
+    end(&s);
+}
+
+/* --- scripts, WAIT ---------------------------------------------------------------------------- */
+
+static bool forgetful; /* has lost the script; does not answer WAIT */
+
+static void
+runs_scripts(struct fake *f, int peer, const struct str *arg, size_t n)
+{
+    if (str_eq(arg[0], STR("SCRIPT"))) {
+        forgetful = false;
+        tell(f, peer, "$40\r\n0123456789012345678901234567890123456789\r\n");
+    } else if (str_eq(arg[0], STR("EVALSHA"))) {
+        tell(f, peer, forgetful ? "-NOSCRIPT No matching script.\r\n" : ":7\r\n");
+    } else {
+        usual(f, peer, arg, n);
+    }
+}
+
+static void
+run_script(struct setup *s, const struct redis_script *script, uint64_t n)
+{
+    redis_script(s->r, script, 1, 1);
+    redis_arg_lit(s->r, "k");
+    redis_arg_int(s->r, (int64_t)n);
+    redis_end(s->r, STR("k"), on_reply, s, n);
+}
+
+#define SHA "e0e1f9fabfc9d4800c877a703b823ac0578ff8db" /* of `return 1`, as SCRIPT LOAD says */
+
+TEST(redis_scripts)
+{
+    struct redis_script script;
+    struct setup s;
+
+    redis_script_init(&script, "return 1");
+    CHECK_BYTES(script.sha, 40, SHA);
+    begin(&s);
+    s.fake[0].answer = runs_scripts;
+    forgetful = true;
+    start(&s);
+    UNTIL(&s, s.ups == 1);
+    s.fake[0].heard.len = 0;
+    run_script(&s, &script, 1);
+    run_script(&s, &script, 2);
+    UNTIL(&s, s.calls == 2);
+    check_got(&s, "1 :7\n2 :7\n");
+    check_heard(&s.fake[0], "SCRIPT LOAD return 1\nEVALSHA " SHA " 1 k 1\nEVALSHA " SHA
+                            " 1 k 2\n");
+    forgetful = true; /* SCRIPT FLUSH */
+    run_script(&s, &script, 3);
+    run_script(&s, &script, 4);
+    UNTIL(&s, s.calls == 4);
+    check_got(&s, "3 :7\n4 :7\n");
+    check_heard(&s.fake[0], "EVALSHA " SHA " 1 k 3\nEVALSHA " SHA " 1 k 4\n"
+                            "SCRIPT LOAD return 1\nEVALSHA " SHA " 1 k 3\nEVALSHA " SHA
+                            " 1 k 4\n");
+    fake_drop(&s.fake[0]); /* another connection may be to another server */
+    UNTIL_BY(&s, 20, s.ups == 2);
+    s.fake[0].heard.len = 0;
+    run_script(&s, &script, 5);
+    UNTIL(&s, s.calls == 5);
+    check_heard(&s.fake[0], "SCRIPT LOAD return 1\nEVALSHA " SHA " 1 k 5\n");
+    end(&s);
+}
+
+static void
+on_wait(void *arg, uint64_t n, const struct redis_reply *reply, bool sent)
+{
+    struct setup *s = arg;
+
+    buf_printf(&s->got, "wait ");
+    on_reply(arg, n, reply, sent);
+}
+
+static void
+waits(struct fake *f, int peer, const struct str *arg, size_t n)
+{
+    if (str_eq(arg[0], STR("WAIT")))
+        tell(f, peer, forgetful ? "" : ":2\r\n");
+    else
+        usual(f, peer, arg, n);
+}
+
+static void
+echo_wait(struct setup *s, const char *text, uint64_t n)
+{
+    redis_begin(s->r, 2);
+    if (text == NULL)
+        redis_arg_lit(s->r, "FAIL");
+    else
+        redis_arg_lit(s->r, "ECHO");
+    redis_arg_str(s->r, str_of(text));
+    redis_wait(s->r, on_wait);
+    redis_end(s->r, STR("k"), on_reply, s, n);
+}
+
+TEST(redis_wait)
+{
+    struct setup s;
+
+    begin(&s);
+    s.fake[0].answer = waits;
+    start(&s);
+    UNTIL(&s, s.ups == 1);
+    echo_wait(&s, "x", 1); /* nobody is waited for */
+    UNTIL(&s, s.calls == 2);
+    check_got(&s, "1 $x\nwait 1 :0\n");
+    s.opt.redis_wait = 2;
+    s.fake[0].heard.len = 0;
+    echo_wait(&s, "a", 1);
+    echo(&s, "k", "b", 2);
+    echo_wait(&s, NULL, 3);
+    echo_wait(&s, "c", 4);
+    UNTIL(&s, s.calls == 9);
+    check_heard(&s.fake[0], "ECHO a\nECHO b\nFAIL \nECHO c\nWAIT 2 2500\n");
+    check_got(&s, "1 $a\n2 $b\n3 -ERR unknown command\nwait 3 not sent\n4 $c\n"
+                  "wait 1 :2\nwait 4 :2\n");
+    forgetful = true;
+    echo_wait(&s, "x", 5);
+    UNTIL(&s, s.calls == 10);
+    fake_drop(&s.fake[0]);
+    UNTIL(&s, s.calls == 11);
+    check_got(&s, "5 $x\nwait 5 unknown\n");
+    end(&s);
+}
