@@ -31,7 +31,7 @@ LIB = util.c hash.c codec.c resp.c loop.c dial.c \
 	redis.c redis_map.c redis_link.c
 LIBO = $(LIB:.c=.o)
 # The client library, on top of the pure files of the server.
-CLIENT = client_msg.c
+CLIENT = client_msg.c client_link.c client_ask.c client_sync.c client.c
 CLIENTO = $(CLIENT:.c=.o)
 FUZZSRC = tests/fuzz.c tests/fuzz_disk.c tests/fuzz_server.c
 TESTSRC = tests/run.c tests/client.c $(FUZZSRC) tests/test_*.c
@@ -126,7 +126,7 @@ check-tls: build/tls-test.pem
 	sed -n 's/^TEST(\([a-z0-9_]*\)).*/TEST_ENTRY(\1)/p' tests/test_*.c tests/tls.c > build/tls.inc
 	JIM_TEST_TLS="$$PWD/build/tls-test.pem" $(MAKE) variant V=tls TLS=1 F="-O2 -Werror" \
 	    MORE=tests/tls.c LIST=../build/tls.inc ONLY="$(ONLY_TLS)"
-ONLY_TLS = server_ ws_ http_ api_ login_ conf_ tls_
+ONLY_TLS = server_ ws_ http_ api_ login_ conf_ tls_ client_
 build/tls/jim: main.c $(LIB) $(HDRS) page.inc
 	mkdir -p build/tls
 	$(CC) $(SANE) -UJIM_TLS -DJIM_TLS=1 -O2 -o $@ main.c $(LIB) -lpthread -lssl -lcrypto

@@ -221,6 +221,7 @@ struct ws { /* what a WebSocket decoder remembers between calls; zero struct at 
     uint64_t done;    /* payload bytes of the current frame already unmasked and checked */
     uint32_t utf8;    /* utf8_check() state of the text message */
     uint8_t opcode;   /* WS_TEXT or WS_BINARY while a fragmented message is open, else 0 */
+    bool server;      /* set by the caller: the frames are a server's, and not masked */
 };
 enum ws_opcode {
     WS_CONTINUE = 0, WS_TEXT = 1, WS_BINARY = 2, WS_CLOSE = 8, WS_PING = 9, WS_PONG = 10
@@ -237,12 +238,12 @@ struct ws_frame {
     struct str payload; /* unmasked; borrowed from the input; WS_CLOSE: without the code */
 };
 /*
- * One client frame (RFC 6455 section 5), unmasked in place as its bytes arrive: call again with the
- * same bytes and more behind them. Negative: minus the enum ws_close to fail the connection with
- * (WS_PROTOCOL: no mask, RSV bits, reserved opcode, a control frame over 125 bytes or fragmented, a
- * length not in its shortest form or over 2^63, a bad continuation or close code; WS_BAD_DATA:
- * text or a close reason that is not UTF-8, as early as the bytes show it; WS_TOO_BIG: message
- * above `max`).
+ * One client frame, or with s->server one of a server (RFC 6455 section 5), unmasked in place as
+ * its bytes arrive: call again with the same bytes and more behind them. Negative: minus the enum
+ * ws_close to fail the connection with (WS_PROTOCOL: no mask, or a server's, RSV bits, reserved
+ * opcode, a control frame over 125 bytes or fragmented, a length not in its shortest form or over
+ * 2^63, a bad continuation or close code; WS_BAD_DATA: text or a close reason that is not UTF-8, as
+ * early as the bytes show it; WS_TOO_BIG: message above `max`).
  */
 ptrdiff_t ws_decode(struct ws *s, char *p, size_t n, size_t max, struct ws_frame *out);
 /* The head of an unmasked server frame with FIN set. Returns its length. */

@@ -1,10 +1,11 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * client_msg.c - what a client makes of the server's JSON: codes, chat messages. Knows
- * neither a connection nor a handle; part of the client library (jim_client.h).
+ * client_msg.c - what a client makes of the server's JSON: codes, chat messages, the messages of an
+ * answer 20. Knows neither a connection nor a handle; part of the client library (jim_client.h).
  *
  *   codes      what they mean, which of them are a success
  *   messages   a chat object to a struct jim_message
+ *   answers    the messages in an answer 20
  */
 #include "jim.h"
 #include "client_int.h"
@@ -148,4 +149,109 @@ client_message(const struct json *chat, struct buf *text, struct jim_message *m)
         take_string(m, &key, &v, text);
     }
     return r;
+}
+
+/* --- answers ---------------------------------------------------------------------------------- */
+
+int
+client_answer(const char *json, size_t n, struct answer *a)
+{
+    struct json_iter it;
+    struct json key, v;
+    int r = json_open(&it, json, n);
+
+    *a = (struct answer){.code = -1, .command = -1};
+    if (r == 0 && it.close != '}')
+        return -1;
+    while (r == 0 && (r = json_next(&it, &key, &v)) > 0) {
+        r = 0;
+        if (client_key_is(&key, "command"))
+            json_int(&v, &a->command);
+        else if (client_key_is(&key, "code"))
+            json_int(&v, &a->code);
+        else if (client_key_is(&key, "data"))
+            a->data = v;
+        else if (client_key_is(&key, "msg"))
+            a->msg = v;
+        else if (client_key_is(&key, "user"))
+            a->user = v;
+        else if (client_key_is(&key, "group"))
+            a->group = v;
+    }
+    return r;
+}
+
+int
+client_member(const char *json, size_t n, const char *name, struct json *out)
+{
+    struct json_iter it;
+    struct json key, v;
+    int r = json_open(&it, json, n);
+
+    *out = (struct json){0};
+    while (r == 0 && (r = json_next(&it, &key, &v)) > 0) {
+        r = 0;
+        if (client_key_is(&key, name))
+            *out = v;
+    }
+    return r;
+}
+
+/* What one array of them is walked with. */
+struct walk {
+    struct jim_client *c;
+    void (*fn)(struct jim_client *, const struct jim_message *, void *);
+    void *arg;
+    struct buf text;
+    int count;
+};
+
+static void
+walk_array(struct walk *w, const struct json *array)
+{
+    struct json_iter it;
+    struct json v;
+    struct jim_message m;
+    const char *me = jim_client_user(w->c);
+
+    if (array->type != JSON_ARRAY)
+        return;
+    json_enter(&it, array);
+    while (json_next(&it, NULL, &v) > 0) {
+        if (client_message(&v, &w->text, &m) < 0)
+            continue;
+        m.stored = true;
+        m.mine = me != NULL && m.from != NULL && strcmp(me, m.from) == 0;
+        w->count++;
+        w->fn(w->c, &m, w->arg);
+    }
+}
+
+int
+jim_result_messages(struct jim_client *c, const struct jim_result *r, bool *more,
+                    void (*fn)(struct jim_client *, const struct jim_message *, void *), void *arg)
+{
+    struct walk w = {.c = c, .fn = fn, .arg = arg};
+    struct json data, key, v, peer;
+    struct json_iter it, peers;
+
+    if (more != NULL)
+        *more = false;
+    if (r->command != 20 || r->json == NULL || client_member(r->json, r->n, "data", &data) < 0)
+        return -1;
+    if (data.type != JSON_OBJECT)
+        return jim_result_ok(r) ? 0 : -1; /* J-IM 2.x leaves it out when there are none */
+    json_enter(&it, &data);
+    while (json_next(&it, &key, &v) > 0) {
+        if (client_key_is(&key, "more") && more != NULL)
+            *more = v.type == JSON_TRUE;
+        if (v.type != JSON_OBJECT
+            || (!client_key_is(&key, "friends") && !client_key_is(&key, "groups")))
+            continue;
+        json_enter(&peers, &v);
+        while (json_next(&peers, NULL, &peer) > 0)
+            walk_array(&w, &peer);
+    }
+    buf_free(&w.text);
+    return w.count;
 }

@@ -269,7 +269,7 @@ ws_header(const struct ws *s, const uint8_t *p, size_t n, size_t max, struct ws_
         return -WS_PROTOCOL;
     if (n < 2)
         return 0;
-    if (!(p[1] & WS_MASKED)) /* section 5.1: a client must mask */
+    if (!(p[1] & WS_MASKED) != s->server) /* section 5.1: a client must mask, a server must not */
         return -WS_PROTOCOL;
     extra = ws_length(p, n, &h->payload);
     if (extra < 0)
@@ -282,7 +282,7 @@ ws_header(const struct ws *s, const uint8_t *p, size_t n, size_t max, struct ws_
     /* A message that will be too big is refused before its payload takes up memory. */
     if (!(h->opcode & WS_CONTROL) && (h->payload > max || s->total > max - h->payload))
         return -WS_TOO_BIG;
-    h->size += 4;
+    h->size += s->server ? 0 : 4;
     return n >= h->size;
 }
 
@@ -375,7 +375,7 @@ ws_decode(struct ws *s, char *p, size_t n, size_t max, struct ws_frame *out)
 {
     struct ws_header h;
     struct str payload;
-    uint8_t key[4];
+    uint8_t key[4] = {0};
     bool text, whole;
     int r = ws_header(s, (const uint8_t *)p, n, max, &h);
 
@@ -385,7 +385,8 @@ ws_decode(struct ws *s, char *p, size_t n, size_t max, struct ws_frame *out)
     payload.n = n - h.size < h.payload ? n - h.size : (size_t)h.payload;
     whole = payload.n == h.payload;
     text = h.opcode == WS_TEXT || (h.opcode == WS_CONTINUE && s->opcode == WS_TEXT);
-    memcpy(key, p + h.size - 4, 4);
+    if (!s->server)
+        memcpy(key, p + h.size - 4, 4);
     if (!ws_advance(s, p + h.size, payload.n, key, text))
         return -WS_BAD_DATA;
     *out = (struct ws_frame){.opcode = h.opcode, .fin = h.fin, .whole = h.fin};

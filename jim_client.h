@@ -105,9 +105,9 @@ struct jim_client_options {
     const char *user;     /* NULL: whom the token names */
     const char *password, *token;
     const char *ca;       /* a PEM file of whom to trust; NULL: the system's authorities */
-    int64_t heartbeat_ms; /* silence after which the server is asked whether it is there: 30 s. As
-                             long again without a byte, or timeout_ms if that is less, and the
-                             connection counts as lost. -1: never */
+    int64_t heartbeat_ms; /* silence, of either side, after which a heartbeat is sent: 30 s. As long
+                             again without a byte, or timeout_ms if that is less, and the connection
+                             counts as lost. -1: never */
     int64_t timeout_ms;   /* for connecting, and for an answer while connected: 30 s. A message has
                              no such limit: it is sent until it is acknowledged */
     int64_t backoff_min_ms, backoff_max_ms; /* 250 ms and 30 s: after the n-th failure in a row it
@@ -119,7 +119,8 @@ struct jim_client_options {
     size_t queue_max;     /* bytes of requests that wait for an answer or a connection: 4 MiB */
     size_t frame_max;     /* bytes of one frame from the server: 16 MiB; a longer one is an error */
     bool no_reconnect;    /* a lost connection, or one that cannot be made, is the end */
-    bool no_login;        /* ready as soon as connected; whoever asks for 5 gets its answer */
+    bool no_login;        /* ready as soon as connected; the program asks for 5 itself, after each
+                             reconnect, and for what it has missed */
     bool no_catch_up;     /* fetch nothing: on_message gets what is live, whatever is missing */
     bool resolve_once;    /* names are looked up (which waits for the name server) in
                              jim_client_new() only; else again when all addresses have failed */
@@ -191,9 +192,10 @@ JIM_API int jim_client_send_wait(struct jim_client *c, const struct jim_send *wh
  * it cannot be made (jim_client_error()), fn is not called. They go out in the order they are made,
  * and may be made at any time: they wait for the connection.
  *
- * A message lost with the connection is sent again, behind the same id. So are joining, leaving and
- * questions (7, 13, 17, 19, 21), which do no harm twice. Any other request that was on its way gets
- * code 0. Refusals that pass (10023, 10027, 10028) of these are not told: they are made again
+ * A message lost with the connection is sent again, with the same id. So are joining, leaving,
+ * histories, and requests 7, 13, 17 and 21, which do no harm twice. Any other request that was on
+ * its way gets code 0, and so does one above 64 KiB that has gone down with five connections.
+ * Refusals that pass (10023, 10027, 10028) of these are not told: they are made again
  * later.
  */
 struct jim_send {
@@ -208,8 +210,8 @@ struct jim_send {
 };
 JIM_API uint64_t jim_client_send(struct jim_client *c, const struct jim_send *what, jim_answer *fn,
                                  void *arg);
-/* Any command from 1 to 127 with its JSON object, `cmd` not in it (NULL, 0: none). 5 switches the
- * handle to another user, who is logged in after a reconnect, too. */
+/* Any command from 1 to 127 with its JSON object, `cmd` not in it (NULL, 0: none); 5 with no_login
+ * only. */
 JIM_API uint64_t jim_client_request(struct jim_client *c, int command, const char *json, size_t n,
                                     jim_answer *fn, void *arg);
 JIM_API uint64_t jim_client_join(struct jim_client *c, const char *group, const char *name,

@@ -8,6 +8,7 @@
  *   fetching   records from the store into an answer, within its limits
  *   offline    what has not reached the caller yet
  *   history    one conversation by time, place or number
+ *   standing   where the caller's conversations stand
  */
 #include "jim.h"
 
@@ -396,6 +397,36 @@ put_offline(struct fetch *f, struct member *only)
     buf_add(b, "}", 1);
 }
 
+/* Where the user stands in his conversations of one kind: how far they go, and how far they have
+ * been delivered. Passes over the first *skip. */
+static void
+put_stands(struct fetch *f, bool groups, int64_t *skip)
+{
+    struct buf *b = f->out;
+
+    json_put_key(b, groups ? "groups" : "friends");
+    buf_add(b, "{", 1);
+    for (const struct member *m = f->user->members; m != NULL; m = m->next_of_user) {
+        struct str id;
+        if (m->conv->group != groups || m->left || m->conv->durable == 0 || (*skip)-- > 0)
+            continue;
+        id = groups ? str_of(m->conv->id) : user_id(member_peer(m));
+        if (!fetch_room(f, id.n * 6 + 80))
+            break;
+        json_put_comma(b);
+        json_put_string(b, id.p, id.n);
+        buf_add(b, ":{", 2);
+        json_put_key(b, "delivered");
+        json_put_int(b, (int64_t)m->cursor);
+        json_put_key(b, "seq");
+        json_put_int(b, (int64_t)m->conv->durable);
+        buf_add(b, "}", 1);
+        f->taken++;
+        f->left--;
+    }
+    buf_add(b, "}", 1);
+}
+
 static void
 put_history(struct fetch *f, struct history *h, struct str key)
 {
@@ -481,12 +512,15 @@ messages_answer(struct chat *c, const struct conn *from, int64_t type, const str
     struct history h = {0};
     struct buf *b = &c->out;
     int code = CODE_MESSAGES_FAILED;
+    int64_t skip = 0;
 
-    if (store_keeps(c->store) && (type == 0 || type == 1))
+    if (store_keeps(c->store) && type >= 0 && type <= (from != NULL ? 2 : 1))
         code = subject_names(c, r, &s);
     if (code == 0)
         code = from != NULL ? subject_of_client(from, &s) : subject_of_api(c, &s, type);
     if (code == 0 && type == 1 && !s.one)
+        code = CODE_MESSAGES_FAILED;
+    if (code == 0 && type == 2 && request_int(r, F_OFFSET, 0, &skip) < 0)
         code = CODE_MESSAGES_FAILED;
     if (code == 0 && type == 1 && s.conv != NULL && !history_bounds(c, r, s.conv, &h))
         code = CODE_MESSAGES_FAILED;
@@ -498,7 +532,10 @@ messages_answer(struct chat *c, const struct conn *from, int64_t type, const str
     answer_begin(c, code, CMD_MESSAGES_RESP);
     json_put_key(b, "data");
     buf_add(b, "{", 1);
-    if (type == 1)
+    if (type == 2 && s.user != NULL) {
+        put_stands(&f, false, &skip);
+        put_stands(&f, true, &skip);
+    } else if (type == 1)
         put_history(&f, &h, s.key);
     else if (s.user != NULL && (!s.one || s.member != NULL))
         put_offline(&f, s.member);

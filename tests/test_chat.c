@@ -3167,7 +3167,7 @@ TEST(chat_store_messages_refused)
         {"{'userId':'bob'}", 10015},
         {"{'type':0}", 10015},
         {"{'userId':'','type':0}", 10015},
-        {"{'userId':'bob','type':2}", 10015},
+        {"{'userId':'bob','type':3}", 10015},
         {"{'userId':'bob','type':-1}", 10015},
         {"{'userId':'bob','type':'x'}", 10015},
         {"{'userId':'bob','type':1}", 10015},

@@ -463,7 +463,7 @@ talk_messages_refused(enum proto proto)
 {
     static const char *const bodies[] = {
         "{}", "{'type':0}", "{'userId':'','type':0}", "{'userId':'alice'}",
-        "{'userId':'alice','type':2}", "{'userId':'alice','type':-1}",
+        "{'userId':'alice','type':3}", "{'userId':'alice','type':-1}",
         "{'userId':'alice','type':'x'}", "{'userId':'alice','type':1}"};
     struct server s;
     struct peer p;
