@@ -21,7 +21,7 @@ HDRS = jim.h base.h stores.h json.h login.h import.h store.h cluster.h
 # The server in reading order; all but main.c is what an embedding program links.
 LIB = util.c hash.c codec.c resp.c loop.c dial.c \
 	disk.c segment.c index.c helper.c store.c none.c repair.c \
-	conf.c \
+	conf.c notify.c \
 	tls.c conn.c input.c \
 	roster.c request.c profile.c chat.c group.c send.c retry.c query.c record.c keep.c \
 	worker.c users.c token.c hook.c auth.c admin.c \
@@ -83,13 +83,29 @@ ONLY =
 test check: jim build/run-tests
 	JIM_SOURCE="$$PWD" JIM="$$PWD/jim" build/run-tests $(ONLY)
 
-install: jim
-	mkdir -p $(DESTDIR)$(PREFIX)/bin $(DESTDIR)$(PREFIX)/share/man/man8
-	install -m 755 jim $(DESTDIR)$(PREFIX)/bin/jim
-	install -m 644 jim.8 $(DESTDIR)$(PREFIX)/share/man/man8/jim.8
+# Where things go, by GNU's names; DESTDIR in front of all of them. unitdir is systemd's: empty for
+# none. Installed is what has been built, listed in contrib/install.sh.
+prefix = $(PREFIX)
+exec_prefix = $(prefix)
+bindir = $(exec_prefix)/bin
+libdir = $(exec_prefix)/lib
+includedir = $(prefix)/include
+datarootdir = $(prefix)/share
+mandir = $(datarootdir)/man
+docdir = $(datarootdir)/doc/jim
+sysconfdir = $(prefix)/etc
+pkgconfigdir = $(libdir)/pkgconfig
+unitdir = `test "\`uname\`" != Linux || echo "$(prefix)/lib/systemd/system"`
+INSTALL_DIRS = DESTDIR="$(DESTDIR)" prefix="$(prefix)" exec_prefix="$(exec_prefix)" \
+	bindir="$(bindir)" libdir="$(libdir)" includedir="$(includedir)" mandir="$(mandir)" \
+	docdir="$(docdir)" sysconfdir="$(sysconfdir)" pkgconfigdir="$(pkgconfigdir)" \
+	unitdir="$(unitdir)" private="$(LIBS)" \
+	version="`sed -n 's/^.define JIM_VERSION "\(.*\)"/\1/p' jim.h`"
+install: all
+	$(INSTALL_DIRS) sh contrib/install.sh install
 
 uninstall:
-	rm -f $(DESTDIR)$(PREFIX)/bin/jim $(DESTDIR)$(PREFIX)/share/man/man8/jim.8
+	$(INSTALL_DIRS) sh contrib/install.sh uninstall
 
 clean:
 	rm -rf build *.o jim page.inc page.inc.tmp tests/list.inc
@@ -177,6 +193,11 @@ browser: jim
 # The examples against a real server (curl, python3, nodejs).
 check-examples: jim
 	JIM_SOURCE="$$PWD" JIM="$$PWD/jim" sh tests/examples/run.sh
+
+# make install and uninstall into odd places, what is installed used, init files looked at, a static
+# build (shellcheck, systemd, pkg-config, musl-tools, strace; what is missing is said, not counted).
+check-install: all
+	MAKE="$(MAKE)" TLS="$(TLS)" sh tests/install.sh
 
 # A thousand stalled readers, a hundred thousand attempts, a group of ten thousand. Needs root, or
 # 21,000 descriptors, for the last.
@@ -301,8 +322,8 @@ build/bench-path: $(LIBO) tests/bench_path.c
 callgrind: build/bench-path
 	RECORD=$(RECORD) sh tests/callgrind.sh
 
-check-all: test werror lint analyze asan tsan check-poll check-kqueue browser check-examples import-redis \
-	crash crash-asan crash-planted kill callgrind
+check-all: test werror lint analyze asan tsan check-poll check-kqueue browser check-examples \
+	check-install import-redis crash crash-asan crash-planted kill callgrind
 
 .PHONY: all run test check install uninstall clean dist variant asan tsan check-poll check-kqueue \
 	check-ppc werror lint analyze browser check-examples bench-store import-redis crash crash-asan crash-planted kill \

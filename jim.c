@@ -456,6 +456,7 @@ reload(struct jim *j)
     char err[512];
 
     j->reload = 0;
+    notify_send(j, "RELOADING=1\nMONOTONIC_USEC=%lld\n", (long long)time_mono_us());
     if (j->conf_file != NULL) {
         conf_init(&fresh);
         if (conf_load(&fresh, j->conf_file, &j->by_hand, NULL, err, sizeof err) != 0)
@@ -472,6 +473,7 @@ reload(struct jim *j)
         log_write(&j->log, LOG_LEVEL_ERROR, "certificates not reloaded: %s", err);
     each_conn(j, reload_conn);
     log_write(&j->log, LOG_LEVEL_INFO, "reloaded");
+    notify_send(j, "READY=1\n");
 }
 
 static void
@@ -499,6 +501,7 @@ begin_drain(struct jim *j)
     j->draining = true;
     j->chat.stopping = true;
     j->drain_until = loop_now(j->loop) + j->opt.drain_ms;
+    notify_send(j, "STOPPING=1\n");
     log_write(&j->log, LOG_LEVEL_INFO, "stopping: %zu connections", j->conns);
     close_listeners(j);
     each_conn(j, drain_conn);

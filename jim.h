@@ -1024,6 +1024,15 @@ size_t memory_used(struct jim *j); /* bytes, about */
 size_t memory_resident(const struct jim *j); /* bytes, as the system says; 0: it does not */
 void memory_print(const struct jim *j); /* the worst case the options allow, at debug level */
 
+/* --- notify.c: telling the service manager ---------------------------------------------------- */
+
+/* Connect to $NOTIFY_SOCKET, if there is one and this is the program. Before jail_enter(). */
+void notify_open(struct jim *j);
+/* Send KEY=value lines (sd_notify(3)); nothing when nobody wants them. Never waits or fails. */
+void notify_send(const struct jim *j, const char *format, ...)
+    __attribute__((format(printf, 2, 3)));
+void notify_close(struct jim *j);
+
 /* --- jail.c: giving up rights ----------------------------------------------------------------- */
 
 /* Before anything is opened: look up jim.user, go into jim.chroot. 0, or -1 after logging why. */
@@ -1082,6 +1091,7 @@ struct jim {
     bool draining;
     bool fanning;              /* conn_send() is called for a large fan-out */
     bool program;              /* the process is ours: main.c */
+    int notify;                /* owned; the service manager's socket, or -1: notify.c */
     uid_t uid;                 /* who to be once the ports are bound */
     gid_t gid;
     size_t files;              /* open to be streamed: they count as connections do */

@@ -135,6 +135,7 @@ serve(struct jim *j)
     const char *address;
 
     block_signals(&signals.wanted);
+    notify_open(j);
     int status = jim_start(j);
     if (status != JIM_OK)
         return status;
@@ -147,6 +148,7 @@ serve(struct jim *j)
         printf(" %s", address);
     putchar('\n');
     fflush(stdout);
+    notify_send(j, "READY=1\nSTATUS=listening on %s\n", jim_listening(j, 0));
     status = jim_run(j);
     signals.over = true;
     pthread_kill(thread, SIGUSR1);
@@ -209,6 +211,7 @@ run(int argc, char **argv)
         return bad_usage(err);
     }
     status = serve(j);
+    notify_close(j);
     jim_free(j);
     return status;
 }

@@ -1096,3 +1096,27 @@ TEST(conf_documented)
     free(help);
     CHECK_INT(missing, 0);
 }
+
+/* contrib/jim.properties, which is installed: every key as a comment at its default. */
+TEST(conf_sample_file)
+{
+    char *help = help_text(), *text = read_document("contrib/jim.properties");
+    char key[64], value[64], want[160];
+    struct str rest = str_of(help), line;
+    int missing = 0;
+    bool live;
+
+    while (str_split(&rest, '\n', &line)) {
+        if (line.n == 0 || sscanf(line.p, " %63s", key) != 1)
+            continue;
+        CHECK(help_default(help, key, value, &live));
+        snprintf(want, sizeof want, "\n#%s=%s\n", key, value);
+        if (strstr(text, want) == NULL) {
+            printf("contrib/jim.properties lacks the line #%s=%s\n", key, value);
+            missing++;
+        }
+    }
+    free(text);
+    free(help);
+    CHECK_INT(missing, 0);
+}
