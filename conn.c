@@ -777,8 +777,8 @@ conn_interest(struct conn *c)
                  (c->state == CONN_DETECT ? !(tls & TLS_QUEUED) : !input_waits(c) && !c->ended);
     if (c->reading)
         events |= LOOP_READ;
-    if (c->out != NULL || tls & TLS_PENDING)
-        events |= LOOP_WRITE;
+    if ((c->out != NULL && !c->bulk) || tls & TLS_PENDING)
+        events |= LOOP_WRITE; /* who stands in the line of bulk is written to without being asked */
     if (loop_set(c->jim->loop, c->fd, events) != 0)
         conn_close(c, "cannot be watched");
 }
@@ -901,9 +901,11 @@ conn_event(void *arg, unsigned events)
         else if (c->state == CONN_LINGER || c->state == CONN_DETECT || !input_waits(c))
             conn_readable(c); /* else somebody else's command has just put it on hold */
     }
-    if (events & LOOP_WRITE)
+    if (events & LOOP_WRITE) { /* his socket was full: he is the one we have waited for */
         c->full = false;
-    if (events & LOOP_WRITE || c->state == CONN_DEAD)
+        conn_attend_bulk(c);
+    }
+    if (c->state == CONN_DEAD)
         conn_attend(c);
     else if (!c->attend)
         conn_interest(c);

@@ -9,7 +9,8 @@
  *
  * A turn: wait; callbacks read and decode, commands append to the store and queue answers; what the
  * store has made durable is delivered; then every connection that has something to do is attended
- * to once: waiting input, one writev, release.
+ * to once: waiting input, one writev, release. Messages to large groups, and connections that can
+ * wait, get a slice of the turn at its end.
  */
 #include "jim.h"
 
@@ -381,11 +382,13 @@ jim_attend_now(struct jim *j)
     }
 }
 
+/* Those who can wait, for SLICE_US. */
 static void
-jim_attend(struct jim *j)
+attend_bulk(struct jim *j)
 {
-    jim_attend_now(j);
-    for (int i = 0; i < MAX_PATIENT && j->bulk != NULL; i++) {
+    int64_t until = j->bulk != NULL ? time_mono_us() + SLICE_US : 0;
+
+    for (; j->patience > 0 && j->bulk != NULL; j->patience--) {
         struct conn *c = j->bulk;
         j->bulk = c->next_bulk;
         if (j->bulk == NULL)
@@ -393,7 +396,40 @@ jim_attend(struct jim *j)
         c->bulk = false;
         if (!c->attend) /* else its turn comes soon */
             conn_turn(c);
+        if (j->patience % 8 == 0 && time_mono_us() >= until)
+            return;
     }
+}
+
+/*
+ * Large fan-outs go in rounds: a share of what they have to say is queued, then some of those it
+ * was queued to are written to, so that one write finds several messages. Of a round a turn does no
+ * more than a slice: what others say in the meantime is not kept waiting for the rest of it.
+ */
+static void
+jim_fan(struct jim *j)
+{
+    if (j->share == 0 && (j->patience == 0 || j->bulk == NULL)) {
+        j->share = MAX_ROUND;
+        j->patience = MAX_PATIENT;
+        j->fanning = true;
+        broadcast_step(j);
+        j->fanning = false;
+    }
+    if (j->share > 0) {
+        j->fanning = true;
+        uint32_t work = send_waves(&j->chat);
+        j->fanning = false;
+        j->share = work < j->share && j->chat.wave_n > 0 ? j->share - work : 0;
+    }
+}
+
+static void
+jim_attend(struct jim *j)
+{
+    jim_attend_now(j);
+    if (j->share == 0)
+        attend_bulk(j);
 }
 
 static void
@@ -536,12 +572,9 @@ jim_turn(struct jim *j)
         auth_poll(j->auth);
     conn_handshakes(j);
     send_committed(&j->chat);
-    j->fanning = true;
-    send_waves(&j->chat);
-    j->fanning = false;
     j->keeping = jim_keep(j);
-    store_commit(j->store);
-    broadcast_step(j);
+    store_commit(j->store); /* now: the disk is slow, and fan-outs need not be waited for */
+    jim_fan(j);
     jim_attend(j);
     store_commit(j->store); /* what resumed connections have added */
     if (j->room && j->accept_paused)
@@ -563,8 +596,11 @@ static void
 drop_all(struct jim *j)
 {
     each_conn(j, drop_conn);
-    while (j->attend != NULL || j->bulk != NULL)
-        jim_attend(j);
+    while (j->attend != NULL || j->bulk != NULL) {
+        jim_attend_now(j);
+        j->patience = MAX_PATIENT;
+        attend_bulk(j);
+    }
 }
 
 int

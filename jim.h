@@ -83,11 +83,15 @@ void jim_free(struct jim *j);
 #define MAX_READ 65536         /* bytes taken from one socket a turn: the fairness quantum */
 #define MAX_ATTEND 512         /* connections served at the end of one turn before events are polled
                                   again */
-#define MAX_PATIENT 128        /* and of those that only a large fan-out has queued something for */
-#define MAX_DELIVER 2048       /* messages queued to connections a turn, by the small fan-outs and
-                                  again by the large ones: under a millisecond. A smaller share
-                                  spares others a few, but scatters what one write takes along:
-                                  512 costs a busy group of 1,000 three times the CPU */
+#define MAX_DELIVER 2048       /* work of small fan-outs a turn: a receiver is one, a message queued
+                                  to a connection of his another */
+#define MAX_ROUND 8192         /* and of large ones a round, which takes several turns: much, so
+                                  that a write finds several messages; 2048 cost a busy group of
+                                  1,000 three times the CPU. One of 4 KiB counts twice, and so on:
+                                  what waits for a write is about as much as a turn may write */
+#define MAX_PATIENT 128        /* the round's other half: connections written to that can wait */
+#define MAX_SLICE 512          /* of its messages are queued between two looks at events, */
+#define SLICE_US 250           /* or connections written to for so long */
 #define DELIVER_DIRECT 32      /* members online up to which a message is delivered in one go */
 #define MAX_DEFERRED 1024      /* answers owed to one connection before its input has to wait */
 #define MAX_JOINED 1000        /* groups a user can join by himself */
@@ -616,7 +620,8 @@ struct member {
     uint64_t record; /* number of his latest REC_JOIN; of a pair: of his latest REC_CURSOR */
     uint64_t cursor;
     uint64_t live_lo, live_hi; /* 0, 0: none */
-    uint32_t fanned;          /* the last number (its low half) a large fan-out has queued to him */
+    uint32_t fanned;          /* large fan-outs up to this number (its low half) pass him by: he has
+                                 got them, or they were durable before he came */
     bool dirty;
     bool left;                /* a group he has left; kept, for messages in flight refer to it */
     bool fresh;               /* joined by the login that is being answered */
@@ -911,8 +916,8 @@ void send_forget(const struct pending *p); /* release what it refers to, without
 /* Each turn: what the store has made durable is delivered and acknowledged, as far as a turn's
  * share of work goes. */
 void send_committed(struct chat *c);
-/* And a share of the messages to large groups. */
-void send_waves(struct chat *c);
+/* And a slice of the messages to large groups. Returns the work that was. */
+uint32_t send_waves(struct chat *c);
 bool send_waits(const struct chat *c); /* is there more of either for the next turn? */
 /* A message handed to conn_send() with a member, or an answer 20, has left for the peer. */
 void send_written(struct chat *c, const struct msg *m, struct member *member);
@@ -1071,6 +1076,7 @@ struct jim {
     struct conn *attend, **attend_end; /* connections to look at when the callbacks are done */
     size_t fresh;              /* bytes queued since it was attended to */
     struct conn *bulk, **bulk_end; /* those that can wait until the others have had their turn */
+    uint32_t share, patience;  /* left of this round of fan-outs: work, and connections of bulk */
     struct bounds bounds;
     const struct store_io *disk; /* NULL: the real one; tests have their own */
     struct out *free_out;      /* spare output queues: no malloc in the steady state */
@@ -1106,7 +1112,7 @@ bool jim_turn(struct jim *j); /* one turn; false: it is over. For jim_run() and 
 /* Send m (reference taken) to every connection that is logged in now, some a turn; then answer
  * `conn` through api_sent(). False: too many are on their way. */
 bool broadcast_begin(struct jim *j, struct conn *conn, struct msg *m);
-void broadcast_step(struct jim *j); /* each turn */
+void broadcast_step(struct jim *j); /* each round: a share of it, see jim_fan() */
 void broadcast_free(struct jim *j);
 
 /* One turn: what jim_run() repeats until this says false. For benchmarks, which count what it

@@ -360,10 +360,12 @@ place_online(struct member *m, bool online)
 {
     struct conv *v = m->conv;
 
-    if (online && m->place >= v->nonline)
+    if (online && m->place >= v->nonline) {
         place_swap(v, m->place, v->nonline++);
-    else if (!online && m->place < v->nonline)
+        m->fanned = (uint32_t)v->durable;
+    } else if (!online && m->place < v->nonline) {
         place_swap(v, m->place, --v->nonline);
+    }
 }
 
 static void

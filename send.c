@@ -841,38 +841,43 @@ wave_push(struct chat *c, const struct pending *p)
         p->conv->waves++;
 }
 
+#define HEAVY 4096 /* bytes that count as a message more: see MAX_ROUND */
+
 /*
  * Members are walked from the last one online to the first. When one of them goes, the last one
  * takes his place: somebody who has had the message, and is known by `fanned`, or nobody has. Who
- * comes is put behind the last, and finds the message among those he has missed.
+ * comes is put behind the last; `fanned` says so of him, too, should so many go that he is before
+ * the border after all, or come before the walk begins: he finds it among those he has missed.
  */
 static uint32_t
 wave_some(struct wave *f, uint32_t share)
 {
     struct conv *v = f->p.conv;
-    uint32_t n = 0;
+    uint32_t n = 0, weight = 1 + f->p.msg->len / HEAVY;
 
     if (f->left > v->nonline)
         f->left = v->nonline;
     while (f->left > 0 && n < share) {
         struct member *m = v->member[--f->left];
-        if (m->fanned == (uint32_t)f->p.seq)
+        if ((int32_t)(m->fanned - (uint32_t)f->p.seq) >= 0)
             continue;
         m->fanned = (uint32_t)f->p.seq;
-        n += send_to_user(m->user, f->p.msg, m, NULL);
+        n += weight * send_to_user(m->user, f->p.msg, m, NULL);
     }
     return n;
 }
 
-void
+uint32_t
 send_waves(struct chat *c)
 {
-    for (uint32_t work = 0; c->wave_n > 0 && work < MAX_DELIVER; work++) {
+    uint32_t work = 0;
+
+    for (; c->wave_n > 0 && work < MAX_SLICE; work++) {
         struct wave *f = &c->wave[c->wave_head];
         if (f->p.kind == PENDING_SEND && f->p.to == NULL) {
-            work += wave_some(f, MAX_DELIVER - work);
+            work += wave_some(f, MAX_SLICE - work);
             if (f->left > 0)
-                return;
+                break;
         } else if (f->p.kind == PENDING_SEND) {
             work += deliver_message(c, &f->p);
         }
@@ -884,6 +889,7 @@ send_waves(struct chat *c)
         p.conn->waves--;
         deliver_end(c, &p);
     }
+    return work;
 }
 
 /* --- for other files -------------------------------------------------------------------------- */

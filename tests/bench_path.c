@@ -112,7 +112,8 @@ settle(struct path *p)
         p->served_ns += (to.tv_sec - from.tv_sec) * INT64_C(1000000000) + to.tv_nsec - from.tv_nsec;
         for (uint32_t i = 0; i < p->fds; i++)
             drain(p->fd[i]);
-    } while (p->j->attend != NULL || p->j->chat.pending_n > 0);
+    } while (p->j->attend != NULL || p->j->bulk != NULL || p->j->chat.pending_n > 0 ||
+             send_waits(&p->j->chat));
 }
 
 static void say(struct path *p, uint32_t i, int cmd, const char *format, ...)

@@ -49,7 +49,11 @@ clock_us(clockid_t clock)
 /* --- stalled readers -------------------------------------------------------------------------- */
 
 #define READERS 1000
-#define FLOOD 1200 /* messages to the group, twice: each time five times what a queue may hold */
+#define FLOOD 1200 /* messages to the group, five times what a queue may hold: all fall behind */
+#define MORE 400   /* messages that find them stalled, */
+#define TIMES 3    /* so often */
+#define ALL (FLOOD + TIMES * MORE)
+#define SHARE (READERS * 24000L) /* bytes: what one who has fallen behind may hold of his own */
 #define PAIRS 10
 #define WINDOW 16  /* of the flood's messages, how many may wait for their answer */
 
@@ -67,30 +71,63 @@ compare(const void *a, const void *b)
 }
 
 static double
-p99_ms(struct latencies *l)
+percentile_ms(struct latencies *l, size_t percent)
 {
     qsort(l->us, l->n, sizeof l->us[0], compare);
-    return l->n == 0 ? 0 : (double)l->us[l->n * 99 / 100] / 1000;
+    return l->n == 0 ? 0 : (double)l->us[l->n * percent / 100] / 1000;
 }
 
-/* One message from the first of a pair to the second, and how long it took to be there. */
+struct pair {
+    struct peer from, to;
+    int64_t start; /* when the message on its way was said */
+    bool has, acked; /* what has come of it: itself, its answer */
+};
+
 static void
-pair_talk(struct peer pair[2], struct latencies *l)
+pair_says(struct pair *p)
 {
-    int64_t start = clock_us(CLOCK_MONOTONIC);
-
-    sayf(&pair[0], 11, "{'to':'b%d','chatType':2,'content':'how are you?'}", pair[1].fd);
-    CHECK(hear(&pair[1]));
-    int64_t took = clock_us(CLOCK_MONOTONIC) - start;
-    CHECK(hear(&pair[0]));
-    CHECK(heard(&pair[0], "\"code\":10000,"));
-    if (l->n < sizeof l->us / sizeof l->us[0])
-        l->us[l->n++] = took;
+    p->has = p->acked = false;
+    p->start = clock_us(CLOCK_MONOTONIC);
+    sayf(&p->from, 11, "{'to':'b%d','chatType':2,'content':'how are you?'}", p->to.fd);
 }
 
-/* A process of its own: FLOOD messages to the group, as fast as they are answered. */
+/* Hear what has come to each pair. Those with a message and its answer there say the next one, when
+ * `on`. Returns how many wait for something. */
+static int
+pairs_step(struct pair pair[PAIRS], bool on, struct latencies *l)
+{
+    struct pollfd fds[2 * PAIRS];
+    int waiting = 0;
+
+    for (int i = 0; i < 2 * PAIRS; i++) {
+        struct pair *p = &pair[i / 2];
+        bool wanted = i % 2 == 0 ? !p->has : !p->acked;
+        fds[i].fd = !wanted ? -1 : i % 2 == 0 ? p->to.fd : p->from.fd;
+        fds[i].events = POLLIN;
+        waiting += wanted;
+    }
+    CHECK(waiting == 0 || poll(fds, 2 * PAIRS, 30000) > 0);
+    for (int i = 0; i < PAIRS; i++) {
+        struct pair *p = &pair[i];
+        if (fds[2 * i].fd >= 0 && fds[2 * i].revents != 0) {
+            CHECK(hear(&p->to) && heard(&p->to, "how are you?"));
+            p->has = true;
+            if (l->n < sizeof l->us / sizeof l->us[0])
+                l->us[l->n++] = clock_us(CLOCK_MONOTONIC) - p->start;
+        }
+        if (fds[2 * i + 1].fd >= 0 && fds[2 * i + 1].revents != 0) {
+            CHECK(hear(&p->from) && heard(&p->from, "\"code\":10000,"));
+            p->acked = true;
+        }
+        if (p->has && p->acked && on)
+            pair_says(p);
+    }
+    return waiting;
+}
+
+/* A process of its own: that many messages to the group, as fast as they are answered. */
 static pid_t
-start_flood(const struct server *s, const char *name, int *done)
+start_flood(const struct server *s, int messages, int *done)
 {
     static char text[201];
     struct peer p;
@@ -106,11 +143,11 @@ start_flood(const struct server *s, const char *name, int *done)
         return pid;
     }
     memset(text, 'x', sizeof text - 1);
-    peer_login(&p, s, PROTO_TCP, name);
+    peer_login(&p, s, PROTO_TCP, "flood");
     say(&p, 7, "{'groupId':'hot'}");
     int asked = 0, answered = 0;
-    while (answered < FLOOD) {
-        for (; asked < FLOOD && asked - answered < WINDOW; asked++)
+    while (answered < messages) {
+        for (; asked < messages && asked - answered < WINDOW; asked++)
             sayf(&p, 11, "{'groupId':'hot','chatType':1,'content':'%s'}", text);
         CHECK(hear(&p));
         answered += p.cmd == CMD_CHAT_RESP;
@@ -166,14 +203,14 @@ read_all(struct stalled *reader)
     while (waiting > 0) {
         CHECK(time_mono_ms() < deadline);
         for (int i = 0; i < READERS; i++)
-            fds[i] = (struct pollfd){.fd = reader[i].next <= 2 * FLOOD ? reader[i].fd : -1,
+            fds[i] = (struct pollfd){.fd = reader[i].next <= ALL ? reader[i].fd : -1,
                                      .events = POLLIN};
         CHECK(poll(fds, READERS, 10000) > 0);
         waiting = 0;
         for (int i = 0; i < READERS; i++) {
             if (fds[i].revents != 0)
                 reader_take(&reader[i]);
-            waiting += reader[i].next <= 2 * FLOOD;
+            waiting += reader[i].next <= ALL;
         }
     }
 }
@@ -194,59 +231,100 @@ readers_come(const struct server *s, struct stalled *reader)
 
 /* Pairs talk as long as the flood lasts. Returns the RSS at its end. */
 static long
-flood(const struct server *s, const char *name, struct peer pair[PAIRS][2], struct latencies *l,
+flood(const struct server *s, int messages, struct pair pair[PAIRS], struct latencies *l,
       long *most)
 {
     int done, status;
-    pid_t pid = start_flood(s, name, &done);
+    pid_t pid = start_flood(s, messages, &done);
     struct pollfd end = {.fd = done, .events = POLLIN};
 
-    for (int i = 0; poll(&end, 1, 0) == 0; i++) {
-        pair_talk(pair[i % PAIRS], l);
+    l->n = 0;
+    while (poll(&end, 1, 0) == 0) {
+        pairs_step(pair, true, l);
         long rss = server_rss(s);
         *most = rss > *most ? rss : *most;
     }
+    while (pairs_step(pair, false, l) > 0)
+        ;
     close(done);
     CHECK(waitpid(pid, &status, 0) == pid && status == 0);
     return server_rss(s);
 }
 
+static void
+pairs_come(const struct server *s, struct pair pair[PAIRS])
+{
+    char name[16];
+
+    for (int i = 0; i < PAIRS; i++) {
+        peer_open(&pair[i].to, s, PROTO_TCP);
+        snprintf(name, sizeof name, "b%d", pair[i].to.fd);
+        sayf(&pair[i].to, 5, "{'userId':'%s'}", name);
+        CHECK(hear(&pair[i].to));
+        snprintf(name, sizeof name, "a%d", i);
+        peer_login(&pair[i].from, s, PROTO_WS, name);
+        pair[i].has = pair[i].acked = true;
+    }
+}
+
+/* The pairs alone: the best of TIMES p99, in ms. */
+static double
+pairs_alone(struct pair pair[PAIRS], struct latencies *l)
+{
+    double best = 1e9;
+
+    for (int i = 0; i < TIMES; i++) {
+        l->n = 0;
+        for (int64_t end = time_mono_ms() + 300; time_mono_ms() < end;)
+            pairs_step(pair, true, l);
+        while (pairs_step(pair, false, l) > 0)
+            ;
+        double p99 = percentile_ms(l, 99);
+        best = p99 < best ? p99 : best;
+    }
+    return best;
+}
+
+/*
+ * The pairs talk at the same time, each with one message on its way, with and without the flood: a
+ * pair alone would never find the disk busy with somebody else's message, with a flood it always
+ * does. Latencies are those of the machine as well, which runs server, flood, pairs and thousand on
+ * what cores it has, and perhaps others: so the best of some runs counts, and the bound is wide.
+ * That the server itself is prompt is measured in CPU time, by limits_fan_out.
+ */
 TEST(limits_stalled_readers)
 {
     static struct stalled reader[READERS];
-    static struct latencies without, with;
-    static struct peer pair[PAIRS][2];
+    static struct latencies l;
+    static struct pair pair[PAIRS];
     struct server s;
-    char name[16];
+    double with = 1e9;
+    long most = 0, rss = 0;
 
     want_descriptors(READERS + 200);
     server_start(&s, QUIET, FAST, "-o", "jim.queue.max=64k", "-o", "jim.group.notify.max=0", NULL);
-    for (int i = 0; i < PAIRS; i++) {
-        peer_open(&pair[i][1], &s, PROTO_TCP);
-        snprintf(name, sizeof name, "b%d", pair[i][1].fd);
-        sayf(&pair[i][1], 5, "{'userId':'%s'}", name);
-        CHECK(hear(&pair[i][1]));
-        snprintf(name, sizeof name, "a%d", i);
-        peer_login(&pair[i][0], &s, PROTO_WS, name);
-    }
-    for (int i = 0; i < 2000; i++)
-        pair_talk(pair[i % PAIRS], &without);
+    pairs_come(&s, pair);
+    double without = pairs_alone(pair, &l), p50 = percentile_ms(&l, 50);
     readers_come(&s, reader);
-    long before = server_rss(&s), first = 0, second = 0, most = 0;
-    first = flood(&s, "flood1", pair, &with, &most);
+    long before = server_rss(&s), first = flood(&s, FLOOD, pair, &l, &most);
     CHECK(server_stat(&s, "lags") >= READERS); /* all are behind: from here on nothing may grow */
-    second = flood(&s, "flood2", pair, &with, &most);
-    test_note("%d stalled readers: RSS %ld kB before, %ld kB after %d messages, %ld kB after as "
-              "many again, %ld kB at most", READERS, before / 1024, first / 1024, FLOOD,
-              second / 1024, most / 1024);
-    test_note("pairs: p99 %.1f ms without, %.1f ms with the flood (%zu and %zu messages)",
-              p99_ms(&without), p99_ms(&with), without.n, with.n);
-    CHECK(first - before < READERS * 24000L);
-    CHECK(second - first < 4 * MB);
+    double falling = percentile_ms(&l, 99);
+    for (int i = 0; i < TIMES; i++) {
+        rss = flood(&s, MORE, pair, &l, &most);
+        double p99 = percentile_ms(&l, 99);
+        with = p99 < with ? p99 : with;
+    }
+    test_note("%d stalled readers: RSS %ld kB before, %ld kB after %d messages, %ld kB after %d, "
+              "%ld kB at most", READERS, before / 1024, first / 1024, FLOOD, rss / 1024, ALL,
+              most / 1024);
+    test_note("pairs: p99 %.1f ms alone, %.1f ms with the flood (p50 %.1f and %.1f); %.1f ms while "
+              "the thousand fall behind", without, with, p50, percentile_ms(&l, 50), falling);
+    CHECK(most - before < SHARE);
+    CHECK(with < 2 * without + 20);
     read_all(reader);
-    long rss = server_rss(&s);
+    rss = server_rss(&s);
     test_note("and each of them got all messages in order; RSS %ld kB", rss / 1024);
-    CHECK(rss - second < 8 * MB);
+    CHECK(rss - before < SHARE);
 }
 
 /* --- attempts --------------------------------------------------------------------------------- */
@@ -503,6 +581,7 @@ TEST(limits_fan_out)
               "looks at events; a private message took at most %.2f ms, a login %.2f ms", MEMBERS,
               (unsigned long long)(c.j->stats.messages - before), (double)c.most / 1000,
               (double)private_us / 1000, (double)login_us / 1000);
+    CHECK(c.most < 5000 && private_us < 5000 && login_us < 5000);
     CHECK(c.j->chat.wave_n > 0); /* the load was there until the end */
     jim_free(c.j); /* which ends the crowd */
     CHECK(waitpid(c.pid, NULL, 0) == c.pid);
