@@ -33,14 +33,25 @@ LIBO = $(LIB:.c=.o)
 # The client library, on top of the pure files of the server.
 CLIENT = client_msg.c client_link.c client_ask.c client_sync.c client.c
 CLIENTO = $(CLIENT:.c=.o)
+CLIENTLIB = util.c hash.c codec.c tls.c
+CLIENTLIBO = $(CLIENTLIB:.c=.o)
+# jim-cli, on top of that; CLILIB is what its tests use, too.
+CLI = cli.c cli_ask.c cli_chat.c cli_tty.c cli_raw.c
+CLILIB = term.c edit.c
+CLIO = $(CLI:.c=.o)
+CLILIBO = $(CLILIB:.c=.o)
 FUZZSRC = tests/fuzz.c tests/fuzz_disk.c tests/fuzz_server.c
-TESTSRC = tests/run.c tests/client.c $(FUZZSRC) tests/test_*.c
+TESTSRC = tests/run.c tests/client.c tests/screen.c tests/cli_run.c \
+	$(FUZZSRC) tests/test_*.c
 PAGE = web/index.html web/jim.js web/jim.css
 
-all: jim
+all: jim jim-cli
 
 jim: main.o $(LIBO)
 	$(CC) $(CFLAGS) $(LDFLAGS) -o $@ main.o $(LIBO) $(LIBS)
+
+jim-cli: $(CLIO) $(CLILIBO) $(CLIENTO) $(CLIENTLIBO)
+	$(CC) $(CFLAGS) $(LDFLAGS) -o $@ $(CLIO) $(CLILIBO) $(CLIENTO) $(CLIENTLIBO) $(LIBS)
 
 .SUFFIXES: .c .o
 .c.o:
@@ -48,6 +59,7 @@ jim: main.o $(LIBO)
 
 main.o $(LIBO): $(HDRS) Makefile
 $(CLIENTO): $(HDRS) jim_client.h client_int.h Makefile
+$(CLIO) $(CLILIBO): $(HDRS) jim_client.h cli.h Makefile
 http.o: page.inc
 tls.o: build/tls-$(TLS)
 
@@ -73,15 +85,16 @@ run: jim
 tests/list.inc: tests/test_*.c Makefile
 	sed -n 's/^TEST(\([a-z0-9_]*\)).*/TEST_ENTRY(\1)/p' tests/test_*.c > $@
 
-build/run-tests: $(LIBO) $(CLIENTO) $(TESTSRC) tests/test.h tests/client.h tests/fuzz.h \
-    tests/list.inc
+build/run-tests: $(LIBO) $(CLIENTO) $(CLILIBO) $(TESTSRC) tests/test.h tests/client.h tests/fuzz.h \
+    tests/screen.h tests/cli_run.h tests/list.inc
 	mkdir -p build
-	$(CC) $(ALL) -DTEST_LIST='"list.inc"' $(LDFLAGS) -o $@ $(TESTSRC) $(LIBO) $(CLIENTO) $(LIBS)
+	$(CC) $(ALL) -DTEST_LIST='"list.inc"' $(LDFLAGS) -o $@ $(TESTSRC) $(LIBO) $(CLIENTO) $(CLILIBO) \
+	    $(LIBS)
 
 # `make test ONLY="store_ chat_"` runs the tests whose names begin with one of the parts.
 ONLY =
-test check: jim build/run-tests
-	JIM_SOURCE="$$PWD" JIM="$$PWD/jim" build/run-tests $(ONLY)
+test check: jim jim-cli build/run-tests
+	JIM_SOURCE="$$PWD" JIM="$$PWD/jim" JIM_CLI="$$PWD/jim-cli" build/run-tests $(ONLY)
 
 # Where things go, by GNU's names; DESTDIR in front of all of them. unitdir is systemd's: empty for
 # none. Installed is what has been built, listed in contrib/install.sh.
@@ -108,7 +121,7 @@ uninstall:
 	$(INSTALL_DIRS) sh contrib/install.sh uninstall
 
 clean:
-	rm -rf build *.o jim page.inc page.inc.tmp tests/list.inc
+	rm -rf build *.o jim jim-cli page.inc page.inc.tmp tests/list.inc
 
 dist:
 	mkdir -p build
@@ -127,8 +140,10 @@ variant: page.inc tests/list.inc
 	mkdir -p build/$(V)
 	$(CC) $(SANE) $(F) -o build/$(V)/jim main.c $(LIB) $(SRC) $(LIBS)
 	$(CC) $(SANE) $(F) -DTEST_LIST='"$(LIST)"' -o build/$(V)/run-tests $(TESTSRC) $(MORE) $(LIB) \
-	    $(CLIENT) $(SRC) $(LIBS)
-	JIM_SOURCE="$$PWD" JIM="$$PWD/build/$(V)/jim" $(EMULATOR) build/$(V)/run-tests $(ONLY)
+	    $(CLIENT) $(CLILIB) $(SRC) $(LIBS)
+	$(CC) $(SANE) $(F) -o build/$(V)/jim-cli $(CLI) $(CLILIB) $(CLIENT) $(CLIENTLIB) $(LIBS)
+	JIM_SOURCE="$$PWD" JIM="$$PWD/build/$(V)/jim" JIM_CLI="$$PWD/build/$(V)/jim-cli" \
+	    $(EMULATOR) build/$(V)/run-tests $(ONLY)
 
 SANITIZE = -O1 -fno-omit-frame-pointer -fno-sanitize-recover=all -fsanitize
 asan:
@@ -142,7 +157,7 @@ check-tls: build/tls-test.pem
 	sed -n 's/^TEST(\([a-z0-9_]*\)).*/TEST_ENTRY(\1)/p' tests/test_*.c tests/tls.c > build/tls.inc
 	JIM_TEST_TLS="$$PWD/build/tls-test.pem" $(MAKE) variant V=tls TLS=1 F="-O2 -Werror" \
 	    MORE=tests/tls.c LIST=../build/tls.inc ONLY="$(ONLY_TLS)"
-ONLY_TLS = server_ ws_ http_ api_ login_ conf_ tls_ client_
+ONLY_TLS = server_ ws_ http_ api_ login_ conf_ tls_ client_ cli_
 build/tls/jim: main.c $(LIB) $(HDRS) page.inc
 	mkdir -p build/tls
 	$(CC) $(SANE) -UJIM_TLS -DJIM_TLS=1 -O2 -o $@ main.c $(LIB) -lpthread -lssl -lcrypto
@@ -175,7 +190,7 @@ TOOLSRC = tests/bench*.c tests/talk.c tests/crash.c tests/simdisk.c tests/kill.c
 	tests/limits.c tests/fuzz_main.c
 werror: page.inc tests/list.inc
 	for cc in gcc clang; do \
-	    for f in main.c $(LIB) $(CLIENT) $(TESTSRC) $(TOOLSRC); do \
+	    for f in main.c $(LIB) $(CLIENT) $(CLI) $(CLILIB) $(TESTSRC) $(TOOLSRC); do \
 	        $$cc $(SANE) -O2 -Werror -DTEST_LIST='"list.inc"' -c -o /dev/null $$f || exit 1; \
 	    done; \
 	done
@@ -183,9 +198,12 @@ werror: page.inc tests/list.inc
 lint:
 	sh tests/lint.sh
 analyze: page.inc
-	for f in main.c $(LIB) $(CLIENT); do gcc $(SANE) -O1 -fanalyzer -Werror -c -o /dev/null $$f || exit 1; done
+	for f in main.c $(LIB) $(CLIENT) $(CLI) $(CLILIB); do \
+	    gcc $(SANE) -O1 -fanalyzer -Werror -c -o /dev/null $$f || exit 1; \
+	done
 	cppcheck --quiet --error-exitcode=1 --std=c11 --enable=warning,portability --inline-suppr \
-	    --suppress=missingIncludeSystem -DJIM_INTERNAL main.c $(LIB) $(CLIENT)
+	    --suppress=missingIncludeSystem -DJIM_INTERNAL main.c $(LIB) $(CLIENT) $(CLI) \
+	    $(CLILIB)
 	@echo "2 passed, 0 failed"
 browser: jim
 	JIM="$$PWD/jim" sh tests/browser/run.sh
