@@ -70,11 +70,13 @@ each() {
     for name in README.md README.zh-CN.md CHANGELOG.md LICENSE docs/*.md docs/openapi.yaml; do
         "$1" 644 "$name" "$docdir/${name#docs/}"
     done
-    "$1" 644 contrib/completions/jim-cli.bash \
-        "$prefix/share/bash-completion/completions/jim-cli"
-    "$1" 644 contrib/completions/_jim-cli "$prefix/share/zsh/site-functions/_jim-cli"
-    "$1" 644 contrib/completions/jim-cli.fish \
-        "$prefix/share/fish/vendor_completions.d/jim-cli.fish"
+    for name in jim jim-cli; do
+        "$1" 644 "contrib/completions/$name.bash" \
+            "$prefix/share/bash-completion/completions/$name"
+        "$1" 644 "contrib/completions/_$name" "$prefix/share/zsh/site-functions/_$name"
+        "$1" 644 "contrib/completions/$name.fish" \
+            "$prefix/share/fish/vendor_completions.d/$name.fish"
+    done
 }
 
 install_one() {

@@ -127,10 +127,24 @@ else
     echo "note: libjim is not built: jim.pc not checked"
 fi
 if [ -f "$prefix/lib/pkgconfig/jim-client.pc" ] && have pkg-config "jim-client.pc"; then
-    printf '#include <jim_client.h>\nint main(void) { return 0; }\n' > "$work/client.c"
+    cat > "$work/client.c" << 'END'
+#include <jim_client.h>
+int main(void)
+{
+    struct jim_client_options nothing = {0};
+    char err[256];
+    struct jim_client *c = jim_client_new(&nothing, err, sizeof err); /* without a user: NULL */
+
+    jim_client_free(c);
+    return 0;
+}
+END
     module=jim-client
     check "jim-client.pc: compiles and links" compile client --cflags --libs
+    check "runs" env LD_LIBRARY_PATH="$prefix/lib" "$work/client"
+    rm -f "$prefix"/lib/libjim*.so*
     check "jim-client.pc: links statically" compile client --static --cflags --libs
+    check "runs alone" "$work/client"
 fi
 
 # --- init files ----------------------------------------------------------------------------------------
