@@ -13,8 +13,10 @@
 /* A function that runs seldom, kept out of those that run often. */
 #ifdef __GNUC__
 #define ASIDE __attribute__((noinline))
+#define FETCH(p) __builtin_prefetch(p) /* it will be looked at soon: have it come into the cache */
 #else
 #define ASIDE
+#define FETCH(p) ((void)0)
 #endif
 
 struct str { /* borrowed bytes, not NUL-terminated; p may be NULL when n is 0 */

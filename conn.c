@@ -42,21 +42,23 @@ struct msg *
 msg_take(struct msg_pool *pool, uint8_t command, uint32_t seq, const char *data, size_t n)
 {
     struct msg *m;
+    bool large = sizeof *m + n > POOL_ROOM;
 
-    if (pool != NULL && sizeof *m + n > POOL_ROOM)
+    if (sizeof *m + n > POOL_LARGE)
         pool = NULL;
-    if (pool != NULL && pool->free != NULL) {
-        m = pool->free;
-        pool->free = m->next_free;
-        pool->n--;
+    if (pool != NULL && pool->size[large].free != NULL) {
+        m = pool->size[large].free;
+        pool->size[large].free = m->next_free;
+        pool->size[large].n--;
+        FETCH(m->next_free);
     } else if (pool != NULL) {
-        m = xmalloc(POOL_ROOM);
+        m = xmalloc(large ? POOL_LARGE : POOL_ROOM);
         pool->made++;
     } else {
         m = xmalloc(sizeof *m + n);
     }
     *m = (struct msg){.refs = 1, .len = (uint32_t)n, .seq = seq, .command = command,
-                      .opcode = WS_TEXT, .pool = pool};
+                      .opcode = WS_TEXT, .large = large, .pool = pool};
     if (data != NULL)
         memcpy(m->data, data, n);
     return m;
@@ -77,13 +79,15 @@ msg_unref(struct msg *m)
     if (m->held != NULL)
         *m->held -= sizeof *m + m->len;
     free(m->fetched);
-    if (m->pool == NULL || m->pool->n >= MAX_POOL) {
+    struct msg_pool *pool = m->pool;
+    bool large = m->large;
+    if (pool == NULL || pool->size[large].n >= MAX_POOL / (large ? POOL_LARGE : POOL_ROOM)) {
         free(m);
         return;
     }
-    m->next_free = m->pool->free;
-    m->pool->free = m;
-    m->pool->n++;
+    m->next_free = pool->size[large].free;
+    pool->size[large].free = m;
+    pool->size[large].n++;
 }
 
 void
@@ -198,12 +202,14 @@ conn_free_spares(struct jim *j)
         j->free_out = o->next_free;
         out_free(j, o);
     }
-    while (j->msgs.free != NULL) {
-        struct msg *m = j->msgs.free;
-        j->msgs.free = m->next_free;
-        free(m);
+    for (int i = 0; i < POOLS; i++) {
+        struct msg *m;
+        while ((m = j->msgs.size[i].free) != NULL) {
+            j->msgs.size[i].free = m->next_free;
+            free(m);
+        }
+        j->msgs.size[i].n = 0;
     }
-    j->msgs.n = 0;
 }
 
 /* Drop the first entry. */
@@ -416,7 +422,8 @@ conn_reply(struct conn *c, uint8_t command, uint32_t seq, const char *json, size
     if (n > 0)
         memcpy(m->data + in_head, json, n);
     m->raw = true;
-    m->room = m->pool != NULL ? POOL_ROOM - sizeof *m : 0;
+    if (m->pool != NULL)
+        m->room = (uint16_t)((m->large ? POOL_LARGE : POOL_ROOM) - sizeof *m);
     conn_send(c, m, NULL);
     msg_unref(m);
 }
@@ -804,7 +811,7 @@ conn_read(struct conn *c)
     if (c->tls != NULL && c->state != CONN_LINGER)
         return tls_read(c->tls, j->input, MAX_READ);
     do
-        n = read(c->fd, j->input, detect ? MAX_HELLO : MAX_READ);
+        n = recv(c->fd, j->input, detect ? MAX_HELLO : MAX_READ, 0);
     while (n < 0 && errno == EINTR);
     return n;
 }

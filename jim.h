@@ -108,8 +108,10 @@ void jim_free(struct jim *j);
 #define MAX_WS_HEAD 10         /* bytes before a server's WebSocket payload */
 #define MAX_IOV 64             /* pieces one writev may take */
 #define MAX_GATHER 16384       /* bytes of small pieces copied together for one write */
-#define POOL_ROOM 512          /* bytes of a message whose memory is used again, head included */
-#define MAX_POOL 1024          /* and how many are kept: half a megabyte */
+#define POOLS 2                /* sizes of messages whose memory is used again: */
+#define POOL_ROOM 512          /* bytes of the smaller, head included */
+#define POOL_LARGE 2048        /* and of the larger */
+#define MAX_POOL (512u << 10)  /* bytes kept of either */
 #define MAX_RECORD (16u << 20) /* bytes of one log line: above any message or answer */
 #define MAX_MESSAGE_ID 128     /* bytes of a message's id */
 #define MAX_SCAN 20000         /* records one history request may read: bounds the turn */
@@ -363,7 +365,8 @@ struct msg {
     uint8_t command;       /* TCP-IM cmd byte */
     uint8_t opcode;        /* enum ws_opcode */
     uint8_t pkt_len, ws_len; /* length of the heads, 0: not encoded yet */
-    bool raw;              /* the data is everything: HTTP */
+    bool raw;              /* the data is everything: heads are in it, or it is HTTP */
+    bool large;            /* POOL_LARGE bytes */
     size_t *held;          /* where its bytes are counted; NULL: not yet */
     uint8_t pkt[MAX_PKT_HEAD];
     uint8_t ws[MAX_WS_HEAD];
@@ -379,8 +382,10 @@ struct msg {
 
 /* Memory of short messages, used again: in the steady state they cost no malloc. */
 struct msg_pool {
-    struct msg *free; /* owned: conn_free_spares() */
-    uint32_t n;
+    struct {
+        struct msg *free; /* owned: conn_free_spares() */
+        uint32_t n;
+    } size[POOLS];
     uint64_t made;    /* how often there was none, and malloc was called */
 };
 

@@ -122,10 +122,10 @@ same(const char *a, const char *b, size_t n)
 
 /* A name that is spelt in any other way, or is none of ours. */
 static ASIDE enum field
-field_folded(const struct json *key)
+field_folded(const char *p, size_t len)
 {
     char name[JSON_NAME_MAX];
-    size_t n = json_fold(key, name);
+    size_t n = json_fold(&(struct json){.p = p, .n = (uint32_t)len, .type = JSON_STRING}, name);
 
     for (enum field f = 0; n > 0 && f < FIELDS; f++)
         if (field_names[f][0] == name[0] && strcmp(field_names[f], name) == 0)
@@ -133,41 +133,54 @@ field_folded(const struct json *key)
     return FIELDS;
 }
 
+/* FIELDS: not spelt as it usually is. */
 static inline enum field
-field_of(const struct json *key)
+field_spelt(const char *p, size_t n)
 {
-    if (key->n > 0) {
-        unsigned char first = (unsigned char)key->p[0], last = (unsigned char)key->p[key->n - 1];
-        unsigned at = SLOT(first, last, key->n);
-        if (spelt[at].n == key->n && same(spelt[at].name, key->p, key->n))
-            return (enum field)spelt[at].field;
-    }
-    return field_folded(key);
+    if (n == 0)
+        return FIELDS;
+    unsigned at = SLOT((unsigned char)p[0], (unsigned char)p[n - 1], n);
+
+    return spelt[at].n == n && same(spelt[at].name, p, n) ? (enum field)spelt[at].field : FIELDS;
 }
 
 enum field
 request_field(const struct json *name)
 {
-    return field_of(name);
+    enum field f = field_spelt(name->p, name->n);
+
+    return f != FIELDS ? f : field_folded(name->p, name->n);
 }
 
 bool
 request_parse(struct request *r, struct str json)
 {
     struct json_iter it;
-    struct json key, value;
     int more = 1;
 
     zero(r, sizeof *r);
     if (json.n >= UINT32_MAX || json_open(&it, json.p, json.n) != 0 || it.close != '}')
         return false;
-    while (json_quick(&it, &key, &value) || (more = json_next(&it, &key, &value)) > 0) {
-        enum field f = field_of(&key);
+    for (;;) {
+        struct json key, value; /* in registers, as long as nobody takes their address */
+        if (!json_quick(&it, &key, &value)) {
+            struct json any_key, any_value;
+            more = json_next(&it, &any_key, &any_value);
+            if (more <= 0)
+                break;
+            key = any_key;
+            value = any_value;
+        }
+        enum field f = field_spelt(key.p, key.n);
+        if (f == FIELDS)
+            f = field_folded(key.p, key.n);
         if (f == FIELDS)
             continue;
-        if (value.type == JSON_NULL)
-            value.type = JSON_NONE;
-        r->f[f] = value;
+        r->f[f].p = value.p;
+        r->f[f].n = value.n;
+        r->f[f].type = value.type != JSON_NULL ? value.type : JSON_NONE;
+        r->f[f].escaped = value.escaped;
+        r->f[f].plain = value.plain;
     }
     if (r->f[F_USER_ID].type == JSON_NONE)
         r->f[F_USER_ID] = r->f[F_LOGIN_NAME];

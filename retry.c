@@ -30,12 +30,6 @@ struct retry_slot {
     uint32_t place; /* in the ring, + 1; 0: free */
 };
 
-#ifdef __GNUC__
-#define FETCH(p) __builtin_prefetch(p)
-#else
-#define FETCH(p) ((void)0)
-#endif
-
 #define SLOTS (2u * MAX_RETRY)
 _Static_assert((MAX_RETRY & (MAX_RETRY - 1)) == 0, "places are taken modulo it");
 
@@ -129,7 +123,8 @@ retry_add(struct retries *r, uint64_t print, struct conv *v, uint64_t seq, int64
     while (r->count > 0 && (r->count == MAX_RETRY || retry_is_old(&r->ring[r->head], now_ms)))
         drop_oldest(r);
     uint32_t place = (r->head + r->count++) % MAX_RETRY;
-    /* Who goes next but one is known: his slot is at hand by then. */
+    /* Who goes next but one is known: his slot is at hand by then; he himself, even earlier. */
+    FETCH(&r->ring[(r->head + 8) % MAX_RETRY]);
     FETCH(&r->slot[(uint32_t)r->ring[(r->head + 2) % MAX_RETRY].print % SLOTS]);
     r->ring[place] = (struct retry){print, v, seq, create_ms, (uint32_t)(now_ms / 1000)};
     slot_add(r, (uint32_t)print, place);

@@ -278,19 +278,21 @@ send_again(struct chat *c, const struct draft *d, const struct retry_hit *t)
     owe_answer(d);
 }
 
-/* Number it and store it: it stands in c->out as it will be delivered, but for the last brace. */
+/* Number and store m, which is used up: its text is that of its delivery, the chat object and a
+ * brace. */
 static int
-send_new(struct chat *c, const struct draft *d, uint64_t print, size_t id_at, size_t id_end)
+send_new(struct chat *c, const struct draft *d, struct msg *m, uint64_t print, size_t id_at,
+         size_t id_end)
 {
     struct conv *v = d->conv;
-    struct buf *b = &c->out;
-    struct str chat = {b->p + delivery_head.n, b->len - delivery_head.n};
+    struct str chat = {m->data + delivery_head.n, m->len - delivery_head.n - 1};
     uint64_t number = store_append(c->store, REC_MESSAGE, conv_key(v),
                                    v->seq + 1, chat, d->now_ms, &v->index);
-    if (number == 0)
+    if (number == 0) {
+        msg_unref(m);
         return CODE_STORE;
+    }
     v->seq++;
-    buf_add(b, "}", 1);
     if (!d->own_id)
         retry_add(&c->retries, print, v, v->seq, d->create_ms, d->now_ms);
     struct pending *p = pending_push(c);
@@ -307,9 +309,9 @@ send_new(struct chat *c, const struct draft *d, uint64_t print, size_t id_at, si
     p->id_len = (uint32_t)(id_end - id_at);
     p->fan = d->fan;
     p->fan_at = d->fan_at;
-    p->msg = msg_take(c->msgs, CMD_CHAT, 0, b->p, b->len);
-    p->msg->chat_seq = v->seq;
-    msg_hold(p->msg, &d->conn->jim->bounds.held);
+    p->msg = m;
+    m->chat_seq = v->seq;
+    msg_hold(m, &d->conn->jim->bounds.held);
     owe_answer(d);
     return 0;
 }
@@ -336,17 +338,22 @@ send_draft(struct chat *c, struct draft *d)
     c->out.len = 0;
     buf_lit(&c->out, DELIVERY_HEAD);
     put_chat(c, &c->out, d, d->conv->seq + 1, &id_at, &id_end);
+    buf_lit(&c->out, "}");
+    struct msg *m = msg_take(c->msgs, CMD_CHAT, 0, c->out.p, c->out.len);
     if (!d->own_id) { /* after encoding: what the table holds of it has come into the cache */
         struct retry_hit hit;
         if (retry_find(&c->retries, print, d->now_ms, &hit)) {
+            msg_unref(m);
             send_again(c, d, &hit);
             send_committed(c);
             return 0;
         }
     }
-    if (c->stopping)
+    if (c->stopping) {
+        msg_unref(m);
         return CODE_STOPPING;
-    code = send_new(c, d, print, id_at, id_end);
+    }
+    code = send_new(c, d, m, print, id_at, id_end);
     if (code == 0 && !store_keeps(c->store))
         send_committed(c); /* nothing to wait for */
     return code;

@@ -13,10 +13,8 @@
 #include "bench.h"
 
 #include <getopt.h>
-#include <netdb.h>
 #include <poll.h>
 #include <signal.h>
-#include <sys/socket.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -38,7 +36,7 @@ struct bench { /* what was asked for */
 struct stamp { /* where server and work stand */
     double ns;
     struct usage use;
-    double reads, writes, turns; /* of /api/stats */
+    struct calls calls;
 };
 
 struct result {
@@ -74,8 +72,8 @@ result_cpu(const struct result *r)
 static double
 result_calls(const struct result *r)
 {
-    double calls = r->to.reads - r->from.reads + r->to.writes - r->from.writes + r->to.turns -
-                   r->from.turns;
+    const struct calls *from = &r->from.calls, *to = &r->to.calls;
+    double calls = to->reads - from->reads + to->writes - from->writes + to->waits - from->waits;
 
     return r->messages > 0 ? calls / r->messages : 0;
 }
@@ -136,40 +134,12 @@ report(struct bench *b, const struct result *r)
 
 /* --- server ----------------------------------------------------------------------------------- */
 
-static double
-stat_of(const char *text, const char *key)
-{
-    const char *at = strstr(text, key);
-
-    return at == NULL ? 0 : atof(at + strlen(key));
-}
-
 /* Where the server stands, from its own counters (kept since it began) and from /proc. */
 static struct stamp
 stamp(const struct bench *b)
 {
-    static const char ask[] = "GET /api/stats HTTP/1.0\r\n\r\n";
-    struct stamp s = {.use = usage_of(b->server.pid)};
-    struct addrinfo hints = {.ai_socktype = SOCK_STREAM}, *to = NULL;
-    char port[16], text[16384];
-    size_t n = 0;
-    ssize_t got;
+    struct stamp s = {.use = usage_of(b->server.pid), .calls = jim_calls(b->host, b->server.port)};
 
-    snprintf(port, sizeof port, "%d", b->server.port);
-    if (getaddrinfo(b->host, port, &hints, &to) != 0)
-        die("%s: not found", b->host);
-    int fd = socket(to->ai_family, SOCK_STREAM, 0);
-    if (fd < 0 || connect(fd, to->ai_addr, to->ai_addrlen) != 0)
-        die("cannot connect to %s:%s: %s", b->host, port, strerror(errno));
-    freeaddrinfo(to);
-    if (send(fd, ask, sizeof ask - 1, MSG_NOSIGNAL) > 0)
-        while (n < sizeof text - 1 && (got = recv(fd, text + n, sizeof text - 1 - n, 0)) > 0)
-            n += (size_t)got;
-    close(fd);
-    text[n] = '\0';
-    s.reads = stat_of(text, "\"reads\":");
-    s.writes = stat_of(text, "\"writes\":");
-    s.turns = stat_of(text, "\"turns\":");
     s.ns = (double)now_ns();
     return s;
 }

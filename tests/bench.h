@@ -42,6 +42,13 @@ struct usage { /* of a process since it began */
 /* Zeros when the process is not ours to see. */
 struct usage usage_of(pid_t pid);
 
+/* jim's system calls on its clients' sockets, which use send and recv and are not in /proc; and its
+ * waits for events. From /api/stats, since it began. */
+struct calls {
+    double reads, writes, waits;
+};
+struct calls jim_calls(const char *host, int port); /* dies when it cannot be asked */
+
 struct process {
     pid_t pid;
     int port;

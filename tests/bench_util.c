@@ -6,6 +6,7 @@
 
 #include <arpa/inet.h>
 #include <fcntl.h>
+#include <netdb.h>
 #include <signal.h>
 #include <sys/prctl.h>
 #include <sys/socket.h>
@@ -109,6 +110,39 @@ usage_of(pid_t pid)
     u.reads = (double)reads;
     u.writes = (double)writes;
     return u;
+}
+
+static double
+stat_of(const char *text, const char *key)
+{
+    const char *at = strstr(text, key);
+
+    return at == NULL ? 0 : atof(at + strlen(key));
+}
+
+struct calls
+jim_calls(const char *host, int port)
+{
+    static const char ask[] = "GET /api/stats HTTP/1.0\r\n\r\n";
+    struct addrinfo hints = {.ai_socktype = SOCK_STREAM}, *to = NULL;
+    char service[16], text[16384];
+    size_t n = 0;
+    ssize_t got;
+
+    snprintf(service, sizeof service, "%d", port);
+    if (getaddrinfo(host, service, &hints, &to) != 0)
+        die("%s: not found", host);
+    int fd = socket(to->ai_family, SOCK_STREAM, 0);
+    if (fd < 0 || connect(fd, to->ai_addr, to->ai_addrlen) != 0)
+        die("cannot connect to %s:%s: %s", host, service, strerror(errno));
+    freeaddrinfo(to);
+    if (send(fd, ask, sizeof ask - 1, MSG_NOSIGNAL) > 0)
+        while (n < sizeof text - 1 && (got = recv(fd, text + n, sizeof text - 1 - n, 0)) > 0)
+            n += (size_t)got;
+    close(fd);
+    text[n] = '\0';
+    return (struct calls){stat_of(text, "\"reads\":"), stat_of(text, "\"writes\":"),
+                          stat_of(text, "\"turns\":")};
 }
 
 /* --- processes -------------------------------------------------------------------------------- */

@@ -62,19 +62,40 @@ TEST(fast_pool_uses_memory_again)
     }
     CHECK_INT(j->msgs.made, 2);
     conn_free_spares(j);
-    CHECK(j->msgs.free == NULL);
+    CHECK(j->msgs.size[0].free == NULL && j->msgs.size[1].free == NULL);
+    jim_free(j);
+}
+
+TEST(fast_pool_has_two_sizes)
+{
+    struct jim *j = jim_new();
+    char text[POOL_ROOM] = "larger";
+
+    for (int i = 0; i < 1000; i++) {
+        struct msg *a = msg_take(&j->msgs, CMD_CHAT, 0, text, sizeof text);
+        struct msg *b = msg_take(&j->msgs, CMD_CHAT, 0, "small", 5);
+        CHECK_BYTES(a->data, 6, "larger");
+        CHECK_BYTES(b->data, b->len, "small");
+        msg_unref(a);
+        msg_unref(b);
+    }
+    CHECK_INT(j->msgs.made, 2);
+    CHECK_INT(j->msgs.size[0].n, 1);
+    CHECK_INT(j->msgs.size[1].n, 1);
+    conn_free_spares(j);
+    CHECK(j->msgs.size[0].free == NULL && j->msgs.size[1].free == NULL);
     jim_free(j);
 }
 
 TEST(fast_pool_is_for_short_messages)
 {
     struct msg_pool pool = {0};
-    char text[POOL_ROOM] = "long";
+    char text[POOL_LARGE] = "long";
     struct msg *m = msg_take(&pool, CMD_CHAT, 0, text, sizeof text);
 
     msg_unref(m);
     CHECK_INT(pool.made, 0);
-    CHECK(pool.free == NULL);
+    CHECK(pool.size[0].free == NULL && pool.size[1].free == NULL);
 }
 
 /* --- ids -------------------------------------------------------------------------------------- */
