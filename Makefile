@@ -187,7 +187,7 @@ check-ppc:
 	$(MAKE) variant V=ppc CC=powerpc-linux-gnu-gcc F="-O2 -static" EMULATOR="env -u CC qemu-ppc" \
 	    ONLY="codec_ resp_ json_ util_ roster_ conf_ store_"
 TOOLSRC = tests/bench*.c tests/talk.c tests/crash.c tests/simdisk.c tests/kill.c \
-	tests/limits.c tests/fuzz_main.c
+	tests/limits.c tests/redis.c tests/fuzz_main.c
 werror: page.inc tests/list.inc
 	for cc in gcc clang; do \
 	    for f in main.c $(LIB) $(CLIENT) $(CLI) $(CLILIB) $(TESTSRC) $(TOOLSRC); do \
@@ -265,6 +265,14 @@ build/talk: tests/talk.c
 import-redis: jim build/talk
 	JIM=./jim TALK=build/talk sh tests/import_redis.sh
 
+# The link to Redis against real servers: one, over TLS, Sentinels with a failover, a cluster of six
+# whose slots move (redis-server, redis-cli, openssl, libssl-dev).
+check-redis:
+	mkdir -p build
+	sed -n 's/^TEST(\([a-z0-9_]*\)).*/TEST_ENTRY(\1)/p' tests/redis.c > build/redis.inc
+	$(MAKE) variant V=redis TLS=1 F="-O2" TESTSRC="tests/run.c tests/client.c" MORE=tests/redis.c \
+	    LIST=../build/redis.inc
+
 # The store on a simulated disk that dies, 10,000 seeds; `build/crash -v -s SEED` replays one. The
 # store's threads, clock and random bytes are renamed to the simulator's, so that a seed decides all.
 SIM = -Dpthread_create=sim_pthread_create -Dpthread_join=sim_pthread_join \
@@ -341,8 +349,8 @@ callgrind: build/bench-path
 	RECORD=$(RECORD) sh tests/callgrind.sh
 
 check-all: test werror lint analyze asan tsan check-poll check-kqueue browser check-examples \
-	check-install import-redis crash crash-asan crash-planted kill callgrind
+	check-install import-redis check-redis crash crash-asan crash-planted kill callgrind
 
 .PHONY: all run test check install uninstall clean dist variant asan tsan check-poll check-kqueue \
-	check-ppc werror lint analyze browser check-examples bench-store import-redis crash crash-asan crash-planted kill \
+	check-ppc werror lint analyze browser check-examples bench-store import-redis check-redis crash crash-asan crash-planted kill \
 	limits fuzz callgrind bench bench-peers check-all

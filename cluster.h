@@ -285,7 +285,8 @@ struct redis {
     bool look_again;         /* as soon as the scout is back */
     int64_t looked_ms;
     struct timer look_timer;
-    char why[300];           /* what went wrong last, and is logged */
+    char why[300];           /* what was logged last, since it was up or down; empty: nothing */
+    int64_t complained_ms;
 };
 extern const struct redis_ops redis_ops; /* redis.c's, for the links of the map */
 

@@ -587,6 +587,7 @@ link_readable(struct redis_link *k)
 {
     unsigned life = k->life;
     ssize_t n;
+    int error;
 
     do {
         buf_reserve(&k->in, LINK_READ);
@@ -594,10 +595,12 @@ link_readable(struct redis_link *k)
             n = k->tls != NULL ? tls_read(k->tls, k->in.p + k->in.len, LINK_READ)
                                : read(k->fd, k->in.p + k->in.len, LINK_READ);
         while (n < 0 && errno == EINTR);
+        error = errno;
         if (k->state == RLINK_TLS && tls_state(k->tls) & TLS_READY)
             step_to(k, STEP_HELLO);
-        if (n < 0 && (errno == EAGAIN || errno == EWOULDBLOCK))
+        if (n < 0 && (error == EAGAIN || error == EWOULDBLOCK))
             break;
+        errno = error;
         if (n <= 0) {
             link_lost(k, n == 0 ? "it closed the connection" : link_why(k));
             return;

@@ -21,6 +21,7 @@
 #define LOOK_PAUSE 250   /* ms between two questions while something is wrong */
 #define LOOK_MS 10000    /* and while nothing is */
 #define SCOUT_MS 2000    /* the longest a question may take */
+#define COMPLAIN_MS 10000 /* between two complaints about one trouble */
 #define MAX_LINKS 1000   /* masters: what Redis Cluster is made for */
 #define MAX_SEEDS 64     /* servers in a list */
 
@@ -165,16 +166,19 @@ redis_map_changed(struct redis *r, const char *why)
     }
 }
 
-/* Something went wrong: logged unless it is the same as before. */
+/* Something went wrong: logged unless it is the same as before, or one more in a short time. */
 static void
 complain(struct redis *r, const struct redis_link *k, const char *why)
 {
     char text[sizeof r->why];
 
     snprintf(text, sizeof text, "redis %.100s:%.8s: %.160s", k->host, k->port, why);
-    if (strcmp(text, r->why) != 0)
-        log_write(r->o.log, LOG_LEVEL_WARN, "%s", text);
+    if (r->why[0] != '\0' && (strcmp(text, r->why) == 0 ||
+                              loop_now(r->o.loop) - r->complained_ms < COMPLAIN_MS))
+        return;
+    log_write(r->o.log, LOG_LEVEL_WARN, "%s", text);
     memcpy(r->why, text, sizeof text);
+    r->complained_ms = loop_now(r->o.loop);
 }
 
 void

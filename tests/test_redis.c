@@ -980,3 +980,354 @@ TEST(redis_wait)
     check_got(&s, "5 $x\nwait 5 unknown\n");
     end(&s);
 }
+
+/* --- a Redis Cluster -------------------------------------------------------------------------- */
+
+static struct { /* what the fakes of a cluster do */
+    struct setup *s;
+    int low, high;         /* who has slots 0 to 8191, and those above */
+    int refusals[FAKES];   /* how many commands it refuses */
+    const char *refusal;   /* with this, in which %d is the port of `elsewhere` */
+    int elsewhere;
+    bool nothing;          /* they know of no slots */
+} world;
+
+static void
+put_range(struct buf *b, int first, int last, int master)
+{
+    buf_printf(b, "*4\r\n:%d\r\n:%d\r\n*3\r\n$9\r\n127.0.0.1\r\n:%d\r\n$2\r\nid\r\n*3\r\n$0\r\n\r\n"
+                  ":1\r\n$2\r\nid\r\n", first, last, world.s->fake[master].port);
+}
+
+static void
+in_cluster(struct fake *f, int peer, const struct str *arg, size_t n)
+{
+    int i = (int)(f - world.s->fake);
+
+    if (str_eq(arg[0], STR("CLUSTER"))) {
+        tell(f, peer, world.nothing ? "*0\r\n" : "*2\r\n");
+        if (world.nothing)
+            return;
+        put_range(&f->out[peer], 0, 8191, world.low);
+        put_range(&f->out[peer], 8192, 16383, world.high);
+    } else if (str_eq(arg[0], STR("ASKING"))) {
+        tell(f, peer, "+OK\r\n");
+    } else if (str_eq(arg[0], STR("ECHO")) && world.refusals[i] > 0) {
+        char text[100];
+        const char *at = strchr(world.refusal, '%');
+        size_t head = at != NULL ? (size_t)(at - world.refusal) : strlen(world.refusal);
+        snprintf(text, sizeof text, "%.*s", (int)head, world.refusal);
+        if (at != NULL)
+            snprintf(text + head, sizeof text - head, "%d", world.s->fake[world.elsewhere].port);
+        world.refusals[i]--;
+        buf_printf(&f->out[peer], "-%s\r\n", text);
+    } else {
+        usual(f, peer, arg, n);
+    }
+}
+
+#define LOW "b"    /* slot 3300 */
+#define HIGH "foo" /* slot 12182 */
+
+static void
+begin_cluster(struct setup *s)
+{
+    begin(s);
+    memset(&world, 0, sizeof world);
+    world.s = s;
+    world.high = 1;
+    for (int i = 0; i < FAKES; i++)
+        s->fake[i].answer = in_cluster;
+    set_string(&s->opt.redis_nodes, "127.0.0.1:%d", s->fake[0].port);
+    start(s);
+    UNTIL_BY(s, 1, s->ups == 1);
+    for (int i = 0; i < FAKES; i++)
+        s->fake[i].heard.len = 0;
+}
+
+/* The commands a fake has heard, without the login and what the map asks. */
+static void
+check_echoes(struct fake *f, const char *want)
+{
+    struct buf b = {0};
+    struct str rest = {f->heard.p, f->heard.len}, line;
+
+    while (str_split(&rest, '\n', &line))
+        if (line.n > 4 && (memcmp(line.p, "ECHO", 4) == 0 || memcmp(line.p, "ASKI", 4) == 0))
+            buf_printf(&b, "%.*s\n", (int)line.n, line.p);
+    CHECK_BYTES(b.p, b.len, want);
+    buf_free(&b);
+    f->heard.len = 0;
+}
+
+TEST(redis_cluster_routes)
+{
+    struct setup s;
+    struct redis_stats before, after;
+
+    begin_cluster(&s);
+    CHECK_INT(redis_slot(STR(LOW)), 3300);
+    redis_stats(s.r, &before);
+    for (uint64_t i = 0; i < 6; i++)
+        echo(&s, i % 2 ? HIGH : LOW, i % 2 ? "high" : "low", i);
+    redis_begin(s.r, 2);
+    redis_arg_lit(s.r, "ECHO");
+    redis_arg_lit(s.r, "any");
+    redis_end(s.r, (struct str){NULL, 0}, on_reply, &s, 6);
+    UNTIL(&s, s.calls == 7);
+    redis_stats(s.r, &after);
+    CHECK_INT(after.writes - before.writes, 2); /* one a server */
+    CHECK(memmem(s.got.p, s.got.len, "6 $any", 6) != NULL);
+    CHECK(memmem(s.fake[0].heard.p, s.fake[0].heard.len, "low\nECHO low\nECHO low\n", 22) != NULL);
+    CHECK(memmem(s.fake[1].heard.p, s.fake[1].heard.len, "high\nECHO high\nECHO high\n", 25) !=
+          NULL);
+    CHECK(memmem(s.fake[0].heard.p, s.fake[0].heard.len, "high", 4) == NULL);
+    CHECK_INT(after.moved, 0);
+    end(&s);
+}
+
+/* A slot moves while commands for it are on their way: their order stays. */
+TEST(redis_cluster_moved)
+{
+    struct setup s;
+    struct redis_stats stats;
+
+    begin_cluster(&s);
+    world.refusal = "MOVED 12182 127.0.0.1:%";
+    world.elsewhere = world.high = 2;
+    world.refusals[1] = 3;
+    for (uint64_t i = 1; i <= 3; i++)
+        echo(&s, HIGH, (char[]){(char)('0' + i), '\0'}, i);
+    s.fake[1].piece = 30; /* one refusal a turn */
+    do {
+        turn(&s);
+        redis_stats(s.r, &stats);
+    } while (stats.moved == 0);
+    CHECK_INT(stats.moved, 1);
+    echo(&s, HIGH, "4", 4);
+    echo(&s, HIGH, "5", 5);
+    UNTIL(&s, s.calls == 5);
+    check_got(&s, "1 $1\n2 $2\n3 $3\n4 $4\n5 $5\n");
+    check_echoes(&s.fake[1], "ECHO 1\nECHO 2\nECHO 3\n");
+    check_echoes(&s.fake[2], "ECHO 1\nECHO 2\nECHO 3\nECHO 4\nECHO 5\n");
+    echo(&s, HIGH, "6", 6); /* the map has learned it */
+    UNTIL(&s, s.calls == 6);
+    check_echoes(&s.fake[2], "ECHO 6\n");
+    /* The map is asked for anew, and the old master is not wanted any more. */
+    UNTIL_BY(&s, 20, s.fake[1].peer[0] < 0 && s.fake[1].peer[1] < 0 && s.fake[1].peer[2] < 0);
+    CHECK_INT(s.downs, 0);
+    end(&s);
+}
+
+TEST(redis_cluster_ask)
+{
+    struct setup s;
+
+    begin_cluster(&s);
+    world.refusal = "ASK 12182 127.0.0.1:%";
+    world.elsewhere = 2;
+    world.refusals[1] = 2;
+    echo(&s, HIGH, "1", 1);
+    echo(&s, HIGH, "2", 2);
+    echo(&s, HIGH, "3", 3);
+    UNTIL(&s, s.calls == 3);
+    check_got(&s, "3 $3\n1 $1\n2 $2\n");
+    echo(&s, HIGH, "4", 4); /* that command alone: the slot stays */
+    UNTIL(&s, s.calls == 4);
+    check_echoes(&s.fake[1], "ECHO 1\nECHO 2\nECHO 3\nECHO 4\n");
+    check_echoes(&s.fake[2], "ASKING\nECHO 1\nASKING\nECHO 2\n");
+    end(&s);
+}
+
+TEST(redis_cluster_puts_off)
+{
+    static const char *const words[] = {"TRYAGAIN later", "CLUSTERDOWN Hash slot not served",
+                                        "LOADING data", "MASTERDOWN link"};
+    struct setup s;
+
+    begin_cluster(&s);
+    for (size_t i = 0; i < sizeof words / sizeof words[0]; i++) {
+        int calls = s.calls;
+        world.refusal = words[i];
+        world.refusals[1] = 3;
+        echo(&s, HIGH, "1", 1);
+        int64_t from = now_ms;
+        UNTIL(&s, world.refusals[1] == 2);
+        turn(&s);
+        echo(&s, HIGH, "2", 2); /* waits for it */
+        echo(&s, LOW, "3", 3);  /* has nothing to do with it */
+        UNTIL_BY(&s, 10, s.calls == calls + 3);
+        check_got(&s, "3 $3\n1 $1\n2 $2\n");
+        CHECK(now_ms > from && now_ms < from + 1000);
+        s.fake[1].heard.len = 0;
+    }
+    world.refusals[1] = 1000; /* no end to it: the caller gets the refusal, or learns that it was
+                                 not done */
+    echo(&s, HIGH, "1", 1);
+    int64_t from = now_ms;
+    UNTIL_BY(&s, 10, s.calls == 13);
+    CHECK(memcmp(s.got.p, "1 -MASTERDOWN", 13) == 0 || memcmp(s.got.p, "1 not sent", 10) == 0);
+    CHECK(now_ms - from <= 5200);
+    end(&s);
+}
+
+TEST(redis_cluster_master_dies)
+{
+    struct setup s;
+
+    begin_cluster(&s);
+    CHECK_INT(s.ups, 1);
+    s.fake[1].deaf = true;
+    close(s.fake[1].fd);
+    echo(&s, HIGH, "1", 1);
+    turn(&s);
+    fake_drop(&s.fake[1]);
+    UNTIL(&s, s.downs == 1);
+    echo(&s, HIGH, "2", 2);
+    echo(&s, LOW, "3", 3);
+    CHECK(redis_takes(s.r, STR(LOW)) && !redis_takes(s.r, STR(HIGH)));
+    UNTIL(&s, s.calls == 3);
+    CHECK(memmem(s.got.p, s.got.len, "1 unknown\n", 10) != NULL);
+    CHECK(memmem(s.got.p, s.got.len, "2 not sent\n", 11) != NULL);
+    CHECK(memmem(s.got.p, s.got.len, "3 $3\n", 5) != NULL);
+    s.got.len = 0;
+    world.high = 2; /* a replica has taken over */
+    UNTIL_BY(&s, 20, s.ups == 2);
+    echo(&s, HIGH, "4", 4);
+    UNTIL(&s, s.calls == 4);
+    check_got(&s, "4 $4\n");
+    s.fake[1].fd = -1;
+    end(&s);
+}
+
+TEST(redis_cluster_seeds)
+{
+    struct setup s;
+
+    begin(&s);
+    memset(&world, 0, sizeof world);
+    world.s = &s;
+    for (int i = 0; i < FAKES; i++)
+        s.fake[i].answer = in_cluster;
+    s.fake[0].deaf = true; /* takes connections, and says nothing */
+    world.low = world.high = 2;
+    world.nothing = true;
+    set_string(&s.opt.redis_nodes, "127.0.0.1:%d,127.0.0.1:1,127.0.0.1:%d", s.fake[0].port,
+               s.fake[1].port);
+    start(&s);
+    UNTIL_BY(&s, 20, s.fake[1].connects > 2);
+    CHECK_INT(s.ups, 0);
+    world.nothing = false;
+    UNTIL_BY(&s, 20, s.ups == 1);
+    end(&s);
+}
+
+/* --- Sentinel --------------------------------------------------------------------------------- */
+
+static int master; /* which fake */
+static bool closed_sentinel;
+
+static void
+sentinel(struct fake *f, int peer, const struct str *arg, size_t n)
+{
+    if (closed_sentinel && str_eq(arg[0], STR("AUTH")))
+        closed_sentinel = false;
+    else if (closed_sentinel) {
+        tell(f, peer, "-NOAUTH Authentication required.\r\n");
+        return;
+    }
+    if (str_eq(arg[0], STR("AUTH"))) {
+        tell(f, peer, "+OK\r\n");
+    } else if (str_eq(arg[0], STR("SENTINEL"))) {
+        CHECK(n == 3 && str_eq(arg[1], STR("get-master-addr-by-name")));
+        char port[8];
+        int digits = snprintf(port, sizeof port, "%d", world.s->fake[master].port);
+        if (str_eq(arg[2], STR("mine")))
+            buf_printf(&f->out[peer], "*2\r\n$9\r\n127.0.0.1\r\n$%d\r\n%s\r\n", digits, port);
+        else
+            tell(f, peer, "*-1\r\n");
+    } else {
+        usual(f, peer, arg, n);
+    }
+}
+
+static void
+master_or_not(struct fake *f, int peer, const struct str *arg, size_t n)
+{
+    bool is = f == &world.s->fake[world.low];
+
+    if (str_eq(arg[0], STR("ROLE")))
+        tell(f, peer, is ? "*3\r\n$6\r\nmaster\r\n:0\r\n*0\r\n" : "*1\r\n$5\r\nslave\r\n");
+    else if (str_eq(arg[0], STR("ECHO")) && !is)
+        tell(f, peer, "-READONLY You can't write against a read only replica.\r\n");
+    else
+        usual(f, peer, arg, n);
+}
+
+TEST(redis_sentinel)
+{
+    struct setup s;
+
+    begin(&s);
+    memset(&world, 0, sizeof world);
+    world.s = &s;
+    world.low = 2; /* who is the master in truth */
+    master = 1;    /* whom the Sentinel takes for it */
+    closed_sentinel = true;
+    s.fake[0].answer = sentinel;
+    s.fake[1].answer = s.fake[2].answer = master_or_not;
+    set_string(&s.opt.redis_auth, "secret");
+    set_string(&s.opt.redis_sentinel, "mine@127.0.0.1:1,127.0.0.1:%d", s.fake[0].port);
+    start(&s);
+    UNTIL_BY(&s, 10, s.fake[1].connects > 1); /* which finds out that it is none */
+    CHECK_INT(s.ups, 0);
+    CHECK(memmem(s.fake[0].heard.p, s.fake[0].heard.len, "AUTH secret\n", 12) != NULL);
+    world.low = 1;
+    UNTIL_BY(&s, 10, s.ups == 1);
+    echo(&s, "k", "1", 1);
+    UNTIL(&s, s.calls == 1);
+    /* A planned failover: not one command is lost, nor is the order. */
+    world.low = master = 2;
+    for (uint64_t i = 2; i <= 5; i++)
+        echo(&s, "k", (char[]){(char)('0' + i), '\0'}, i);
+    UNTIL_BY(&s, 10, s.calls == 5);
+    check_got(&s, "1 $1\n2 $2\n3 $3\n4 $4\n5 $5\n");
+    UNTIL_BY(&s, 10, redis_is_up(s.r));
+    /* The master dies, another takes over. */
+    world.low = master = 1;
+    s.fake[2].deaf = true;
+    echo(&s, "k", "6", 6);
+    turn(&s);
+    fake_drop(&s.fake[2]);
+    int ups = s.ups;
+    UNTIL_BY(&s, 10, s.ups == ups + 1);
+    check_got(&s, "6 unknown\n");
+    echo(&s, "k", "7", 7);
+    UNTIL(&s, s.calls == 7);
+    check_got(&s, "7 $7\n");
+    end(&s);
+}
+
+/* A master that is cut off still answers; what the Sentinels say counts. */
+TEST(redis_sentinel_is_asked_again)
+{
+    struct setup s;
+
+    begin(&s);
+    memset(&world, 0, sizeof world);
+    world.s = &s;
+    world.low = master = 1;
+    closed_sentinel = false;
+    s.fake[0].answer = sentinel;
+    s.fake[1].answer = s.fake[2].answer = master_or_not;
+    set_string(&s.opt.redis_sentinel, "mine@127.0.0.1:%d", s.fake[0].port);
+    start(&s);
+    UNTIL_BY(&s, 1, s.ups == 1);
+    world.low = master = 2;
+    UNTIL_BY(&s, 100, s.fake[2].connects > 0);
+    UNTIL_BY(&s, 10, redis_is_up(s.r) && s.fake[1].peer[0] < 0);
+    echo(&s, "k", "1", 1);
+    UNTIL(&s, s.calls == 1);
+    check_got(&s, "1 $1\n");
+    end(&s);
+}
