@@ -85,11 +85,12 @@ size_t redis_queued(const struct redis *r); /* bytes of commands without a reply
  * key: routes it in a Redis Cluster, by its hash tag; all keys of the command have to be in one
  * slot. p NULL: any master. The command itself is not looked at.
  *
- * Order: commands whose keys are in one slot (without a Redis Cluster: all) are done in the order
- * they were given, also when the slot moves to another master in between, with one exception: one
- * that Redis puts off (TRYAGAIN, CLUSTERDOWN, LOADING, READONLY, NOSCRIPT) may be done behind those
- * that had been written before its refusal was read. What is given after that waits for it. What
- * Redis puts off is tried again until its time is over; then the caller gets the refusal, or NULL.
+ * Order: commands with the same keys are done in the order they were given, also when their slot
+ * moves to another master in between; so are all with keys in one slot (without a Redis Cluster:
+ * all) while it does not move. Exception: a command that Redis puts off (CLUSTERDOWN, LOADING,
+ * NOSCRIPT) may be done behind some that had been written before its refusal was read. What is
+ * given after that waits for it. What Redis puts off is tried again until its time is over; then
+ * the caller gets the refusal, or NULL.
  */
 void redis_begin(struct redis *r, size_t argc);
 void redis_arg(struct redis *r, const void *p, size_t n);

@@ -302,6 +302,19 @@ redirection(struct redis *r, struct redis_link *from, struct str text, int64_t *
     return *slot < 0 || *slot >= REDIS_SLOTS ? NULL : redis_map_link(r, text, from);
 }
 
+/* To the place that Redis has named; behind what was given before it and is put off. */
+static void
+pass_on(struct redis *r, struct redis_cmd *cmd, struct redis_link *to, bool asking)
+{
+    bool behind = cmd->slot >= 0 && r->part[cmd->slot].held > 0;
+
+    cmd->asking = asking && !behind;
+    if (behind || !redis_link_takes(to))
+        cmd_hold(r, cmd, behind ? 0 : loop_now(r->o.loop) + RETRY_PAUSE);
+    else
+        cmd_give(r, cmd, to);
+}
+
 static bool
 on_moved(struct redis *r, struct redis_link *k, struct redis_cmd *cmd, const struct redis_reply *e)
 {
@@ -314,10 +327,7 @@ on_moved(struct redis *r, struct redis_link *k, struct redis_cmd *cmd, const str
     if (r->part[slot].link == k) /* else it has moved on since */
         redis_part_moves(r, (size_t)slot, to);
     redis_map_look(r);
-    if (redis_link_takes(to))
-        cmd_give(r, cmd, to);
-    else
-        cmd_hold(r, cmd, loop_now(r->o.loop) + RETRY_PAUSE);
+    pass_on(r, cmd, to, false);
     return true;
 }
 
@@ -330,12 +340,7 @@ on_ask(struct redis *r, struct redis_link *k, struct redis_cmd *cmd, const struc
     if (to == NULL)
         return false;
     r->stats.asked++;
-    if (redis_link_takes(to)) {
-        cmd->asking = true;
-        cmd_give(r, cmd, to);
-    } else {
-        cmd_hold(r, cmd, loop_now(r->o.loop) + RETRY_PAUSE);
-    }
+    pass_on(r, cmd, to, true);
     return true;
 }
 

@@ -719,7 +719,7 @@ start_cluster(struct rserver *s)
     int n = 3;
 
     for (int i = 0; i < NODES; i++) {
-        char dir[8];
+        char dir[16];
         snprintf(dir, sizeof dir, "n%d", i);
         rserver_start(&s[i], dir, "--cluster-enabled", "yes", "--cluster-node-timeout", "2000",
                       "--appendonly", "yes", "--appendfsync", "everysec",
@@ -811,6 +811,7 @@ TEST(real_cluster)
     write_for(&w, 1000);
     CHECK_INT(w.fates[NOT_SENT] + w.fates[REFUSED], 0);
     writer_end(&w, "cluster: slots moved, planned failover");
+    CHECK_INT(w.disorder, 0);
 }
 
 TEST(real_cluster_master_killed)

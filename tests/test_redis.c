@@ -987,7 +987,8 @@ static struct { /* what the fakes of a cluster do */
     struct setup *s;
     int low, high;         /* who has slots 0 to 8191, and those above */
     int refusals[FAKES];   /* how many commands it refuses */
-    const char *refusal;   /* with this, in which %d is the port of `elsewhere` */
+    const char *refusal;   /* with this, in which % is the port of `elsewhere` */
+    const char *first;     /* or, the first, with this; NULL: not */
     int elsewhere;
     bool nothing;          /* they know of no slots */
 } world;
@@ -1014,9 +1015,11 @@ in_cluster(struct fake *f, int peer, const struct str *arg, size_t n)
         tell(f, peer, "+OK\r\n");
     } else if (str_eq(arg[0], STR("ECHO")) && world.refusals[i] > 0) {
         char text[100];
-        const char *at = strchr(world.refusal, '%');
-        size_t head = at != NULL ? (size_t)(at - world.refusal) : strlen(world.refusal);
-        snprintf(text, sizeof text, "%.*s", (int)head, world.refusal);
+        const char *refusal = world.first != NULL ? world.first : world.refusal;
+        const char *at = strchr(refusal, '%');
+        size_t head = at != NULL ? (size_t)(at - refusal) : strlen(refusal);
+        world.first = NULL;
+        snprintf(text, sizeof text, "%.*s", (int)head, refusal);
         if (at != NULL)
             snprintf(text + head, sizeof text - head, "%d", world.s->fake[world.elsewhere].port);
         world.refusals[i]--;
@@ -1135,6 +1138,24 @@ TEST(redis_cluster_ask)
     echo(&s, HIGH, "4", 4); /* that command alone: the slot stays */
     UNTIL(&s, s.calls == 4);
     check_echoes(&s.fake[1], "ECHO 1\nECHO 2\nECHO 3\nECHO 4\n");
+    check_echoes(&s.fake[2], "ASKING\nECHO 1\nASKING\nECHO 2\n");
+    end(&s);
+}
+
+/* Half of the keys have moved when the first command comes, all of them when the second does. */
+TEST(redis_cluster_ask_behind_tryagain)
+{
+    struct setup s;
+
+    begin_cluster(&s);
+    world.first = "TRYAGAIN Multiple keys request during rehashing of slot";
+    world.refusal = "ASK 12182 127.0.0.1:%";
+    world.elsewhere = 2;
+    world.refusals[1] = 4;
+    echo(&s, HIGH, "1", 1);
+    echo(&s, HIGH, "2", 2);
+    UNTIL_BY(&s, 10, s.calls == 2);
+    check_got(&s, "1 $1\n2 $2\n");
     check_echoes(&s.fake[2], "ASKING\nECHO 1\nASKING\nECHO 2\n");
     end(&s);
 }
@@ -1329,5 +1350,53 @@ TEST(redis_sentinel_is_asked_again)
     echo(&s, "k", "1", 1);
     UNTIL(&s, s.calls == 1);
     check_got(&s, "1 $1\n");
+    end(&s);
+}
+
+/* --- junk ------------------------------------------------------------------------------------- */
+
+static uint32_t seed;
+
+static uint32_t
+dice(uint32_t n)
+{
+    seed = seed * 1664525 + 1013904223;
+    return (seed >> 8) % n;
+}
+
+/* What say_everything() says, with some bytes that are others. */
+static void
+says_junk(struct fake *f, int peer, const struct str *arg, size_t n)
+{
+    static const char bytes[] = "+-:$*_#,(!=%~>|0123456789\r\nxt";
+
+    (void)n;
+    if (welcome(f, peer, arg))
+        return;
+    size_t at = f->out[peer].len;
+    tell(f, peer, everything);
+    for (uint32_t i = dice(4) + 1; i > 0; i--)
+        f->out[peer].p[at + dice(sizeof everything - 1)] = bytes[dice(sizeof bytes - 1)];
+    f->piece = 1 + dice(100);
+}
+
+/* Whatever comes: every callback once, and a new connection when that one is spoilt. */
+TEST(redis_junk)
+{
+    struct setup s;
+
+    begin(&s);
+    s.fake[0].answer = says_junk;
+    start(&s);
+    for (seed = 1; s.fake[0].connects < 300;) {
+        UNTIL_BY(&s, 100, redis_is_up(s.r));
+        int calls = s.calls;
+        for (uint64_t i = 0; i < 5; i++)
+            echo(&s, "k", "1", i);
+        UNTIL_BY(&s, 100, s.calls >= calls + 5);
+        CHECK_INT(s.calls, calls + 5);
+        s.got.len = 0;
+    }
+    CHECK_INT(redis_queued(s.r), 0);
     end(&s);
 }
