@@ -126,9 +126,30 @@ export_typed(struct export *e, const char *type)
     export_line(e);
 }
 
+/* How far a conversation has counted, when no message says it any more: retention has been here. */
+static void
+export_seq(struct export *e, const struct conv *v)
+{
+    if (v->index.runs > 0 || v->seq == 0 || (!v->group && v->nmembers == 0))
+        return;
+    buf_add(&e->line, "{", 1);
+    if (v->group)
+        put_text(&e->line, "groupId", str_of(v->id));
+    else
+        put_text(&e->line, "fromUserId", user_id(member_peer(v->member[0])));
+    json_put_key(&e->line, "seq");
+    json_put_int(&e->line, (int64_t)v->seq);
+    if (!v->group)
+        put_text(&e->line, "userId", user_id(v->member[0]->user));
+    put_text(&e->line, "type", STR("seq"));
+    buf_add(&e->line, "}", 1);
+    export_line(e);
+}
+
 static void
 export_pair(struct export *e, const struct conv *v)
 {
+    export_seq(e, v);
     for (uint32_t i = 0; i < v->nmembers; i++) {
         const struct member *m = v->member[i];
         if (m->cursor == 0 && m->live_hi == 0)
@@ -152,6 +173,7 @@ export_item(struct export *e, const struct item *item)
         export_typed(e, "user");
         break;
     case ITEM_GROUP:
+        export_seq(e, v); /* before its members, whose cursors are within it */
         if (v->name == NULL && !v->gone) /* there is nothing to say that its members do not */
             break;
         record_put_group(&e->line, v);

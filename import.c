@@ -765,6 +765,35 @@ import_pair_cursor(struct import *im, struct str json, const struct request *r)
     return NULL;
 }
 
+/* {"groupId":…,"seq":…,"type":"seq"} or {"fromUserId":…,"seq":…,"type":"seq","userId":…}: how far a
+ * conversation has counted. The next number here is above it, and above all that is here. */
+static const char *
+import_seq(struct import *im, struct str json, const struct request *r)
+{
+    char user_text[MAX_ID], other_text[MAX_ID];
+    struct roster *roster = &im->chat.roster;
+    struct str user, other;
+    struct conv *v;
+    struct marks at;
+
+    take_marks(json, &at);
+    if (at.seq < 1 || at.seq > MAX_KEPT)
+        return "the number is missing or none that jim keeps";
+    if (request_id(r, F_GROUP_ID, other_text, &other))
+        v = group_get(roster, other);
+    else if (request_id(r, F_USER_ID, user_text, &user) &&
+             request_id(r, F_FROM_USER_ID, other_text, &other))
+        v = pair_get(roster, user_get(roster, user), user_get(roster, other));
+    else
+        return "an id is missing or none that jim allows";
+    if ((uint64_t)at.seq <= v->seq)
+        return NULL;
+    v->seq = v->durable = (uint64_t)at.seq;
+    record_seq(&im->chat, v);
+    import_wrote(im, 0);
+    return NULL;
+}
+
 static bool
 first_is(const void *item, const void *key)
 {
@@ -848,7 +877,8 @@ import_line(struct import *im, struct str line)
     } states[] = {{{"user", 4}, import_user},
                   {{"group", 5}, import_group},
                   {{"member", 6}, import_member},
-                  {{"cursor", 6}, import_pair_cursor}};
+                  {{"cursor", 6}, import_pair_cursor},
+                  {{"seq", 3}, import_seq}};
     struct request r;
 
     if (!request_parse(&r, line))

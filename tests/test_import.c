@@ -623,6 +623,50 @@ TEST(import_carries_a_server)
     buf_free(&there);
 }
 
+/* Of a conversation that retention has emptied there is only how far it has counted: the next
+ * message has the next number, also elsewhere. */
+TEST(import_emptied_conversations)
+{
+    static const char lines[] = "{'groupId':'g','seq':5,'type':'seq'}\n"
+                                "{'groupId':'g','seq':4,'userId':'ann','type':'member'}\n"
+                                "{'fromUserId':'bob','seq':7,'userId':'ann','type':'seq'}\n"
+                                "{'fromUserId':'ann','seq':2,'userId':'ann','type':'seq'}\n";
+    struct output o;
+    struct server s;
+    struct peer ann;
+
+    import_text("first", lines, 0, &o);
+    struct buf once = export_of("first");
+    write_file("in", once.p);
+    import_file("data", "in", &o);
+    CHECK_INT(o.code, 0);
+    struct buf twice = export_of("data");
+    check_holds(twice, "{'groupId':'g','seq':5,'type':'seq'}\n"
+                       "{'groupId':'g','seq':4,'userId':'ann','type':'member'}\n");
+    CHECK_BYTES(twice.p, twice.len, once.p);
+    /* a number never falls */
+    import_text("data", "{'groupId':'g','seq':3,'type':'seq'}\n", 0, &o);
+    import_text("data", "{'groupId':'g','seq':0,'type':'seq'}\n", 1, &o);
+    import_text("data", "{'groupId':'g','type':'seq'}\n", 1, &o);
+    import_text("data", "{'userId':'g','seq':3,'type':'seq'}\n", 1, &o);
+    server_start(&s, QUIET, NULL);
+    peer_login(&ann, &s, PROTO_TCP, "ann");
+    EXPECT(&ann, "{'code':10011,'command':9,'group':'g',<...>");
+    say(&ann, 11, "{'chatType':2,'to':'bob','id':'1'}");
+    EXPECT(&ann, "{'code':10001,'command':12,'data':{'createTime':<time>,'id':'1','seq':8},<...>");
+    say(&ann, 11, "{'chatType':1,'groupId':'g','id':'2'}");
+    EXPECT(&ann, "{'command':11,'data':{'chatType':1,'createTime':<time>,'from':'ann',"
+                 "'groupId':'g','id':'2','seq':6}}");
+    EXPECT(&ann, "{'code':10000,'command':12,'data':{'createTime':<time>,'id':'2','seq':6},<...>");
+    peer_close(&ann);
+    CHECK_INT(server_end(&s, SIGTERM), 0);
+    struct buf after = export_of("data");
+    CHECK(!has(after, "\"groupId\":\"g\",\"seq\":5,\"type\"")); /* a message says it now */
+    buf_free(&once);
+    buf_free(&twice);
+    buf_free(&after);
+}
+
 /* --- a Redis of the test's own ---------------------------------------------------------------- */
 
 struct value {
