@@ -5,7 +5,8 @@
  * connection waits meanwhile (conn->deferred), the server does not: passwords are checked by
  * threads, the web service is asked over the loop.
  *
- *   penalties   a refusal is answered later the more of them an address has had
+ *   penalties   a refusal is answered later the more of them an address has had, and after those
+ *               that are still held back
  *   answers     welcome, refused, or later
  *   modes       file, token, hook: what each does with a login
  *   logins      from a request or a WebSocket address to a mode
@@ -21,15 +22,16 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
-#define MAX_DELAY_MS 30000  /* a refusal is not held back longer */
+#define MAX_DELAY_MS 30000  /* what a refusal adds is not more */
 #define FORGET_MS 600000    /* an address that did nothing wrong for so long begins anew */
-#define PENALTY_SETS 256    /* of PENALTY_WAYS addresses each: 24 kB in all */
+#define PENALTY_SETS 256    /* of PENALTY_WAYS addresses each: 32 kB in all */
 #define PENALTY_WAYS 4
 #define MAX_DOUBLED 16      /* failures that count: 2^16 times any delay is above MAX_DELAY_MS */
 
 struct penalty {
     uint64_t address; /* fingerprint; 0: free */
     int64_t last_ms;  /* loop clock */
+    int64_t until_ms; /* when the last of the refusals held back is answered; in the past: none */
     unsigned failures;
 };
 
@@ -112,7 +114,14 @@ penalty_of(struct auth *a, uint64_t address, bool make)
     return oldest;
 }
 
-/* One more failure: for how long its answer is held back, in ms. */
+/*
+ * One more failure: for how long its answer is held back, in ms. Refusals of an address are
+ * answered one after another, each its delay after the one before it: over many connections at
+ * once they come no faster than over one. The place in the line stays taken when a connection
+ * goes, but nobody waits for longer than FORGET_MS. Only refusals stand in line: a right password
+ * is answered at once, whatever others from the same address (a company's, a proxy's) are up to.
+ * So who takes silence for a refusal need not wait for it: him jim.connections.per.ip must bound.
+ */
 static int64_t
 penalty_add(struct auth *a, uint64_t address)
 {
@@ -128,7 +137,13 @@ penalty_add(struct auth *a, uint64_t address)
         delay *= 2;
     if (p->failures < MAX_DOUBLED)
         p->failures++;
-    return delay < MAX_DELAY_MS ? delay : MAX_DELAY_MS;
+    int64_t wait = delay < MAX_DELAY_MS ? delay : MAX_DELAY_MS;
+    if (p->until_ms > now)
+        wait += p->until_ms - now;
+    if (wait > FORGET_MS)
+        wait = FORGET_MS;
+    p->until_ms = now + wait;
+    return wait;
 }
 
 static void
