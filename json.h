@@ -903,6 +903,10 @@ json_int_any(const struct json *v, int64_t *out)
 int
 json_int(const struct json *v, int64_t *out)
 {
+    if (v->type == JSON_NUMBER && v->n == 1) { /* kinds and flags: what has been read is a digit */
+        *out = *v->p - '0';
+        return 1;
+    }
     if (v->type == JSON_NUMBER && json_short(v->p, v->p + v->n, false, out))
         return 1;
     return json_int_any(v, out);

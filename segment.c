@@ -33,20 +33,6 @@
 
 /* --- lines ------------------------------------------------------------------------------------ */
 
-static char *
-put_number(char *p, uint64_t v)
-{
-    char digits[20];
-    size_t n = 0;
-
-    do
-        digits[n++] = (char)('0' + v % 10);
-    while ((v /= 10) > 0);
-    while (n > 0)
-        *p++ = digits[--n];
-    return p;
-}
-
 static void
 put_hex(char *p, uint32_t v)
 {
@@ -114,35 +100,33 @@ take_number(struct str *rest, uint64_t *out)
     return true;
 }
 
-static char *
-put_str(char *p, struct str s)
+static void
+put_byte(struct buf *b, char c)
 {
-    if (s.n > 0)
-        memcpy(p, s.p, s.n);
-    return p + s.n;
+    b->p[b->len++] = c; /* there is room */
 }
 
 void
 line_put(struct buf *b, const struct crc32c *crc, uint32_t seed, const struct store_rec *r)
 {
     buf_reserve(b, LINE_HEAD + r->conv.n + r->json.n);
-    char *line = b->p + b->len, *body = line + 9, *p = body;
+    size_t line = b->len, body = line + 9;
 
-    p = put_number(p, r->number);
-    *p++ = ' ';
-    p = put_number(p, (uint64_t)r->time_ms);
-    *p++ = ' ';
-    *p++ = r->type;
-    *p++ = ' ';
-    p = put_str(p, r->conv);
-    *p++ = ' ';
-    p = put_number(p, r->seq);
-    *p++ = ' ';
-    p = put_str(p, r->json);
-    put_hex(line, crc32c_add(crc, seed, body, (size_t)(p - body)));
-    line[8] = ' ';
-    *p++ = '\n';
-    b->len = (size_t)(p - b->p);
+    b->len = body;
+    json_put_int(b, (int64_t)r->number);
+    put_byte(b, ' ');
+    json_put_int(b, r->time_ms);
+    put_byte(b, ' ');
+    put_byte(b, r->type);
+    put_byte(b, ' ');
+    buf_str(b, r->conv);
+    put_byte(b, ' ');
+    json_put_int(b, (int64_t)r->seq);
+    put_byte(b, ' ');
+    buf_str(b, r->json);
+    put_hex(b->p + line, crc32c_add(crc, seed, b->p + body, b->len - body));
+    b->p[line + 8] = ' ';
+    put_byte(b, '\n');
 }
 
 /* Read a line, without its newline, into views. NULL, or what is wrong with it. The cheap tests
