@@ -17,7 +17,7 @@ WARN = -Wall -Wextra -Wpedantic -Wshadow -Wconversion -Wstrict-prototypes -Wmiss
 ALL = $(STD) $(FEATURES) $(WARN) $(CFLAGS)
 LIBS = -lpthread `test "$(TLS)" = 0 || echo -lssl -lcrypto`
 
-HDRS = jim.h base.h stores.h json.h login.h import.h store.h cluster.h
+HDRS = jim.h base.h stores.h json.h login.h embed.h web.h import.h store.h cluster.h
 # The server in reading order; all but main.c is what an embedding program links.
 LIB = util.c hash.c codec.c resp.c loop.c dial.c \
 	disk.c segment.c index.c helper.c store.c none.c repair.c \
@@ -25,7 +25,7 @@ LIB = util.c hash.c codec.c resp.c loop.c dial.c \
 	tls.c conn.c input.c \
 	roster.c request.c profile.c chat.c group.c send.c retry.c query.c record.c keep.c \
 	worker.c users.c token.c hook.c auth.c admin.c \
-	bounds.c jail.c jim.c broadcast.c \
+	bounds.c jail.c jim.c broadcast.c embed.c extend.c own_proto.c own_store.c \
 	http.c api.c routes.c metrics.c \
 	export.c import.c import_redis.c \
 	redis.c redis_map.c redis_link.c
@@ -53,15 +53,35 @@ jim: main.o $(LIBO)
 jim-cli: $(CLIO) $(CLILIBO) $(CLIENTO) $(CLIENTLIBO)
 	$(CC) $(CFLAGS) $(LDFLAGS) -o $@ $(CLIO) $(CLILIBO) $(CLIENTO) $(CLIENTLIBO) $(LIBS)
 
-.SUFFIXES: .c .o
+# The libraries, for programs that embed a server or talk to one. Of what is in them only the names
+# of jim.h and jim_client.h are seen from outside; in the .a as far as ld -r and objcopy are there.
+SONAME = libjim.so.0
+PICO = $(LIB:.c=.lo) $(CLIENT:.c=.lo)
+lib: libjim.a libjim.so
+libjim.a: $(PICO)
+	mkdir -p build
+	rm -f $@
+	if ld -r -o build/libjim.o $(PICO) && objcopy --localize-hidden build/libjim.o; then \
+	    ar rcs $@ build/libjim.o; \
+	else \
+	    ar rcs $@ $(PICO); \
+	fi
+$(SONAME): $(PICO)
+	$(CC) $(CFLAGS) -shared -Wl,-soname,$(SONAME) -o $@ $(PICO) $(LIBS)
+libjim.so: $(SONAME)
+	ln -sf $(SONAME) $@
+
+.SUFFIXES: .c .o .lo
 .c.o:
 	$(CC) $(ALL) -c -o $@ $<
+.c.lo:
+	$(CC) $(ALL) -fPIC -fvisibility=hidden -c -o $@ $<
 
-main.o $(LIBO): $(HDRS) Makefile
-$(CLIENTO): $(HDRS) jim_client.h client_int.h Makefile
+main.o $(LIBO) $(PICO): $(HDRS) Makefile
+$(CLIENTO) $(CLIENT:.c=.lo): $(HDRS) jim_client.h client_int.h Makefile
 $(CLIO) $(CLILIBO): $(HDRS) jim_client.h cli.h Makefile
-http.o: page.inc
-tls.o: build/tls-$(TLS)
+http.o http.lo: page.inc
+tls.o tls.lo: build/tls-$(TLS)
 
 # Made anew whenever TLS is another than last time: tls.o follows.
 build/tls-$(TLS):
@@ -121,7 +141,7 @@ uninstall:
 	$(INSTALL_DIRS) sh contrib/install.sh uninstall
 
 clean:
-	rm -rf build *.o jim jim-cli page.inc page.inc.tmp tests/list.inc
+	rm -rf build *.o *.lo jim jim-cli libjim.* page.inc page.inc.tmp tests/list.inc
 
 dist:
 	mkdir -p build
@@ -151,7 +171,7 @@ asan:
 # The threads there are: the store's helper, those that check passwords, the loop's wake-up.
 tsan:
 	$(MAKE) variant V=tsan F="$(SANITIZE)=thread" \
-	    ONLY="store_ idx_ keep_ loop_ chat_store login_file login_gone login_stopped login_reload login_hook_u"
+	    ONLY="store_ idx_ keep_ loop_ embed_ chat_store login_file login_gone login_stopped login_reload login_hook_u"
 # TLS: the tests of the running server once more, through it; and its own (openssl, libssl-dev).
 check-tls: build/tls-test.pem
 	sed -n 's/^TEST(\([a-z0-9_]*\)).*/TEST_ENTRY(\1)/p' tests/test_*.c tests/tls.c > build/tls.inc
@@ -208,6 +228,9 @@ analyze: page.inc
 browser: jim
 	JIM="$$PWD/jim" sh tests/browser/run.sh
 
+# The libraries from outside (g++, clang, binutils).
+check-lib: lib
+	LIBS="$(LIBS)" sh tests/lib.sh
 # The examples against a real server (curl, python3, nodejs).
 check-examples: jim
 	JIM_SOURCE="$$PWD" JIM="$$PWD/jim" sh tests/examples/run.sh
@@ -348,9 +371,9 @@ build/bench-path: $(LIBO) tests/bench_path.c
 callgrind: build/bench-path
 	RECORD=$(RECORD) sh tests/callgrind.sh
 
-check-all: test werror lint analyze asan tsan check-poll check-kqueue browser check-examples \
+check-all: test werror lint analyze asan tsan check-poll check-kqueue browser check-examples check-lib \
 	check-install import-redis check-redis crash crash-asan crash-planted kill callgrind
 
-.PHONY: all run test check install uninstall clean dist variant asan tsan check-poll check-kqueue \
-	check-ppc werror lint analyze browser check-examples bench-store import-redis check-redis crash crash-asan crash-planted kill \
+.PHONY: all lib run test check install uninstall clean dist variant asan tsan check-poll check-kqueue \
+	check-ppc werror lint analyze browser check-examples check-lib bench-store import-redis check-redis crash crash-asan crash-planted kill \
 	limits fuzz callgrind bench bench-peers check-all

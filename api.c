@@ -47,7 +47,7 @@ status_of(int code)
     case CODE_STOPPING:
         return 503;
     default:
-        return 200;
+        return code < CODE_SENT || code >= CODE_END ? 403 : 200; /* a function has refused it */
     }
 }
 
@@ -123,12 +123,11 @@ api_sent(struct conn *c, int code, const char *json, size_t n)
 
 /* --- access ----------------------------------------------------------------------------------- */
 
-/* 0, or the status that refuses the call. */
-static int
-access_status(const struct call *k)
+int
+api_access(const struct conn *c, const struct http_req *r)
 {
-    const char *key = k->c->jim->opt.api_key;
-    struct str auth = k->http->header[HTTP_AUTHORIZATION];
+    const char *key = c->jim->opt.api_key;
+    struct str auth = r->header[HTTP_AUTHORIZATION];
 
     if (key[0] != '\0') {
         if (auth.n < 7 || !str_ieq((struct str){auth.p, 7}, STR("Bearer ")))
@@ -137,10 +136,9 @@ access_status(const struct call *k)
     }
     /* Without a key the address is the proof, and a web page of this machine's browser has it
      * too: so no foreign Origin, and no foreign name that resolves to this host. */
-    if (!k->c->loopback || !http_origin_is_own(k->http))
+    if (!c->loopback || !http_origin_is_own(r))
         return 403;
-    return k->http->header[HTTP_HOST].p == NULL || http_host_is_loopback(k->http->header[HTTP_HOST])
-               ? 0 : 403;
+    return r->header[HTTP_HOST].p == NULL || http_host_is_loopback(r->header[HTTP_HOST]) ? 0 : 403;
 }
 
 static void
@@ -316,7 +314,7 @@ call_route(struct call *k, const struct route *route)
         return;
     }
     put_cors(k, false);
-    status = route->open ? 0 : access_status(k);
+    status = route->open ? 0 : api_access(k->c, k->http);
     if (status == 401)
         buf_printf(&k->extra, "www-authenticate: Bearer\r\n");
     if (status != 0) {

@@ -44,6 +44,7 @@ struct login {
     struct conn *conn;      /* borrowed: `deferred` keeps it in memory */
     uint32_t seq;           /* of the answer */
     uint64_t address;       /* 0: unknown */
+    uint64_t ticket;        /* for jim_login_answer() */
     char id[MAX_ID];
     uint8_t idlen;          /* 0: no userId was given */
     bool known, right;      /* file: is in it; the password is his */
@@ -65,6 +66,7 @@ struct auth {
     struct users *fresh;    /* what it has found */
     char reload_err[512];
     bool closing;
+    uint64_t tickets;
     uint64_t key[2];        /* of the fingerprints */
     struct penalty penalty[PENALTY_SETS][PENALTY_WAYS];
 };
@@ -246,7 +248,7 @@ auth_gone(struct conn *conn)
     if (l == NULL)
         return;
     l->gone = true;
-    if (l->held)
+    if (l->held || l->auth->jim->opt.auth == AUTH_EMBED)
         login_free(l);
 }
 
@@ -377,9 +379,8 @@ hook_answered(struct hook_call *call, int status, struct str body)
     login_later(l);
 }
 
-/* Numeric text; an IPv4 peer of an IPv6 socket as what it is. */
-static void
-address_text(const struct conn *conn, char text[INET6_ADDRSTRLEN])
+void
+auth_address(const struct conn *conn, char text[ADDRESS_ROOM])
 {
     struct sockaddr_storage sa;
     const struct sockaddr_in *in = (const struct sockaddr_in *)(const void *)&sa;
@@ -389,11 +390,11 @@ address_text(const struct conn *conn, char text[INET6_ADDRSTRLEN])
     if (!conn_address(conn, &sa))
         return;
     if (sa.ss_family == AF_INET)
-        inet_ntop(AF_INET, &in->sin_addr, text, INET6_ADDRSTRLEN);
+        inet_ntop(AF_INET, &in->sin_addr, text, ADDRESS_ROOM);
     else if (sa.ss_family == AF_INET6 && IN6_IS_ADDR_V4MAPPED(&in6->sin6_addr))
-        inet_ntop(AF_INET, in6->sin6_addr.s6_addr + 12, text, INET6_ADDRSTRLEN);
+        inet_ntop(AF_INET, in6->sin6_addr.s6_addr + 12, text, ADDRESS_ROOM);
     else if (sa.ss_family == AF_INET6)
-        inet_ntop(AF_INET6, &in6->sin6_addr, text, INET6_ADDRSTRLEN);
+        inet_ntop(AF_INET6, &in6->sin6_addr, text, ADDRESS_ROOM);
 }
 
 static void
@@ -406,10 +407,10 @@ put_given(struct buf *b, const char *key, struct str text)
 static void
 login_by_hook(struct login *l, struct str password, struct str token)
 {
-    char ip[INET6_ADDRSTRLEN];
+    char ip[ADDRESS_ROOM];
     struct buf b = {0};
 
-    address_text(l->conn, ip);
+    auth_address(l->conn, ip);
     buf_add(&b, "{", 1);
     put_text(&b, "ip", str_of(ip));
     put_given(&b, "password", password);
@@ -423,6 +424,49 @@ login_by_hook(struct login *l, struct str password, struct str token)
     buf_free(&b);
     if (!taken)
         login_later(l);
+}
+
+/* The embedding program decides: it knows the login by a number whose low bits lead to its
+ * connection, as those of a connection's do. */
+static void
+login_by_function(struct login *l, struct str password, struct str token)
+{
+    struct auth *a = l->auth;
+    struct hooks *h = a->jim->hooks;
+    char ip[ADDRESS_ROOM];
+    struct jim_login given = {.conn = conn_public_id(l->conn), .address = ip,
+                              .protocol = conn_terminal(l->conn), .user = {l->id, l->idlen},
+                              .password = {password.p, password.n}, .token = {token.p, token.n}};
+
+    auth_address(l->conn, ip);
+    l->ticket = given.ticket = ++a->tickets << FD_BITS | (uint64_t)l->conn->fd;
+    h->login(h->login_arg, a->jim, &given);
+}
+
+int
+auth_answer(struct auth *a, uint64_t ticket, enum jim_verdict verdict, struct str json)
+{
+    struct conn *c = conn_at(a->jim, (int)(ticket & ((1u << FD_BITS) - 1)));
+    struct login *l = c != NULL ? c->login : NULL;
+    char text[MAX_ID];
+    struct str id;
+
+    if (l == NULL || l->ticket != ticket || l->held)
+        return -1;
+    if (verdict == JIM_REFUSE) {
+        login_refuse(l, "the embedding program says so");
+    } else if (verdict == JIM_TRY_LATER) {
+        login_later(l);
+    } else if (json.p == NULL) {
+        if (l->idlen == 0)
+            return -1;
+        login_welcome(l, login_id(l), STR(""));
+    } else {
+        if (hooked_id(l, json, text, &id) != NULL)
+            return -1;
+        login_welcome(l, id, json);
+    }
+    return 0;
 }
 
 /* --- logins ----------------------------------------------------------------------------------- */
@@ -461,6 +505,8 @@ login_begin(struct auth *a, struct conn *conn, uint32_t seq, struct shown *s)
         login_by_file(l, s->password);
     else if (mode == AUTH_TOKEN)
         login_by_token(l, s->token);
+    else if (mode == AUTH_EMBED)
+        login_by_function(l, s->password, s->token);
     else
         login_by_hook(l, s->password, s->token);
     wipe(s->text.p, s->text.len);

@@ -380,6 +380,8 @@ int loop_top(const struct loop *l); /* one above the highest descriptor ever wat
  * Returns how many callbacks ran, or -1 with errno for a failure that will not go away. */
 int loop_turn(struct loop *l, int64_t max_ms);
 void loop_set_clock(struct loop *l, int64_t (*now_ms)(void)); /* for tests: another clock */
+int loop_fd(const struct loop *l); /* readable when a turn has something to do; -1: none such */
+int loop_wait(const struct loop *l, int64_t max_ms); /* how long a turn may wait, ms; -1: ever */
 int64_t loop_now(const struct loop *l); /* ms, monotonic; taken once a turn after the wait */
 /* Arrange for fn(t) at at_ms on loop_now()'s clock, once; replaces an earlier arrangement of t. */
 void loop_timer(struct loop *l, struct timer *t, int64_t at_ms, timer_fn *fn);

@@ -17,20 +17,28 @@
 
 /* --- login ------------------------------------------------------------------------------------ */
 
+/* ending: the connection itself, not only its user. */
 static void
-unbind(struct chat *c, struct conn *conn)
+unbind(struct chat *c, struct conn *conn, bool ending)
 {
     struct user *u = conn->user;
     struct conn **at;
 
     if (u == NULL)
         return;
+    if (c->hooks != NULL)
+        extend_binding(c->hooks, JIM_USER_UNBOUND, conn, u, NULL, u->nconns == 1, false);
+    if (c->hooks != NULL && ending)
+        extend_closed(conn);
     for (at = &u->conns; *at != conn; at = &(*at)->next_of_user)
         assert(*at != NULL);
     *at = conn->next_of_user;
     conn->next_of_user = NULL;
     conn->user = NULL;
-    if (--u->nconns > 0)
+    bool last = --u->nconns == 0;
+    if (c->hooks != NULL)
+        extend_groups(c->hooks, JIM_GROUP_UNBOUND, conn, u, last);
+    if (!last)
         return;
     user_online(&c->roster, u, false);
     group_absent(c, u);
@@ -40,7 +48,9 @@ void
 chat_closed(struct chat *c, struct conn *conn)
 {
     auth_gone(conn);
-    unbind(c, conn);
+    unbind(c, conn, true);
+    if (c->hooks != NULL)
+        extend_closed(conn); /* of nobody */
 }
 
 void
@@ -64,6 +74,7 @@ displace(struct chat *c, struct user *u, const struct conn *conn)
     for (struct conn *o = u->conns; o != NULL; o = o->next_of_user)
         if (o != conn && (c->opt->login_policy == LOGIN_ONE || o->proto == conn->proto)) {
             c->stats->drops[DROP_DISPLACED]++;
+            o->reason = REASON_DROPS + DROP_DISPLACED;
             answer_code(c, o, CMD_CLOSE, 0, CODE_ELSEWHERE);
             conn_finish(o, WS_POLICY);
         }
@@ -92,12 +103,12 @@ join_login_groups(struct chat *c, struct user *u, struct str json)
 void
 chat_welcome(struct chat *c, struct conn *conn, uint32_t seq, struct str id, struct str json)
 {
-    struct user *u = user_get(&c->roster, id);
+    struct user *u = user_get(&c->roster, id), *was = conn->user;
     bool first = false;
 
     c->stats->logins++;
     if (conn->user != u) {
-        unbind(c, conn); /* a connection is one user at a time */
+        unbind(c, conn, false); /* a connection is one user at a time */
         conn->user = u;
         conn->next_of_user = u->conns;
         u->conns = conn;
@@ -106,8 +117,13 @@ chat_welcome(struct chat *c, struct conn *conn, uint32_t seq, struct str id, str
             user_online(&c->roster, u, true);
         conn_logged_in(conn);
     }
+    bool bound = conn->user != was;
     record_learn(c, u, json);
+    if (c->hooks != NULL && bound)
+        extend_binding(c->hooks, JIM_USER_BOUND, conn, u, NULL, first, false);
     join_login_groups(c, u, json);
+    if (c->hooks != NULL)
+        extend_groups(c->hooks, JIM_GROUP_BOUND, conn, u, first);
     displace(c, u, conn);
     struct buf *b = answer_begin(c, CODE_LOGIN_OK, CMD_LOGIN_RESP);
     put_msg(b, CODE_LOGIN_OK);
@@ -179,6 +195,10 @@ static bool
 on_handshake(struct chat *c, struct conn *from, uint32_t seq, const struct request *r)
 {
     (void)r; /* empty, JSON or one raw byte: it is not looked at */
+    if (c->hooks != NULL && !extend_handshake(from, NULL)) {
+        conn_finish(from, WS_POLICY);
+        return true;
+    }
     static const char data[] = ",\"data\":{\"hbyte\":-127}";
     buf_add(answer_begin(c, 0, CMD_HANDSHAKE_RESP), data, sizeof data - 1);
     answer_send(c, from, CMD_HANDSHAKE_RESP, seq);
@@ -318,7 +338,7 @@ command_of(int cmd, const struct request *r, bool parsed)
 
     if (cmd >= 0)
         return cmd;
-    return parsed && request_int(r, F_CMD, -1, &n) > 0 && n >= 0 && n < COMMANDS ? (int)n : -1;
+    return parsed && request_int(r, F_CMD, -1, &n) > 0 && n >= 0 && n <= MAX_COMMAND ? (int)n : -1;
 }
 
 /* What has to be refused while there is none to be had. */
@@ -331,12 +351,18 @@ takes_memory(int command)
 bool
 chat_command(struct chat *c, struct conn *from, int cmd, uint32_t seq, struct str json)
 {
-    static const struct handler unknown = {NULL, CMD_UNKNOWN, false};
+    static const struct handler unknown = {NULL, CMD_UNKNOWN, false},
+                                own_open = {extend_command, CMD_UNKNOWN, false},
+                                own_login = {extend_command, CMD_UNKNOWN, true};
+    const struct own_command *own = NULL;
     struct request r;
     bool parsed = request_parse(&r, json.n > 0 ? json : STR("{}"));
     int n = command_of(cmd, &r, parsed);
     const struct handler *h = n >= 0 && n < COMMANDS ? &handlers[n] : &unknown;
 
+    if (n >= COMMANDS && c->hooks != NULL &&
+        (own = extend_command_find(c->hooks, n, json)) != NULL)
+        h = own->open ? &own_open : &own_login;
     if (from->deferred > 0 && (n != CMD_CHAT || from->login != NULL))
         return false;
     bool allowed = chat_rate_ok(c, from);
@@ -355,7 +381,7 @@ chat_command(struct chat *c, struct conn *from, int cmd, uint32_t seq, struct st
         c->stats->pressed += code == CODE_STORE;
         if (h->fn == send_chat)
             send_refused(c, code);
-        answer_code(c, from, h->answer, seq, code);
+        answer_code(c, from, own != NULL ? (uint8_t)n : h->answer, seq, code);
     }
     if (allowed) /* not before: a command that has to wait comes here twice */
         chat_rate_take(c, from);

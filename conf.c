@@ -570,7 +570,7 @@ conf_check(const struct options *o, char *err, size_t errsize)
 {
     struct str id, name;
 
-    if (!loopback_address(o->bind_ip) && !conf_has(&o->set, "jim.auth")) {
+    if (!loopback_address(o->bind_ip) && o->auth != AUTH_EMBED && !conf_has(&o->set, "jim.auth")) {
         snprintf(err, errsize,
                  "jim.bind.ip=%s is reachable from outside and anyone could log in as anyone: "
                  "set jim.auth (jim.auth=open if that is meant)", o->bind_ip);

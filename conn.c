@@ -284,6 +284,12 @@ out_push(struct conn *c, struct msg *m, struct member *member)
         out_grow(o);
         out_count(c->jim, o);
     }
+    struct msg *whole = m;
+    if (c->proto == PROTO_OWN && (m = own_encode(c, m)) == NULL) { /* he is not told */
+        if (member != NULL || whole->fetched != NULL)
+            send_written(&c->jim->chat, whole, member);
+        return;
+    }
     msg_hold(m, &c->jim->bounds.held);
     uint32_t at = (o->head + o->n++) & (o->cap - 1);
     m->refs++;
@@ -534,6 +540,9 @@ out_written(struct conn *c, size_t n)
         c->jim->stats.queued -= m->len + MAX_PKT_HEAD;
         if (member != NULL || m->fetched != NULL)
             send_written(&c->jim->chat, m, member);
+        if (c->jim->hooks != NULL)
+            extend_traffic(c, JIM_SENT, m->command > 0 ? m->command : -1,
+                           msg_head(c, m).n + m->len, 0);
         out_pop(o);
     }
 }
@@ -645,6 +654,8 @@ conn_close(struct conn *c, const char *why)
         return;
     log_write(&c->jim->log, LOG_LEVEL_DEBUG, "connection %llu: closed: %s",
               (unsigned long long)c->id, why);
+    if (c->reason == REASON_LOST && c->ended)
+        c->reason = REASON_PEER;
     c->state = CONN_DEAD;
     conn_attend(c);
 }
@@ -654,6 +665,8 @@ conn_drop(struct conn *c, enum drop reason, const char *why)
 {
     if (c->state != CONN_DEAD)
         c->jim->stats.drops[reason]++;
+    if (c->reason == REASON_LOST)
+        c->reason = (uint8_t)(REASON_DROPS + reason);
     conn_close(c, why);
 }
 
@@ -672,6 +685,8 @@ conn_finish(struct conn *c, enum ws_close code)
 {
     if (c->state == CONN_DEAD || c->state == CONN_LINGER || c->shut)
         return;
+    if (c->reason == REASON_LOST)
+        c->reason = c->ended ? REASON_PEER : REASON_US;
     if (c->deferred > 0) { /* the answers that are owed come first; conn_turn() comes back here */
         c->close_code = (uint16_t)code;
         conn_last_words(c);
@@ -718,6 +733,8 @@ conn_address(const struct conn *c, struct sockaddr_storage *to)
 const char *
 conn_terminal(const struct conn *c)
 {
+    if (c->proto == PROTO_OWN)
+        return c->own->proto->p.name;
     return c->proto == PROTO_TCP ? "tcp" : c->proto == PROTO_WS ? "ws" : "http";
 }
 
@@ -728,6 +745,8 @@ conn_release(struct conn *c)
     struct jim *j = c->jim;
 
     if (c->fd >= 0) {
+        chat_closed(&j->chat, c);
+        own_free(c);
         if (c->tls != NULL) {
             if (c->out == NULL)
                 tls_close(c->tls); /* a goodbye, unless something is missing before it */
@@ -741,7 +760,6 @@ conn_release(struct conn *c)
         loop_timer_clear(j->loop, &c->timer);
         out_release(c);
         input_free(c);
-        chat_closed(&j->chat, c);
         address_leave(j, c->address);
         j->conns--;
         j->stats.closed++;
@@ -795,6 +813,8 @@ static void
 conn_ended(struct conn *c)
 {
     c->ended = true;
+    if (c->reason == REASON_LOST)
+        c->reason = REASON_PEER;
     if (c->state == CONN_OPEN && (c->deferred > 0 || c->out != NULL))
         conn_last_words(c);
     else if (c->state != CONN_FINISH)
@@ -849,11 +869,14 @@ conn_take(struct conn *c)
         return;
     }
     j->stats.bytes_in += (uint64_t)n;
+    if (j->hooks != NULL)
+        extend_traffic(c, JIM_RECEIVED, 0, (size_t)n, 0);
     c->read_ms = loop_now(j->loop);
     c->silent = 0;
     if (c->state == CONN_LINGER)
         return;
-    if (c->state == CONN_DETECT && c->tls == NULL && j->tls != NULL && j->input[0] == TLS_FIRST) {
+    if (c->state == CONN_DETECT && c->pend == NULL && c->tls == NULL && j->tls != NULL &&
+        j->input[0] == TLS_FIRST) {
         c->tls = tls_accept(j->tls, c->fd, c, j->input, (size_t)n);
         j->bounds.held += TLS_COST;
         return;
@@ -930,6 +953,9 @@ conn_idle(struct conn *c)
     struct jim *j = c->jim;
     int64_t now = loop_now(j->loop), heartbeat = j->opt.heartbeat, next = 0;
 
+    if (heartbeat > 0 && now - c->read_ms >= heartbeat && c->jim->hooks != NULL &&
+        extend_silent(c))
+        c->read_ms = now;
     if (heartbeat > 0 && now - c->read_ms >= heartbeat) {
         conn_drop(c, DROP_SILENT, "heartbeat timeout");
         return;
@@ -1045,6 +1071,16 @@ conn_new(struct listener *l, int fd, const struct sockaddr_storage *peer)
     j->conns++;
     j->stats.accepted++;
     j->stats.open[c->proto]++;
+}
+
+void
+conn_nobody(struct conn *c, struct jim *j)
+{
+    c->jim = j;
+    c->fd = -1;
+    c->state = CONN_DEAD;
+    c->proto = PROTO_HTTP;
+    j->bounds.held += CONN_COST;
 }
 
 struct conn *

@@ -167,6 +167,8 @@ group_add(struct chat *c, struct conv *v, struct user *u, const struct conn *by)
     tell_user(u, m, by);
     tell_others(c, v, m, u);
     msg_unref(m);
+    if (c->hooks != NULL)
+        extend_binding(c->hooks, JIM_GROUP_BOUND, by, u, v, false, true);
     return true;
 }
 
@@ -183,6 +185,8 @@ group_remove(struct chat *c, struct conv *v, struct user *u, const struct conn *
     msg_unref(notice);
     member_leave(m);
     record_member(c, m);
+    if (c->hooks != NULL)
+        extend_binding(c->hooks, JIM_GROUP_UNBOUND, by, u, v, false, true);
     return true;
 }
 
@@ -205,6 +209,8 @@ group_dismiss(struct chat *c, struct conv *v)
         tell_user(v->member[i]->user, notice, NULL);
         msg_unref(notice);
     }
+    for (uint32_t i = 0; c->hooks != NULL && i < v->nmembers; i++)
+        extend_binding(c->hooks, JIM_GROUP_UNBOUND, NULL, v->member[i]->user, v, false, true);
     group_enter_life(v, v->life + 1);
     group_bury(&c->roster, v);
     set_name(v, STR(""));
@@ -258,6 +264,9 @@ group_join(struct chat *c, struct conn *from, uint32_t seq, const struct request
         return join_refused(c, from, seq, CODE_FORBIDDEN);
     if (!already && u->joined >= MAX_JOINED)
         return join_refused(c, from, seq, CODE_JOIN_FAILED);
+    int code = already || c->hooks == NULL ? 0 : extend_join(from, id);
+    if (code != 0)
+        return join_refused(c, from, seq, code);
     struct conv *v = group_get(&c->roster, id);
     if (v->gone)
         return join_refused(c, from, seq, CODE_NO_GROUP);

@@ -63,6 +63,8 @@ put_head(struct conn *c, struct buf *b, int status, const char *type, uint64_t l
          struct str extra)
 {
     c->jim->stats.http_status[status / 100 % 6]++;
+    if (c->jim->hooks != NULL)
+        extend_http_done(c, status, length);
     buf_printf(b, "HTTP/1.1 %d %s\r\nserver: jim/" JIM_VERSION "\r\n", status, status_text(status));
     put_date(b, "date", (time_t)(c->jim->chat.now_ms() / 1000));
     if (status != 204 && status != 304)
@@ -407,9 +409,13 @@ http_refuse(struct conn *c, int status)
 void
 http_request(struct conn *c, const struct http_req *r, struct str body)
 {
+    bool hooks = c->jim->hooks != NULL;
+
     if (!(c->protos & PROTO_BIT(PROTO_HTTP)))
         http_refuse(c, 426); /* this port speaks WebSocket only */
-    else if (api_call(c, r, body))
+    else if (hooks && extend_http(c, r, body))
+        return;
+    else if (api_call(c, r, body) || (hooks && extend_route(c, r, body)))
         return;
     else if (r->path.n >= 5 && memcmp(r->path.p, "/api/", 5) == 0)
         http_error(c, 404, STR(""));

@@ -80,8 +80,16 @@ input_waits(const struct conn *c)
 static void
 conn_command(struct conn *c, int cmd, uint32_t seq, struct str body)
 {
-    if (chat_command(&c->jim->chat, c, cmd, seq, body))
+    bool hooks = c->jim->hooks != NULL && c->jim->hooks->traffic != NULL;
+    int64_t us = hooks ? time_mono_us() : 0;
+
+    if (hooks)
+        extend_traffic(c, JIM_DECODED, cmd, body.n, 0);
+    if (chat_command(&c->jim->chat, c, cmd, seq, body)) {
+        if (hooks)
+            extend_traffic(c, JIM_HANDLED, cmd, body.n, time_mono_us() - us);
         return;
+    }
     struct pend *d = pend_get(c);
     d->held = true;
     d->held_cmd = cmd;
@@ -167,6 +175,8 @@ ws_open(struct conn *c, const struct http_req *r)
     struct buf head = {0};
     int status = http_upgrade_status(c, r);
 
+    if (status == 0 && c->jim->hooks != NULL && !extend_handshake(c, r))
+        status = 403;
     if (status == 0 && !ws_accept(r->header[HTTP_WS_KEY], accept))
         status = 400;
     if (status != 0) {
@@ -308,17 +318,28 @@ input_http(struct conn *c, char *p, size_t n)
     return whole;
 }
 
-/* The first byte decides, once (contract section 2). */
+/* The first byte decides, once (contract section 2); unless it is an own protocol's. False: it is
+ * closed; *more: nobody can tell yet. */
 static bool
-conn_detect(struct conn *c, char first)
+conn_detect(struct conn *c, const char *p, size_t n, bool *more)
 {
+    char first = p[0];
     unsigned http = PROTO_BIT(PROTO_HTTP) | PROTO_BIT(PROTO_WS);
 
     if (c->tls_only && c->tls == NULL) {
         conn_close(c, "plain text is not served here");
         return false;
     }
-    if (first == 0x01 && c->protos & PROTO_BIT(PROTO_TCP)) {
+    enum own_detect own = c->jim->hooks != NULL && c->protos & PROTO_BIT(PROTO_OWN)
+                              ? own_detect(c, p, n) : OWN_NONE;
+    if (own == OWN_MORE) {
+        *more = true;
+        return false;
+    }
+    if (own == OWN_FOUND) {
+        conn_speaks(c, PROTO_OWN);
+        conn_deadline(c, c->jim->opt.login_ms);
+    } else if (first == 0x01 && c->protos & PROTO_BIT(PROTO_TCP)) {
         conn_speaks(c, PROTO_TCP);
         conn_deadline(c, c->jim->opt.login_ms);
     } else if (first >= 'A' && first <= 'Z' && c->protos & http) {
@@ -328,6 +349,8 @@ conn_detect(struct conn *c, char first)
         return false;
     }
     c->state = CONN_OPEN;
+    if (c->jim->hooks != NULL)
+        extend_opened(c);
     return true;
 }
 
@@ -336,17 +359,19 @@ static size_t
 conn_decode(struct conn *c, char *p, size_t n)
 {
     size_t used = 0;
+    bool more = false;
 
-    if (c->state == CONN_DETECT && !conn_detect(c, p[0]))
-        return n;
+    if (c->state == CONN_DETECT && !conn_detect(c, p, n, &more))
+        return more ? 0 : n;
     while (!input_waits(c)) {
         if (c->pend != NULL && c->pend->raw.p == p)
             n = c->pend->raw.len; /* decoding a chunked body shortens it */
         if (used >= n)
             break;
-        size_t step = c->proto == PROTO_TCP  ? input_tcp(c, p + used, n - used)
-                      : c->proto == PROTO_WS ? input_ws(c, p + used, n - used)
-                                             : input_http(c, p + used, n - used);
+        size_t step = c->proto == PROTO_TCP   ? input_tcp(c, p + used, n - used)
+                      : c->proto == PROTO_WS  ? input_ws(c, p + used, n - used)
+                      : c->proto == PROTO_OWN ? own_input(c, p + used, n - used, conn_command)
+                                              : input_http(c, p + used, n - used);
         if (step == 0)
             break;
         used += step;

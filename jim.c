@@ -124,6 +124,7 @@ jim_new(void)
     j->attend_end = &j->attend;
     j->bulk_end = &j->bulk;
     bounds_init(j); /* before a chroot hides /proc */
+    embed_init(j);
     return j;
 }
 
@@ -224,7 +225,8 @@ bind_port(struct jim *j, const struct port_spec *spec)
     }
     *l = (struct listener){.jim = j, .fd = -1};
     l->tls = spec->tls || j->opt.ssl_only;
-    l->protos = spec->protos != 0 ? spec->protos : (unsigned)j->opt.protocols;
+    l->protos = spec->protos != 0 ? spec->protos
+                                  : (unsigned)j->opt.protocols | PROTO_BIT(PROTO_OWN);
     for (a = list; a != NULL && l->fd < 0; a = a->ai_next)
         l->fd = bind_to(a);
     freeaddrinfo(list);
@@ -276,7 +278,10 @@ open_store(struct jim *j)
                               .recent_max = MAX_RETRY,
                               .recent_ms = j->chat.now_ms() - RETRY_MS, .arg = &j->chat};
 
-    j->store = j->opt.store ? store_open(&o) : store_open_none();
+    if (j->hooks != NULL && j->hooks->has_store)
+        j->store = own_store_open(j->hooks, &o);
+    else
+        j->store = j->opt.store ? store_open(&o) : store_open_none();
     if (j->store == NULL)
         return -1;
     if (j->opt.store && j->opt.store_sync != STORE_GROUP)
@@ -334,6 +339,8 @@ jim_start(struct jim *j)
     if (jail_enter(j) != 0 || log_open(j) != 0)
         return JIM_BAD_CONFIG;
     log_notices(j);
+    if (j->hooks != NULL && j->hooks->login != NULL && j->opt.auth == AUTH_OPEN)
+        j->opt.auth = AUTH_EMBED;
     if (conf_check(&j->opt, err, sizeof err) != 0 || http_check(&j->opt, err, sizeof err) != 0 ||
         auth_check(&j->opt, err, sizeof err) != 0) {
         log_write(&j->log, LOG_LEVEL_ERROR, "%s", err);
@@ -354,6 +361,7 @@ jim_start(struct jim *j)
     j->gather = xmalloc(MAX_GATHER);
     chat_init(&j->chat, &j->opt, &j->log, &j->stats);
     j->chat.msgs = &j->msgs;
+    j->chat.hooks = j->hooks;
     int status = open_all(j);
     if (status == JIM_OK)
         memory_print(j);
@@ -545,20 +553,27 @@ begin_drain(struct jim *j)
         auth_drain(j->auth);
 }
 
-bool
-jim_turn(struct jim *j)
+/* How long may a turn that may wait `most` ms (-1: for ever) wait? */
+static int64_t
+turn_wait(const struct jim *j, int64_t most)
 {
-    bool more = j->attend != NULL || j->bulk != NULL || j->broadcasts != NULL ||
+    bool more = j->attend != NULL || j->bulk != NULL || j->broadcasts != NULL || j->called ||
                 j->keeping || send_waits(&j->chat) || (j->tls != NULL && tls_waiting(j->tls));
-    int64_t wait = more ? 0 : -1;
+    int64_t left = j->drain_until - loop_now(j->loop);
 
-    if (j->draining) {
-        int64_t left = j->drain_until - loop_now(j->loop);
-        if (j->conns == 0 || left <= 0)
-            return false;
-        if (wait != 0)
-            wait = left;
-    }
+    if (more || (j->draining && left <= 0))
+        return 0;
+    return j->draining && (most < 0 || left < most) ? left : most;
+}
+
+static bool
+turn(struct jim *j, int64_t most)
+{
+    int64_t wait = turn_wait(j, most);
+
+    if (j->draining && (j->conns == 0 || j->drain_until <= loop_now(j->loop)))
+        return false;
+    j->called = false;
     j->stats.turns++;
     if (loop_turn(j->loop, wait) < 0) {
         log_write(&j->log, LOG_LEVEL_ERROR, "%s: %s", loop_backend(), strerror(errno));
@@ -568,6 +583,7 @@ jim_turn(struct jim *j)
         begin_drain(j);
     if (j->reload)
         reload(j);
+    embed_posted(j);
     if (j->auth != NULL)
         auth_poll(j->auth);
     conn_handshakes(j);
@@ -583,6 +599,12 @@ jim_turn(struct jim *j)
     if (j->save_timer.slot == 0 && record_unsaved(&j->chat))
         loop_timer(j->loop, &j->save_timer, loop_now(j->loop) + SAVE_MS, save_timer_fired);
     return true;
+}
+
+bool
+jim_turn(struct jim *j)
+{
+    return turn(j, -1);
 }
 
 /* Drop whoever has not gone by himself. */
@@ -603,17 +625,42 @@ drop_all(struct jim *j)
     }
 }
 
-int
-jim_run(struct jim *j)
+/* It is over: what is left goes, what is known is kept. Returns an enum jim_exit. */
+static int
+end(struct jim *j)
 {
-    while (jim_turn(j))
-        ;
     drop_all(j);
     record_save(&j->chat, SIZE_MAX);
     int failed = store_close(j->store);
     j->store = j->chat.store = NULL;
     log_write(&j->log, LOG_LEVEL_INFO, "stopped");
     return failed ? JIM_STORE_FAILED : JIM_OK;
+}
+
+int
+jim_run(struct jim *j)
+{
+    while (jim_turn(j))
+        ;
+    return end(j);
+}
+
+int
+jim_fd(const struct jim *j)
+{
+    return loop_fd(j->loop);
+}
+
+int
+jim_timeout(const struct jim *j)
+{
+    return j->stop && !j->draining ? 0 : loop_wait(j->loop, turn_wait(j, -1));
+}
+
+int
+jim_poll(struct jim *j, int timeout_ms)
+{
+    return turn(j, timeout_ms) ? 1 : -end(j);
 }
 
 void
@@ -647,6 +694,8 @@ jim_free(struct jim *j)
     }
     if (j->store != NULL)
         store_close(j->store);
+    embed_free(j);
+    extend_free(j->hooks);
     conn_free_spares(j);
     bounds_free(j);
     tls_server_free(j->tls);

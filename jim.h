@@ -7,7 +7,8 @@
  * reading order: what knows nothing of chat (base.h: util, hash, codec, resp, loop, dial), stores
  * (stores.h), conf, tls, conn, input, roster, the chat (request, profile, chat, group, send, retry,
  * query, record, keep), logins (login.h: worker, users, token, hook, auth, admin), bounds, jail,
- * jim, broadcast, http, api, routes, metrics, data carried elsewhere (import.h: export, import,
+ * jim, broadcast, what an embedding program adds (embed.h: embed, extend, own_proto, own_store),
+ * HTTP (web.h: http, api, routes, metrics), data carried elsewhere (import.h: export, import,
  * import_redis), and the link to Redis (cluster.h: redis, redis_map, redis_link).
  */
 #ifndef JIM_H
@@ -23,9 +24,32 @@ extern "C" {
 
 /* === Part 1: embedding ======================================================================== */
 
+/*
+ * A server inside another program: jim_new(), options, functions to be called, jim_start(), then
+ * jim_run(), or jim_poll() in a loop of one's own. docs/embedding.md shows it all.
+ *
+ * Threads: a server belongs to one thread at a time, which makes all calls for it and in which all
+ * the functions it is given are called. From other threads, and only between jim_start() and
+ * jim_free(): jim_post(), jim_stop(), jim_reload() and jim_store_durable(). Several servers may run
+ * in one process.
+ *
+ * Texts are UTF-8, given by pointer and length, without a NUL at the end; those handed to a
+ * function are the server's, and gone when it returns; those handed in are copied. JSON handed in
+ * is sent as it is: it has to be valid. Connections are named by numbers that are never used twice:
+ * one that is gone is simply not found. No function may block: the whole server waits for it.
+ */
+
 #define JIM_VERSION "0.1.0"
 
-struct jim; /* one server; several may run in one process, each used from one thread at a time */
+#ifndef JIM_API
+#if defined(__GNUC__)
+#define JIM_API __attribute__((visibility("default")))
+#else
+#define JIM_API
+#endif
+#endif
+
+struct jim; /* one server */
 
 /* Exit codes of the program and results of jim_start() and jim_run(). */
 enum jim_exit {
@@ -36,34 +60,324 @@ enum jim_exit {
 };
 
 /* A server with every option at its default. Dies only when memory is exhausted. */
-struct jim *jim_new(void);
+JIM_API struct jim *jim_new(void);
 
 /* Set one option (`jim.port`, `jim.store`, ...: see jim(8)). Before jim_start() only. Returns 0,
  * or -1 with a sentence in err (errsize bytes, always NUL-terminated). */
-int jim_set(struct jim *j, const char *key, const char *value, char *err, size_t errsize);
+JIM_API int jim_set(struct jim *j, const char *key, const char *value, char *err, size_t errsize);
 
 /* Read a jim.properties file; options set with jim_set() win over it. Returns 0, or -1 with err. */
-int jim_load(struct jim *j, const char *file, char *err, size_t errsize);
+JIM_API int jim_load(struct jim *j, const char *file, char *err, size_t errsize);
 
-/* Open the store and the ports. Returns JIM_OK, or an enum jim_exit after logging why. */
-int jim_start(struct jim *j);
+/* Open the store and the ports. Returns JIM_OK, or an enum jim_exit after logging why; then only
+ * jim_free() may follow. */
+JIM_API int jim_start(struct jim *j);
 
 /* The n-th listening address as text ("127.0.0.1:8888"), or NULL past the last. Borrowed until
  * jim_free(). */
-const char *jim_listening(const struct jim *j, size_t n);
+JIM_API const char *jim_listening(const struct jim *j, size_t n);
 
 /* Serve until jim_stop(); then drain queues, commit the store, and return an enum jim_exit. */
-int jim_run(struct jim *j);
+JIM_API int jim_run(struct jim *j);
 
-/* Ask jim_run() to end. From any thread and from signal handlers. */
-void jim_stop(struct jim *j);
+/*
+ * The same in another loop. jim_fd() is readable when there is something to do, -1 when the system
+ * has no such descriptor (the poll backend); jim_timeout() says how many ms may pass before
+ * jim_poll() has to be called even so: 0 none, -1 any. jim_poll() makes one turn, and waits for it
+ * at most timeout_ms (-1: until something happens). It returns 1 as long as the server runs; after
+ * jim_stop(), when all is drained and closed, JIM_OK or minus an enum jim_exit: call it no more.
+ */
+JIM_API int jim_fd(const struct jim *j);
+JIM_API int jim_timeout(const struct jim *j);
+JIM_API int jim_poll(struct jim *j, int timeout_ms);
+
+/* Ask the server to end. From any thread and from signal handlers. */
+JIM_API void jim_stop(struct jim *j);
 
 /* Ask for the configuration to be read again, where it can change live, and the log file to be
  * reopened. From any thread and from signal handlers. */
-void jim_reload(struct jim *j);
+JIM_API void jim_reload(struct jim *j);
 
-/* Close everything and release all memory. Not while jim_run() is running. NULL is allowed. */
-void jim_free(struct jim *j);
+/* Close everything and release all memory. Not from a function the server has called. NULL is
+ * allowed. */
+JIM_API void jim_free(struct jim *j);
+
+/* Have fn(j, arg) called in the server's thread, soon and in order. From any thread. When the
+ * server is freed first, fn(NULL, arg) is called instead: to free arg. Returns 0, or -1 when 65536
+ * wait already. */
+JIM_API int jim_post(struct jim *j, void (*fn)(struct jim *j, void *arg), void *arg);
+
+/* --- calls: after jim_start() ----------------------------------------------------------------- */
+
+/*
+ * Send a command to whoever is connected: {"command":N,…} with N given beside it, for TCP-IM's
+ * frames. Nothing is stored, and who is absent misses it; jim_chat() is for messages. They return
+ * how many connections it was queued for.
+ */
+JIM_API size_t jim_send_user(struct jim *j, const char *user, size_t user_len, int command,
+                             const char *json, size_t n);
+JIM_API size_t jim_send_users(struct jim *j, const char *const *users, size_t count, int command,
+                              const char *json, size_t n); /* NUL-terminated names */
+JIM_API size_t jim_send_group(struct jim *j, const char *group, size_t group_len, int command,
+                              const char *json, size_t n);
+JIM_API size_t jim_send_all(struct jim *j, int command, const char *json, size_t n);
+JIM_API size_t jim_send_conn(struct jim *j, uint64_t conn, int command, const char *json, size_t n);
+
+/* Send a chat message as POST /api/message/send does, from anybody: the JSON is that call's body.
+ * Returns 0 when it is accepted, to be stored and then delivered, or the code that refuses it. */
+JIM_API int jim_chat(struct jim *j, const char *json, size_t n);
+
+/* Make a user a member of a group, which is made when there is none (name: NULL, or what it is then
+ * called), or end that. Members are told as ever. 0, or -1: no valid ids, or no such thing. */
+JIM_API int jim_group_bind(struct jim *j, const char *user, size_t user_len, const char *group,
+                           size_t group_len, const char *name);
+JIM_API int jim_group_unbind(struct jim *j, const char *user, size_t user_len, const char *group,
+                             size_t group_len);
+
+/* Close: what is queued is still written. The number of connections; 0: there is none. */
+JIM_API size_t jim_close_user(struct jim *j, const char *user, size_t user_len);
+JIM_API size_t jim_close_conn(struct jim *j, uint64_t conn);
+
+/* Look-ups. The connections of a user: how many there are; the first `max` of them go to ids. */
+JIM_API size_t jim_user_conns(const struct jim *j, const char *user, size_t user_len, uint64_t *ids,
+                              size_t max);
+/* Members of a group, those online first: fn is called for each. Returns how many there are. It
+ * must not change who is in the group. */
+JIM_API size_t jim_group_members(const struct jim *j, const char *group, size_t group_len,
+                                 void (*fn)(void *arg, const char *user, size_t n, int online),
+                                 void *arg);
+JIM_API size_t jim_conn_count(const struct jim *j);
+/* Of a connection: its user (NULL before login; borrowed until jim_free()), its address as text (""
+ * when it is gone), what it speaks ("tcp", "ws", "http", an own protocol's name; NULL: gone). */
+JIM_API const char *jim_conn_user(const struct jim *j, uint64_t conn, size_t *n);
+JIM_API void jim_conn_address(const struct jim *j, uint64_t conn, char *text, size_t size);
+JIM_API const char *jim_conn_protocol(const struct jim *j, uint64_t conn);
+/* A pointer of one's own with a connection: `destroy` (or NULL) is called with it when the
+ * connection ends, or another is set. jim_conn_set(): 0, or -1 when the connection is gone. */
+JIM_API int jim_conn_set(struct jim *j, uint64_t conn, void *own, void (*destroy)(void *own));
+JIM_API void *jim_conn_get(const struct jim *j, uint64_t conn);
+
+/* --- functions the server calls: set before jim_start() --------------------------------------- */
+
+struct jim_text { /* p NULL: absent */
+    const char *p;
+    size_t n;
+};
+
+/* Text a function writes for the server: append to it. */
+struct jim_out;
+JIM_API void jim_out_add(struct jim_out *out, const char *p, size_t n);
+JIM_API void jim_out_string(struct jim_out *out, const char *p, size_t n); /* as a JSON string */
+
+/*
+ * Logins (command 5, or a WebSocket address) in place of jim.auth=open: fn gets what was given, and
+ * answers with jim_login_answer(), in the call or later; the client's other commands wait, for
+ * jim.timeout.login at most. `json`: a User object, {"userId":…,"nick":…,"groups":[…]}, or NULL:
+ * the userId he gave. Returns 0, or -1: the connection is gone, or it was answered already, or no
+ * user can be made of the JSON (then it still has to be answered).
+ */
+struct jim_login {
+    uint64_t ticket; /* for the answer */
+    uint64_t conn;
+    struct jim_text user, password, token;
+    const char *address, *protocol;
+};
+enum jim_verdict { JIM_WELCOME, JIM_REFUSE, JIM_TRY_LATER };
+JIM_API void jim_on_login(struct jim *j, void (*fn)(void *arg, struct jim *j,
+                                                    const struct jim_login *l), void *arg);
+JIM_API int jim_login_answer(struct jim *j, uint64_t ticket, enum jim_verdict verdict,
+                             const char *json, size_t n);
+
+/* A handshake: command 1, or the upgrade to WebSocket (only then the texts are there). 0 refuses:
+ * the connection is closed, an upgrade answered with 403. */
+struct jim_handshake {
+    uint64_t conn;
+    struct jim_text path, query, host, origin, authorization;
+};
+JIM_API void jim_on_handshake(struct jim *j, int (*fn)(void *arg, struct jim *j,
+                                                       const struct jim_handshake *h), void *arg);
+
+/* Codes to refuse with; any other number from 10002 on will do, too. */
+enum jim_code {
+    JIM_CODE_BAD = 10002,
+    JIM_CODE_RATE = 10023,
+    JIM_CODE_FORBIDDEN = 10024,
+    JIM_CODE_TOO_LARGE = 10025
+};
+
+/* A user asks to join a group he is not in (command 7). 0 allows, a code refuses. */
+JIM_API void jim_on_join(struct jim *j, int (*fn)(void *arg, struct jim *j, uint64_t conn,
+                                                  struct jim_text user, struct jim_text group),
+                         void *arg);
+
+/*
+ * A chat message that is about to be stored, after all other checks. 0 allows, a code refuses. What
+ * is written to `content` or `extras` (a JSON object) takes the place of the message's own. A
+ * message sent again (same id) gets its first answer and does not come here.
+ */
+struct jim_chat {
+    uint64_t conn;              /* 0: from the API or jim_chat() */
+    int chat_type, msg_type;    /* 1 group, 2 private */
+    struct jim_text from, to, group, id;
+    struct jim_text content;    /* decoded; of what is no string, its JSON */
+    struct jim_text extras;     /* JSON */
+};
+JIM_API void jim_on_chat(struct jim *j, int (*fn)(void *arg, struct jim *j,
+                                                  const struct jim_chat *chat,
+                                                  struct jim_out *content, struct jim_out *extras),
+                         void *arg);
+
+/* A chat message is stored, and delivery to who is connected has begun. */
+struct jim_stored {
+    struct jim_text from, to, group;
+    uint64_t seq;               /* its number in the conversation */
+    struct jim_text json;       /* the delivered command 11: {"command":11,"data":{…}} */
+};
+JIM_API void jim_on_stored(struct jim *j, void (*fn)(void *arg, struct jim *j,
+                                                     const struct jim_stored *s), void *arg);
+/* Message `seq` has been written whole to a connection of this user. group: empty for a private
+ * message. */
+JIM_API void jim_on_delivered(struct jim *j, void (*fn)(void *arg, struct jim *j,
+                                                        struct jim_text user, struct jim_text group,
+                                                        uint64_t seq), void *arg);
+
+/*
+ * Who is where. A login gives JIM_USER_BOUND, then JIM_GROUP_BOUND for each of his groups, then its
+ * answer; the end of a connection JIM_USER_UNBOUND, its jim_on_closed(), then JIM_GROUP_UNBOUND for
+ * each. `edge`: his first connection, or his last. `member`: not only presence: the membership
+ * itself has begun or ended, of whoever is connected or not (conn 0).
+ */
+enum jim_bound { JIM_USER_BOUND, JIM_USER_UNBOUND, JIM_GROUP_BOUND, JIM_GROUP_UNBOUND };
+struct jim_binding {
+    enum jim_bound what;
+    uint64_t conn;
+    struct jim_text user, group; /* group: empty for the first two */
+    int edge, member;
+};
+JIM_API void jim_on_binding(struct jim *j, void (*fn)(void *arg, struct jim *j,
+                                                      const struct jim_binding *b), void *arg);
+
+/* The life of a connection: it has shown what it speaks (behind TLS, if any); it is gone, and why.
+ * The pointer set with jim_conn_set() is destroyed after the latter. */
+enum jim_why {
+    JIM_BY_PEER, JIM_BY_SERVER, JIM_BROKEN, /* he has closed it; we have; the network */
+    JIM_UNREAD, JIM_NO_PROTOCOL, JIM_NO_LOGIN, JIM_IDLE, JIM_SILENT, JIM_NONSENSE, JIM_DISPLACED
+};
+JIM_API void jim_on_opened(struct jim *j, void (*fn)(void *arg, struct jim *j, uint64_t conn),
+                           void *arg);
+JIM_API void jim_on_closed(struct jim *j, void (*fn)(void *arg, struct jim *j, uint64_t conn,
+                                                     enum jim_why why), void *arg);
+
+/* Its traffic. */
+enum jim_traffic {
+    JIM_RECEIVED, /* `bytes` were read; command 0 */
+    JIM_DECODED,  /* a command with a body of so many bytes; -1: the JSON says which it is */
+    JIM_HANDLED,  /* the same, done: it took `us` microseconds (its answer may come later) */
+    JIM_SENT      /* so many bytes were written: a command, or several answers that were put
+                     together behind this one; -1: none, but HTTP or a control frame */
+};
+JIM_API void jim_on_traffic(struct jim *j, void (*fn)(void *arg, struct jim *j, uint64_t conn,
+                                                      enum jim_traffic what, int command,
+                                                      size_t bytes, int64_t us), void *arg);
+/* Nothing has come from it for jim.heartbeat.timeout. Not 0 keeps it for that time once more. */
+JIM_API void jim_on_silent(struct jim *j, int (*fn)(void *arg, struct jim *j, uint64_t conn),
+                           void *arg);
+
+/* What is known of a user (command 17; type 0 online, 1 offline, 2 all of his friends and groups):
+ * write the User object for the answer and return 1; 0: the server answers by itself; -1: there is
+ * no such user. */
+JIM_API void jim_on_user_info(struct jim *j, int (*fn)(void *arg, struct jim *j, uint64_t conn,
+                                                       struct jim_text user, int type,
+                                                       struct jim_out *json), void *arg);
+
+/*
+ * A command of one's own: a number from 23 to 255. fn gets the request, and answers with
+ * jim_request_answer() if at all, or later with jim_send_conn(). open: also before login. Returns
+ * 0, or -1: the number is taken.
+ */
+struct jim_request {
+    uint64_t conn;
+    int command;
+    uint32_t seq;          /* TCP-IM's; goes into the answer */
+    struct jim_text user;  /* absent before login */
+    struct jim_text json;  /* as it was sent; empty: there was none */
+};
+JIM_API int jim_on_command(struct jim *j, int command, int open,
+                           void (*fn)(void *arg, struct jim *j, const struct jim_request *r),
+                           void *arg);
+JIM_API void jim_request_answer(struct jim *j, const struct jim_request *r, int command,
+                                const char *json, size_t n);
+
+/*
+ * HTTP. jim_on_http() sees every request first; not 0: it answers, nobody else. jim_on_route() adds
+ * a path: exactly this one, or with `*` at its end all that begin like it; methods: "GET, POST",
+ * for the Allow field, too; open: without jim.api.key and from anywhere. Own routes come behind the
+ * API's and before files. Both answer with jim_http_answer(), in the call or later, always once;
+ * the connection waits. jim_on_http_done() sees every response's status.
+ */
+struct jim_http {
+    uint64_t conn;
+    struct jim_text method, path, query, body; /* path and query still encoded */
+    struct jim_text host, origin, authorization, content_type;
+};
+typedef int jim_http_fn(void *arg, struct jim *j, const struct jim_http *h);
+JIM_API void jim_on_http(struct jim *j, jim_http_fn *fn, void *arg);
+JIM_API int jim_on_route(struct jim *j, const char *path, const char *methods, int open,
+                         jim_http_fn *fn, void *arg); /* its result counts for nothing */
+JIM_API int jim_http_answer(struct jim *j, uint64_t conn, int status, const char *type,
+                            const char *body, size_t n); /* -1: nothing is owed there */
+JIM_API void jim_on_http_done(struct jim *j, void (*fn)(void *arg, struct jim *j, uint64_t conn,
+                                                        int status, uint64_t length), void *arg);
+
+/*
+ * A wire protocol of one's own on the same ports (those not pinned to another). detect gets a
+ * connection's first bytes, before jim's own protocols are tried: 1 mine, 0 not, -1 more are needed
+ * (of 64 at most). decode makes a command of what has come: it returns the bytes used (0: more are
+ * needed; negative: close), and sets *command (0: none in them), its JSON written to `json`. encode
+ * writes what goes out for a command, or nothing. Messages to many are encoded once.
+ */
+struct jim_protocol {
+    const char *name; /* borrowed until jim_free(), as what follows */
+    void *arg;
+    int (*detect)(void *arg, const char *p, size_t n);
+    ptrdiff_t (*decode)(void *arg, struct jim *j, uint64_t conn, const char *p, size_t n,
+                        int *command, struct jim_out *json);
+    void (*encode)(void *arg, int command, const char *json, size_t n, struct jim_out *bytes);
+};
+JIM_API int jim_on_protocol(struct jim *j, const struct jim_protocol *p); /* -1: there are 8 */
+
+/*
+ * A store of one's own in place of jim.store. Records are messages ('M') and what else has to come
+ * back at a start; their numbers rise, and are the server's. A message is delivered and
+ * acknowledged once jim_store_durable() has been told its number, or a higher one.
+ */
+struct jim_record {
+    uint64_t number;
+    int64_t time_ms;
+    char type;
+    struct jim_text conv; /* key of the conversation, "-" for none: no blank in it */
+    uint64_t seq;         /* 'M': its number in the conversation, from 1 without a gap */
+    struct jim_text json; /* one line of text */
+};
+struct jim_replay;
+struct jim_store { /* functions return 0, or -1 */
+    void *arg;
+    /* Hand every record kept to jim_replay(), in the order of their numbers. -1: no start. */
+    int (*open)(void *arg, struct jim_replay *r);
+    int (*append)(void *arg, const struct jim_record *rec); /* -1: refused; its number is free */
+    void (*commit)(void *arg);  /* the turn is over: what was appended should get on its way */
+    /* Write the JSON of message seq of a conversation, set *time_ms. -1: it is not there. */
+    int (*read)(void *arg, const char *conv, size_t n, uint64_t seq, struct jim_out *json,
+                int64_t *time_ms);
+    int (*close)(void *arg);    /* make all of it durable; -1: that failed */
+};
+JIM_API void jim_replay(struct jim_replay *r, const struct jim_record *rec);
+JIM_API void jim_use_store(struct jim *j, const struct jim_store *s); /* copied */
+/* All up to this number is safe. From any thread, also within append() and commit(). */
+JIM_API void jim_store_durable(struct jim *j, uint64_t number);
+/* What has a higher number than the last durable one is lost: the store forgets it, its senders are
+ * told, the numbers are given anew. From the server's thread. */
+JIM_API void jim_store_lost(struct jim *j);
 
 #ifdef __cplusplus
 }
@@ -159,10 +473,10 @@ int store_repair(const char *dir, FILE *out);
 
 /* --- conf.c: the option table ----------------------------------------------------------------- */
 
-enum proto { PROTO_NONE, PROTO_TCP, PROTO_WS, PROTO_HTTP };
+enum proto { PROTO_NONE, PROTO_TCP, PROTO_WS, PROTO_HTTP, PROTO_OWN, PROTOS };
 #define PROTO_BIT(proto) (1u << (proto))
 
-enum auth_mode { AUTH_OPEN, AUTH_FILE, AUTH_TOKEN, AUTH_HOOK };
+enum auth_mode { AUTH_OPEN, AUTH_FILE, AUTH_TOKEN, AUTH_HOOK, AUTH_EMBED }; /* jim_on_login() */
 enum login_policy { LOGIN_MANY, LOGIN_TERMINAL, LOGIN_ONE };
 enum group_join { JOIN_OPEN, JOIN_API };
 
@@ -332,13 +646,13 @@ struct stats { /* since start; counted where it happens, read by metrics.c */
     uint64_t refused_ip;   /* for jim.connections.per.ip */
     uint64_t refused_memory; /* for jim.memory.max */
     uint64_t pressed;      /* requests refused and connections closed for jim.memory.max */
-    uint64_t open[PROTO_HTTP + 1]; /* connections there are now, by what they speak */
+    uint64_t open[PROTOS]; /* connections there are now, by what they speak */
     uint64_t drops[DROPS];
     uint64_t logins, login_failures;
     uint64_t http_status[6]; /* HTTP responses by the first digit of their status */
     uint64_t broadcasts;
     uint64_t queued;       /* bytes that wait for sockets now */
-    uint64_t proto[PROTO_HTTP + 1]; /* connections that were detected as such */
+    uint64_t proto[PROTOS]; /* connections that were detected as such */
     uint64_t requests;     /* commands and HTTP requests */
     uint64_t messages;     /* chat messages accepted */
     uint64_t delivered;    /* chat messages written to a receiver's connection, whole */
@@ -463,6 +777,7 @@ struct conn {
     struct conn *next_bulk;    /* in the list of those that can wait a little */
     struct address *address;   /* where it comes from; NULL: nobody counts */
     struct member *recent;     /* chat: whose message was sent from here last; NULL: nobody's */
+    struct own *own;           /* of the embedding program; owned, NULL when it has nothing */
     struct timer timer;        /* what it means depends on state and proto: conn_timer() */
     uint64_t id;               /* never used twice */
     int64_t read_ms;           /* last bytes received, loop clock */
@@ -473,6 +788,7 @@ struct conn {
     uint8_t proto;             /* enum proto */
     uint8_t protos;            /* PROTO_BITs its port serves */
     uint8_t silent;            /* WebSocket pings without an answer */
+    uint8_t reason;            /* enum reason it ends for; or REASON_DROPS + enum drop */
     uint16_t waves;            /* chat: of `deferred`, for messages whose fan-out has not ended */
     uint16_t close_code;       /* WebSocket: of the CLOSE to send when nothing is owed any more */
     bool tls_only : 1;         /* its port refuses plain text */
@@ -487,7 +803,11 @@ struct conn {
     bool full : 1;             /* its socket takes no more until the loop says so */
     bool shut : 1;             /* nothing more may be queued: the last word is */
     bool ended : 1;            /* the peer has shut its side */
+    bool opened : 1;           /* jim_on_opened() was told */
+    bool own_http : 1;         /* HTTP: the embedding program owes the answer */
 };
+
+enum reason { REASON_LOST, REASON_PEER, REASON_US, REASON_DROPS };
 
 /* A message with one reference, for the caller. */
 struct msg *msg_new(uint8_t command, uint32_t seq, const char *data, size_t n);
@@ -535,6 +855,10 @@ void conn_deadline(struct conn *c, int64_t ms);
 void conn_attend(struct conn *c); /* have conn_turn() called at the end of the turn */
 /* Queue a WebSocket control frame with n <= MAX_CONTROL bytes. */
 void conn_control(struct conn *c, enum ws_opcode opcode, const void *p, size_t n);
+
+/* Make a zeroed struct that of nobody: who is owed answers that nobody waits for. Freed like all,
+ * when none are owed, in a conn_turn(). */
+void conn_nobody(struct conn *c, struct jim *j);
 
 /* For jim.c. A new connection on an accepted socket, which it owns from here on. */
 void conn_new(struct listener *l, int fd, const struct sockaddr_storage *peer);
@@ -748,6 +1072,7 @@ struct chat {
     struct store *store;
     struct auth *auth;         /* NULL when nobody's login is checked */
     struct msg_pool *msgs;     /* borrowed; NULL: none */
+    struct hooks *hooks;       /* borrowed; NULL: none */
     int64_t (*now_ms)(void);   /* time_wall_ms(); tests set their own */
     int64_t burst_ms;          /* its answer for all requests of one read; 0: not asked yet; -1: no
                                   read is being handled */
@@ -787,7 +1112,7 @@ enum code { /* texts: code_text() */
     CODE_ONLINE, CODE_INVALID, CODE_CLOSED, CODE_NOT_LOGGED_IN, CODE_RATE, CODE_FORBIDDEN,
     CODE_TOO_LARGE, CODE_ELSEWHERE, CODE_STORE, CODE_STOPPING, CODE_DONE, CODE_NO_GROUP, CODE_END
 };
-const char *code_text(int code); /* TEXT_SENT; valid for every enum code */
+const char *code_text(int code); /* TEXT_SENT; of a code that is none of ours: "refused 被拒绝" */
 #define TEXT_SENT "ok 发送成功"
 
 enum field { /* members a request may have; their names: field_names in request.c */
@@ -1062,8 +1387,13 @@ struct listener {
     char name[64]; /* "127.0.0.1:8888" */
 };
 
+struct posts;
+
 struct jim {
     struct options opt;
+    struct hooks *hooks;       /* owned; NULL: the program has given none */
+    struct posts *posts;       /* owned: of jim_post() */
+    bool called;               /* something was appended between two turns */
     struct option_set by_hand; /* options set before any file was read: they win over it */
     char *conf_file;           /* owned, NULL: none */
     struct buf notices;        /* of the configuration, logged at start */
@@ -1110,7 +1440,6 @@ struct jim {
     _Atomic int stop, reload; /* set by jim_stop() and jim_reload(); loop_wake() orders them */
 };
 
-bool jim_turn(struct jim *j); /* one turn; false: it is over. For jim_run() and tests */
 
 /* --- broadcast.c: one message to everybody ---------------------------------------------------- */
 
@@ -1126,90 +1455,11 @@ bool jim_turn(struct jim *j);
 /* For conn.c. Attend to the connections in the list, at most MAX_ATTEND; may free any of them. */
 void jim_attend_now(struct jim *j);
 
-/* --- http.c: responses, origins, static files ------------------------------------------------- */
+#include "embed.h"
 
-#define JSON_TYPE "application/json; charset=utf-8"
+/* --- http.c, api.c, routes.c, metrics.c: HTTP ------------------------------------------------- */
 
-/* Can the page directory be served? 0, or -1 with err. */
-int http_check(const struct options *o, char *err, size_t errsize);
-/* A whole request. The answer is queued, now or later (c->deferred). */
-void http_request(struct conn *c, const struct http_req *r, struct str body);
-/* Answer the request: a status, a type, more header lines (each with its CRLF) and the body. */
-void http_respond(struct conn *c, int status, const char *type, struct str extra, struct str body);
-/* An error of HTTP rather than of chat: the `code` in its JSON is the status. */
-void http_error(struct conn *c, int status, struct str extra);
-/* Answer a request that could not be decoded with a status and close. */
-void http_refuse(struct conn *c, int status);
-/* May this upgrade request become a WebSocket? 0, or the status to refuse it with. */
-int http_upgrade_status(const struct conn *c, const struct http_req *r);
-/* localhost, 127.x.x.x or [::1], with or without a port: names no foreign DNS can point here. */
-bool http_host_is_loopback(struct str host);
-/* Has the request no Origin, or this server's own? */
-bool http_origin_is_own(const struct http_req *r);
-bool http_origin_listed(const char *list, struct str origin); /* "*", or with commas */
-
-/* --- api.c: who may call the API, with what parameters, and the table of its routes ----------- */
-
-struct call { /* a request for a route on its way */
-    struct conn *c;
-    struct chat *chat;
-    const struct http_req *http;
-    struct str body;
-    struct buf query, form; /* JSON made of them; owned */
-    struct request r;   /* all parameters; views of query, form and body */
-    struct buf extra;   /* header lines for the answer (CORS); owned */
-};
-
-struct route {
-    const char *path;
-    bool post_only; /* it changes something */
-    bool open;      /* for everybody */
-    int command;    /* of J-IM, in its answers; 0: none */
-    int invalid;    /* enum code: its parameters cannot be understood */
-    void (*fn)(struct call *);
-};
-const struct route *api_route(size_t n); /* the n-th of the table, NULL past the last */
-
-/* Answer a request for one of the routes, now or later; false when its path is none. */
-bool api_call(struct conn *c, const struct http_req *r, struct str body);
-/* The answer to a call that waited for the store. */
-void api_sent(struct conn *c, int code, const char *json, size_t n);
-
-/* Answers: {"code":…[,"command":…],"msg":…} with the status that goes with the code; the same with
- * the JSON `data` in it, which is freed; the same once what the call has recorded is on disk; and
- * JSON as it is, freed. */
-void call_code(struct call *k, int code, int command);
-void call_data(struct call *k, int code, struct buf *data);
-void call_changed(struct call *k, int code, struct buf *data); /* data NULL: none */
-void call_json(struct call *k, int status, struct buf *json);
-/* The answer comes later, through api_sent(): keep what the call knows of it. */
-void call_later(struct call *k);
-
-/* --- routes.c: what the routes do ------------------------------------------------------------- */
-
-void route_send(struct call *k);
-void route_broadcast(struct call *k);
-void route_history(struct call *k);
-void route_offline(struct call *k);
-void route_user_online(struct call *k);
-void route_user_list(struct call *k);
-void route_user_info(struct call *k);
-void route_user_close(struct call *k);
-void route_user_friends(struct call *k);
-void route_group_create(struct call *k);
-void route_group_join(struct call *k);
-void route_group_leave(struct call *k);
-void route_group_dismiss(struct call *k);
-void route_group_rename(struct call *k);
-void route_group_info(struct call *k);
-void route_group_list(struct call *k);
-void route_group_users(struct call *k);
-
-/* --- metrics.c: the server in numbers --------------------------------------------------------- */
-
-void route_stats(struct call *k);
-void route_metrics(struct call *k);
-void route_health(struct call *k);
+#include "web.h"
 
 /* --- export.c, import.c, import_redis.c: data carried elsewhere ------------------------------- */
 

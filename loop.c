@@ -453,6 +453,17 @@ loop_top(const struct loop *l)
     return l->top;
 }
 
+int
+loop_fd(const struct loop *l)
+{
+#if defined(USE_POLL)
+    (void)l;
+    return -1;
+#else
+    return l->kernel;
+#endif
+}
+
 struct loop *
 loop_new(void)
 {
@@ -580,8 +591,8 @@ run_timers(struct loop *l)
 /* How long the wait may last: until max_ms or the next timer, by the clock of this moment and not
  * by loop_now(), since which callbacks may have taken their time. INT_MAX ms, 24 days, is the most
  * that poll and epoll can express (kqueues take it too); after it a turn ends with nothing done. */
-static int
-wait_ms(const struct loop *l, int64_t max_ms)
+int
+loop_wait(const struct loop *l, int64_t max_ms)
 {
     int64_t ms = max_ms;
 
@@ -624,7 +635,7 @@ loop_turn(struct loop *l, int64_t max_ms)
     l->nready = 0;
     /* A signal ends the wait like a wake-up without a cause: timers are looked at, and the caller,
      * who knows what its handlers do, gets to look as well. The one place where EINTR matters. */
-    if (backend_wait(l, wait_ms(l, max_ms)) < 0 && errno != EINTR)
+    if (backend_wait(l, loop_wait(l, max_ms)) < 0 && errno != EINTR)
         return -1;
     l->now = l->clock();
     int ran = dispatch(l);

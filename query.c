@@ -69,6 +69,8 @@ query_user(struct chat *c, struct conn *from, uint32_t seq, const struct request
     int64_t type;
     struct user *u = NULL;
 
+    if (c->hooks != NULL && extend_user_info(c, from, seq, r))
+        return true;
     if (r != NULL && request_id(r, F_USER_ID, text, &id))
         u = user_find(&c->roster, id);
     if (u == NULL || !u->known || request_int(r, F_TYPE, 2, &type) < 0 || type < 0 || type > 2) {

@@ -264,8 +264,7 @@ code_text(int code)
         "group not found 群组不存在",
     };
 
-    assert(code >= CODE_SENT && code < CODE_END);
-    return texts[code - CODE_SENT];
+    return code >= CODE_SENT && code < CODE_END ? texts[code - CODE_SENT] : "refused 被拒绝";
 }
 
 void

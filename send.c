@@ -193,6 +193,24 @@ draft_to(struct chat *c, struct draft *d)
     return 0;
 }
 
+/* The embedding program may refuse it, or change it; but not what was accepted before. */
+static int
+draft_hook(struct chat *c, struct draft *d)
+{
+    struct str from = user_id(d->from);
+    struct str other = d->to != NULL ? user_id(d->to) : str_of(d->conv->id);
+    struct jim_chat chat = {.conn = d->api ? 0 : conn_public_id(d->conn),
+                            .chat_type = (int)d->chat_type, .msg_type = (int)d->msg_type,
+                            .from = {from.p, from.n}, .id = {d->id.p, d->id.n}};
+    struct retry_hit hit;
+
+    if (!d->own_id && retry_find(&c->retries, retry_print(&c->retries, d->from, d->conv, d->id),
+                                 d->now_ms, &hit))
+        return 0;
+    *(d->to != NULL ? &chat.to : &chat.group) = (struct jim_text){other.p, other.n};
+    return extend_chat(c->hooks, &chat, &d->r);
+}
+
 /* The chat object, keys in alphabetical order. *id_at, *id_end: where the id's text stands in b. */
 static void
 put_chat(struct chat *c, struct buf *b, const struct draft *d, uint64_t seq, size_t *id_at,
@@ -329,6 +347,8 @@ send_draft(struct chat *c, struct draft *d)
         code = draft_from(c, d);
     if (code == 0)
         code = draft_to(c, d);
+    if (code == 0 && c->hooks != NULL)
+        code = draft_hook(c, d);
     if (code != 0)
         return code;
     if (!d->own_id) {
@@ -364,7 +384,8 @@ _Static_assert(CODE_END - CODE_SENT <= sizeof((struct stats *)0)->refused_sends 
 int
 send_refused(struct chat *c, int code)
 {
-    c->stats->refused_sends[code - CODE_SENT]++;
+    if (code >= CODE_SENT && code < CODE_END)
+        c->stats->refused_sends[code - CODE_SENT]++;
     return code;
 }
 
@@ -726,10 +747,14 @@ deliver(struct chat *c, const struct pending *p)
     bool large = p->kind == PENDING_SEND && p->to == NULL && v->nonline > DELIVER_DIRECT;
     if (large || p->conn->waves > 0 || (p->kind == PENDING_SEND && v->waves > 0)) {
         wave_push(c, p);
+        if (p->kind == PENDING_SEND && c->hooks != NULL)
+            extend_stored(c, p);
         return n;
     }
     if (p->kind == PENDING_SEND)
         n += deliver_message(c, p);
+    if (p->kind == PENDING_SEND && c->hooks != NULL)
+        extend_stored(c, p);
     deliver_end(c, p);
     return n;
 }
@@ -800,7 +825,8 @@ send_committed(struct chat *c)
     c->more = false;
     if (news == STORE_LOST)
         keep_lost(c);
-    while (c->pending_n > 0) {
+    /* Not those that a hook adds meanwhile: they are not among what is lost. */
+    for (size_t left = c->pending_n; left > 0 && c->pending_n > 0; left--) {
         struct pending p = c->pending[c->pending_head];
         bool safe = p.number <= durable;
         if (!safe && news != STORE_LOST)
@@ -923,6 +949,8 @@ send_written(struct chat *c, const struct msg *m, struct member *member)
     if (member != NULL) {
         c->stats->delivered++;
         member_delivered(&c->roster, member, m->chat_seq);
+        if (c->hooks != NULL)
+            extend_delivered(c, member, m->chat_seq);
     }
     for (size_t i = 0; m->fetched != NULL && i < m->fetched->n; i++)
         member_delivered_upto(&c->roster, m->fetched->mark[i].member, m->fetched->mark[i].upto);
