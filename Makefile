@@ -231,8 +231,16 @@ browser: jim
 # The libraries from outside (g++, clang, binutils).
 check-lib: lib
 	LIBS="$(LIBS)" sh tests/lib.sh
-# The examples against a real server (curl, python3, nodejs).
-check-examples: jim
+# The examples in C, with the library alone.
+EXAMPLES = build/examples/echo_bot build/examples/login build/examples/filter \
+	build/examples/command build/examples/telnet build/examples/embed
+examples: $(EXAMPLES)
+$(EXAMPLES): libjim.a jim.h examples/*.c
+	mkdir -p build/examples
+	f=`basename $@`; $(CC) -std=c11 $(FEATURES) -Wall -Wextra -Wpedantic -Werror -g -I. -o $@ \
+	    examples/$$f.c libjim.a $(LIBS)
+# The examples against a real server (curl, python3, nodejs, valgrind).
+check-examples: jim examples
 	JIM_SOURCE="$$PWD" JIM="$$PWD/jim" sh tests/examples/run.sh
 
 # make install and uninstall into odd places, what is installed used, init files looked at, a static
@@ -374,6 +382,6 @@ callgrind: build/bench-path
 check-all: test werror lint analyze asan tsan check-poll check-kqueue browser check-examples check-lib \
 	check-install import-redis check-redis crash crash-asan crash-planted kill callgrind
 
-.PHONY: all lib run test check install uninstall clean dist variant asan tsan check-poll check-kqueue \
+.PHONY: all lib examples run test check install uninstall clean dist variant asan tsan check-poll check-kqueue \
 	check-ppc werror lint analyze browser check-examples check-lib bench-store import-redis check-redis crash crash-asan crash-planted kill \
 	limits fuzz callgrind bench bench-peers check-all

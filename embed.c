@@ -229,6 +229,25 @@ jim_login_answer(struct jim *j, uint64_t ticket, enum jim_verdict verdict, const
     return j->auth == NULL ? -1 : auth_answer(j->auth, ticket, verdict, (struct str){json, n});
 }
 
+int
+jim_say(struct jim *j, struct jim_text from, struct jim_text to, struct jim_text group,
+        struct jim_text content)
+{
+    struct buf b = {0};
+
+    buf_add(&b, "{", 1);
+    json_put_key(&b, "chatType");
+    json_put_int(&b, to.p != NULL ? 2 : 1);
+    put_text(&b, "content", (struct str){content.p, content.n});
+    put_text(&b, "from", (struct str){from.p, from.n});
+    put_text(&b, to.p != NULL ? "to" : "groupId",
+             to.p != NULL ? (struct str){to.p, to.n} : (struct str){group.p, group.n});
+    buf_add(&b, "}", 1);
+    int code = jim_chat(j, b.p, b.len);
+    buf_free(&b);
+    return code;
+}
+
 /* --- groups ----------------------------------------------------------------------------------- */
 
 int

@@ -143,6 +143,32 @@ jim_out_string(struct jim_out *out, const char *p, size_t n)
     json_put_string(&out->b, p, n);
 }
 
+int
+jim_json_member(const char *json, size_t n, const char *key, char *text, size_t size)
+{
+    struct json_iter it;
+    struct json name, value, found = {.type = JSON_NONE};
+    struct buf b = {0};
+    int more, length = -1;
+
+    if (json_open(&it, json, n) != 0 || it.close != '}')
+        return -1;
+    while ((more = json_next(&it, &name, &value)) > 0)
+        if (str_eq((struct str){name.p, name.n}, str_of(key)))
+            found = value; /* the last counts, as everywhere */
+    if (more < 0 || found.type == JSON_NONE || found.type == JSON_NULL)
+        return -1;
+    buf_reserve(&b, found.n + 1);
+    b.len = json_text(&found, b.p);
+    if (b.len < size) {
+        memcpy(text, b.p, b.len);
+        text[b.len] = '\0';
+        length = (int)b.len;
+    }
+    buf_free(&b);
+    return length;
+}
+
 static void
 out_begin(struct jim_out *out)
 {
@@ -304,6 +330,17 @@ change_chat(struct hooks *h, const struct request **r)
     return 0;
 }
 
+/* The content as text, decoded into b if need be. */
+static struct jim_text
+content_text(const struct json *v, struct buf *b)
+{
+    if (v->type != JSON_STRING || !v->escaped)
+        return (struct jim_text){v->type == JSON_NONE ? NULL : v->p, v->n};
+    buf_reserve(b, v->n);
+    b->len = json_text(v, b->p);
+    return (struct jim_text){b->p, b->len};
+}
+
 int
 extend_chat(struct hooks *h, struct jim_chat *chat, const struct request **r)
 {
@@ -312,12 +349,7 @@ extend_chat(struct hooks *h, struct jim_chat *chat, const struct request **r)
 
     if (h->chat == NULL)
         return 0;
-    chat->content = (struct jim_text){content->type == JSON_NONE ? NULL : content->p, content->n};
-    if (content->type == JSON_STRING && content->escaped) {
-        buf_reserve(&text, content->n);
-        chat->content.n = json_text(content, text.p);
-        chat->content.p = text.p;
-    }
+    chat->content = content_text(content, &text);
     if (extras->type != JSON_NONE)
         chat->extras = (struct jim_text){extras->p, extras->n};
     out_begin(&h->content);
@@ -341,12 +373,19 @@ extend_stored(struct chat *c, const struct pending *p)
     struct hooks *h = c->hooks;
     struct jim_stored s = {.from = text_of(user_id(p->from)), .group = group_text(p->conv),
                            .seq = p->seq, .json = {p->msg->data, p->msg->len}};
+    static const char head[] = "{\"command\":11,\"data\":";
+    struct str chat = {s.json.p + sizeof head - 1, s.json.n - sizeof head};
+    struct request r;
+    struct buf text = {0};
 
     if (h->stored == NULL)
         return;
     if (p->to != NULL)
         s.to = text_of(user_id(p->to));
+    if (request_parse(&r, chat))
+        s.content = content_text(&r.f[F_CONTENT], &text);
     h->stored(h->stored_arg, h->jim, &s);
+    buf_free(&text);
 }
 
 void

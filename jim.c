@@ -561,7 +561,7 @@ turn_wait(const struct jim *j, int64_t most)
                 j->keeping || send_waits(&j->chat) || (j->tls != NULL && tls_waiting(j->tls));
     int64_t left = j->drain_until - loop_now(j->loop);
 
-    if (more || (j->draining && left <= 0))
+    if (more || (j->draining && (left <= 0 || j->conns == 0)))
         return 0;
     return j->draining && (most < 0 || left < most) ? left : most;
 }

@@ -127,6 +127,14 @@ JIM_API size_t jim_send_conn(struct jim *j, uint64_t conn, int command, const ch
  * Returns 0 when it is accepted, to be stored and then delivered, or the code that refuses it. */
 JIM_API int jim_chat(struct jim *j, const char *json, size_t n);
 
+/* The same of plain texts: to a user, or (to.p NULL) to a group. */
+struct jim_text { /* p NULL: absent */
+    const char *p;
+    size_t n;
+};
+JIM_API int jim_say(struct jim *j, struct jim_text from, struct jim_text to, struct jim_text group,
+                    struct jim_text content);
+
 /* Make a user a member of a group, which is made when there is none (name: NULL, or what it is then
  * called), or end that. Members are told as ever. 0, or -1: no valid ids, or no such thing. */
 JIM_API int jim_group_bind(struct jim *j, const char *user, size_t user_len, const char *group,
@@ -159,15 +167,14 @@ JIM_API void *jim_conn_get(const struct jim *j, uint64_t conn);
 
 /* --- functions the server calls: set before jim_start() --------------------------------------- */
 
-struct jim_text { /* p NULL: absent */
-    const char *p;
-    size_t n;
-};
-
 /* Text a function writes for the server: append to it. */
 struct jim_out;
 JIM_API void jim_out_add(struct jim_out *out, const char *p, size_t n);
 JIM_API void jim_out_string(struct jim_out *out, const char *p, size_t n); /* as a JSON string */
+
+/* The member `key` of a JSON object as text with a NUL behind it; of what is no string, its JSON.
+ * Returns its length, or -1: there is none, or it has `size` bytes or more. */
+JIM_API int jim_json_member(const char *json, size_t n, const char *key, char *text, size_t size);
 
 /*
  * Logins (command 5, or a WebSocket address) in place of jim.auth=open: fn gets what was given, and
@@ -231,6 +238,7 @@ JIM_API void jim_on_chat(struct jim *j, int (*fn)(void *arg, struct jim *j,
 struct jim_stored {
     struct jim_text from, to, group;
     uint64_t seq;               /* its number in the conversation */
+    struct jim_text content;    /* decoded, as in jim_on_chat() */
     struct jim_text json;       /* the delivered command 11: {"command":11,"data":{…}} */
 };
 JIM_API void jim_on_stored(struct jim *j, void (*fn)(void *arg, struct jim *j,

@@ -439,8 +439,8 @@ static void
 on_stored(void *arg, struct jim *j, const struct jim_stored *s)
 {
     (void)j;
-    trace(arg, "stored %.*s>%.*s%.*s %llu %.20s", T(s->from), T(s->to), T(s->group),
-          (unsigned long long)s->seq, s->json.p);
+    trace(arg, "stored %.*s>%.*s%.*s %llu %.20s [%.*s]", T(s->from), T(s->to), T(s->group),
+          (unsigned long long)s->seq, s->json.p, T(s->content));
 }
 
 static void
@@ -462,7 +462,7 @@ TEST(embed_stored_delivered)
     host_start(&h);
     peer_login(&ann, &h.s, PROTO_TCP, "ann");
     peer_login(&bob, &h.s, PROTO_TCP, "bob");
-    say(&ann, 11, SAY("hi"));
+    say(&ann, 11, SAY("\\'hi\\'\\\\"));
     EXPECT(&ann, "{'code':10000,<...>");
     EXPECT(&bob, "{'command':11,<...>");
     say(&bob, 7, "{'groupId':'g'}");
@@ -471,8 +471,8 @@ TEST(embed_stored_delivered)
     say(&bob, 11, "{'chatType':1,'content':'all','groupId':'g'}");
     EXPECT(&bob, "{'command':11,<...>");
     EXPECT(&bob, "{'code':10000,<...>");
-    host_end(&h, "stored ann>bob 1 {\"command\":11,\"data\"\ndelivered bob  1\n"
-                 "stored bob>g 1 {\"command\":11,\"data\"\ndelivered bob g 1\n");
+    host_end(&h, "stored ann>bob 1 {\"command\":11,\"data\" [\"hi\"\\]\ndelivered bob  1\n"
+                 "stored bob>g 1 {\"command\":11,\"data\" [all]\ndelivered bob g 1\n");
 }
 
 static void
@@ -640,6 +640,26 @@ TEST(embed_user_info)
     say(&p, 17, "{'type':0,'userId':'ann'}");
     EXPECT(&p, "{'code':10005,'command':18,'data':{'friends':[],'groups':[],<...>");
     host_end(&h, NULL);
+}
+
+TEST(embed_json_member)
+{
+    static const char json[] = "{ \"a\" : \"x\\\"\\u00e4\", \"b\":[1, 2],\"a\":\"last\","
+                               "\"e\":\"\",\"z\":null}";
+    char text[8];
+
+    CHECK_INT(jim_json_member(json, sizeof json - 1, "a", text, sizeof text), 4);
+    CHECK(strcmp(text, "last") == 0);
+    CHECK_INT(jim_json_member(json, sizeof json - 1, "a", text, 4), -1);
+    CHECK_INT(jim_json_member(json, 23, "a", text, sizeof text), -1); /* cut off */
+    CHECK_INT(jim_json_member("{\"a\":\"x\\\"\\u00e4\"}", 17, "a", text, sizeof text), 4);
+    CHECK(strcmp(text, "x\"ä") == 0);
+    CHECK_INT(jim_json_member(json, sizeof json - 1, "b", text, sizeof text), 6);
+    CHECK(strcmp(text, "[1, 2]") == 0);
+    CHECK_INT(jim_json_member(json, sizeof json - 1, "e", text, sizeof text), 0);
+    CHECK_INT(jim_json_member(json, sizeof json - 1, "z", text, sizeof text), -1);
+    CHECK_INT(jim_json_member(json, sizeof json - 1, "c", text, sizeof text), -1);
+    CHECK_INT(jim_json_member("[]", 2, "c", text, sizeof text), -1);
 }
 
 static void
@@ -1081,6 +1101,13 @@ lose_all(struct host *h)
 }
 
 static void
+hold_all(struct host *h)
+{
+    (void)h;
+    held.hold = true;
+}
+
+static void
 refuse_all(struct host *h)
 {
     (void)h;
@@ -1102,7 +1129,7 @@ TEST(embed_store_loses)
     say(&ann, 11, SAY("kept"));
     EXPECT(&ann, "{'code':10000,<...>");
     EXPECT(&bob, "{'command':11,<...>");
-    held.hold = true; /* between turns: nothing is on its way */
+    inside(&h, hold_all);
     say(&ann, 11, SAY("lost"));
     EXPECT_QUIET(&bob);
     inside(&h, lose_all);
@@ -1218,6 +1245,16 @@ bad_chats(struct host *h)
 }
 
 static void
+say_things(struct host *h)
+{
+    struct jim_text none = {NULL, 0}, to = {"ann", 3}, from = {"console", 7}, text = {"\"\1", 2};
+
+    CHECK_INT(jim_say(h->j, from, to, none, text), 0);
+    CHECK_INT(jim_say(h->j, from, none, to, text), 10030); /* no such group */
+    CHECK_INT(jim_say(h->j, none, to, none, text), 10002);
+}
+
+static void
 embed_echo(const char *store)
 {
     struct host h;
@@ -1237,6 +1274,9 @@ embed_echo(const char *store)
             echoed |= ann.cmd == 11 && heard(&ann, "you said");
         }
     }
+    inside(&h, say_things);
+    EXPECT(&ann, "{'command':11,'data':{'chatType':2,'content':'\\'\\u0001','createTime':<time>,"
+                 "'from':'console','id':'<id>',<...>");
     inside(&h, bad_chats);
     EXPECT(&ann, "{'command':11,'data':{'chatType':2,'content':'x','createTime':<time>,"
                  "'from':'system',<...>");
@@ -1450,7 +1490,9 @@ TEST(embed_calls_between_turns)
         CHECK_INT(jim_poll(h.j, 0), 1);
     CHECK_INT(m.safe, 1);
     jim_stop(h.j);
-    int running;
+    CHECK_INT(jim_timeout(h.j), 0);
+    int running = jim_poll(h.j, 0);
+    CHECK_INT(jim_timeout(h.j), 0); /* nobody is there to be waited for */
     while ((running = jim_poll(h.j, -1)) == 1)
         ;
     CHECK_INT(running, JIM_OK);
