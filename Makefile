@@ -207,7 +207,7 @@ check-ppc:
 	$(MAKE) variant V=ppc CC=powerpc-linux-gnu-gcc F="-O2 -static" EMULATOR="env -u CC qemu-ppc" \
 	    ONLY="codec_ resp_ json_ util_ roster_ conf_ store_"
 TOOLSRC = tests/bench*.c tests/talk.c tests/crash.c tests/simdisk.c tests/kill.c \
-	tests/limits.c tests/redis.c tests/fuzz_main.c
+	tests/limits.c tests/redis.c tests/cli_deep.c tests/fuzz_main.c
 werror: page.inc tests/list.inc
 	for cc in gcc clang; do \
 	    for f in main.c $(LIB) $(CLIENT) $(CLI) $(CLILIB) $(TESTSRC) $(TOOLSRC); do \
@@ -257,6 +257,16 @@ build/limits: $(LIBO) tests/run.c tests/client.c tests/limits.c tests/test.h tes
 	    tests/limits.c $(LIBO) $(LIBS)
 limits: jim build/limits
 	JIM_SOURCE="$$PWD" JIM="$$PWD/jim" build/limits -j 1 $(ONLY)
+
+# jim-cli through restarts, under valgrind; the completions (bash, valgrind; zsh, fish).
+build/check-cli: $(LIBO) $(CLILIBO) tests/run.c tests/client.c tests/screen.c tests/cli_run.c \
+    tests/cli_deep.c tests/test.h tests/client.h tests/screen.h tests/cli_run.h
+	mkdir -p build
+	sed -n 's/^TEST(\([a-z0-9_]*\)).*/TEST_ENTRY(\1)/p' tests/cli_deep.c > build/check-cli.inc
+	$(CC) $(ALL) -DTIME_LIMIT=300 -DTEST_LIST='"../build/check-cli.inc"' $(LDFLAGS) -o $@ tests/run.c \
+	    tests/client.c tests/screen.c tests/cli_run.c tests/cli_deep.c $(LIBO) $(LIBS)
+check-cli: jim jim-cli build/run-tests build/check-cli
+	sh tests/check_cli.sh
 
 # libFuzzer (clang, libclang-rt-14-dev): every target for FUZZ_TIME seconds, or those in FUZZ. What it
 # has learned stays in build/fuzz/; what it finds there as crash-* belongs into tests/corpus/.
@@ -379,9 +389,9 @@ build/bench-path: $(LIBO) tests/bench_path.c
 callgrind: build/bench-path
 	RECORD=$(RECORD) sh tests/callgrind.sh
 
-check-all: test werror lint analyze asan tsan check-poll check-kqueue browser check-examples check-lib \
+check-all: test check-cli werror lint analyze asan tsan check-poll check-kqueue browser check-examples check-lib \
 	check-install import-redis check-redis crash crash-asan crash-planted kill callgrind
 
-.PHONY: all lib examples run test check install uninstall clean dist variant asan tsan check-poll check-kqueue \
+.PHONY: all lib examples run test check check-cli install uninstall clean dist variant asan tsan check-poll check-kqueue \
 	check-ppc werror lint analyze browser check-examples check-lib bench-store import-redis check-redis crash crash-asan crash-planted kill \
 	limits fuzz callgrind bench bench-peers check-all

@@ -24,6 +24,7 @@
 
 #define DEFAULT_URL "tcp://127.0.0.1:8888"
 #define PATIENCE_MS 60000         /* with a connection that was there and is lost */
+#define BACKOFF_MS 5000           /* longest between two tries: somebody is waiting */
 #define MAX_SECRET 8192           /* bytes of a password or token */
 #define MAX_NAME 256              /* bytes of a user or group that are shown */
 
@@ -185,6 +186,7 @@ cli_open(struct cli *c, struct jim_client_options *o)
     o->token = c->token;
     o->ca = c->ca;
     o->rate = c->rate;
+    o->backoff_max_ms = BACKOFF_MS;
     c->down_since = time_mono_ms();
     c->client = jim_client_new(o, err, sizeof err);
     if (c->client != NULL)

@@ -23,8 +23,6 @@
 /* The character at the front of s: its bytes and *code. One byte and TERM_BAD when it is no UTF-8;
  * 0 and TERM_BAD when s ends within what is right so far. */
 size_t term_char(struct str s, uint32_t *code);
-/* UTF-8 of c. Returns its length. */
-size_t term_put(char dst[4], uint32_t c);
 int term_width(uint32_t c);        /* columns: 0, 1 or 2 */
 size_t term_columns(struct str s); /* of text that is safe to show */
 /*

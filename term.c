@@ -170,21 +170,6 @@ term_char(struct str s, uint32_t *code)
     return n;
 }
 
-size_t
-term_put(char dst[4], uint32_t c)
-{
-    size_t n = c < 0x80 ? 1 : c < 0x800 ? 2 : c < 0x10000 ? 3 : 4;
-
-    if (n == 1) {
-        dst[0] = (char)c;
-        return 1;
-    }
-    for (size_t i = n - 1; i > 0; i--, c >>= 6)
-        dst[i] = (char)(0x80 | (c & 0x3f));
-    dst[0] = (char)((0xf00u >> n & 0xf0) | c);
-    return n;
-}
-
 /* Controls, and those invisible characters that turn the order of what follows around: by them a
  * line could be made to look as if somebody else had said it. */
 static bool

@@ -224,6 +224,22 @@ cli_hears(struct cli_run *r, const char *part, size_t n)
 }
 
 void
+cli_listen(struct cli_run *r, int64_t ms)
+{
+    int64_t until = time_mono_ms() + ms, left;
+
+    while ((left = until - time_mono_ms()) > 0) {
+        struct pollfd f[2] = {{.fd = r->out, .events = POLLIN}, {.fd = r->err, .events = POLLIN}};
+        if (poll(f, 2, (int)left) <= 0)
+            continue;
+        if (f[0].revents != 0)
+            take(&r->out, &r->said);
+        if (f[1].revents != 0)
+            take(&r->err, &r->complained);
+    }
+}
+
+void
 cli_complains(struct cli_run *r, const char *part)
 {
     int64_t until = deadline();

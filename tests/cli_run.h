@@ -26,6 +26,8 @@ void cli_say_to(struct cli_run *r, const char *text); /* into its standard input
 void cli_close_input(struct cli_run *r);
 /* Wait until standard output holds `part` n times. */
 void cli_hears(struct cli_run *r, const char *part, size_t n);
+/* Take what it says for so long. */
+void cli_listen(struct cli_run *r, int64_t ms);
 void cli_complains(struct cli_run *r, const char *part);
 /* Wait for its end; its exit code, 128 + signal when killed. */
 int cli_end(struct cli_run *r);

@@ -18,7 +18,9 @@
 #include <time.h>
 #include <unistd.h>
 
+#ifndef TIME_LIMIT
 #define TIME_LIMIT 120 /* seconds: only a hang takes this long, also under valgrind's slowness */
+#endif
 
 #define TEST_ENTRY(name) void test_##name(void);
 #include TEST_LIST
