@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * broadcast.c - one message of the API to everybody who is logged in. It walks all connections, a
- * slice a turn, so that a hundred thousand of them never hold up anybody's login; the caller is
- * answered at the end of the walk with how many it was sent to.
+ * broadcast.c - one message of the API, or of the program the server is embedded in, to everybody
+ * who is logged in. It walks all connections, a slice a turn, so that a hundred thousand of them
+ * never hold up anybody's login; a caller of the API is answered at the end of the walk with how
+ * many it was sent to.
  *
  * The walk goes by descriptor: a connection keeps its own from its first to its last moment, so
  * that none is met twice or missed, whoever comes and goes. Who comes meanwhile is not sent to.
@@ -14,7 +15,7 @@
 
 struct broadcast {
     struct msg *msg;       /* ref */
-    struct conn *conn;     /* who asked; its `deferred` holds it in memory */
+    struct conn *conn;     /* who asked; its `deferred` holds it in memory; NULL: the program */
     uint64_t last_id;      /* the youngest connection there was */
     int fd;                /* the next to look at */
     uint64_t sent;         /* connections */
@@ -33,7 +34,8 @@ broadcast_begin(struct jim *j, struct conn *conn, struct msg *m)
     *at = xcalloc(1, sizeof **at);
     **at = (struct broadcast){.msg = m, .conn = conn, .last_id = j->next_id};
     m->refs++;
-    conn->deferred++;
+    if (conn != NULL)
+        conn->deferred++;
     j->stats.broadcasts++;
     j->nbroadcasts++;
     return true;
@@ -46,7 +48,8 @@ broadcast_end(struct jim *j)
 
     j->broadcasts = b->next;
     j->nbroadcasts--;
-    conn_answered(b->conn);
+    if (b->conn != NULL)
+        conn_answered(b->conn);
     msg_unref(b->msg);
     free(b);
 }
@@ -89,7 +92,8 @@ broadcast_step(struct jim *j)
     }
     if (b->fd < loop_top(j->loop))
         return;
-    answer(j, b);
+    if (b->conn != NULL)
+        answer(j, b);
     broadcast_end(j);
 }
 

@@ -169,24 +169,14 @@ jim_send_group(struct jim *j, const char *group, size_t group_len, int command, 
     return sent;
 }
 
-size_t
+int
 jim_send_all(struct jim *j, int command, const char *json, size_t n)
 {
     struct msg *m = message(command, json, n);
-    bool was = j->fanning;
-    size_t sent = 0;
+    bool begun = broadcast_begin(j, NULL, m);
 
-    j->fanning = true; /* those who have something else to hear come first */
-    for (int fd = 0; j->loop != NULL && fd < loop_top(j->loop); fd++) {
-        struct conn *c = conn_at(j, fd);
-        if (c == NULL || c->user == NULL)
-            continue;
-        conn_send(c, m, NULL);
-        sent++;
-    }
-    j->fanning = was;
     msg_unref(m);
-    return sent;
+    return begun ? 0 : -1;
 }
 
 size_t

@@ -120,8 +120,10 @@ JIM_API size_t jim_send_users(struct jim *j, const char *const *users, size_t co
                               const char *json, size_t n); /* NUL-terminated names */
 JIM_API size_t jim_send_group(struct jim *j, const char *group, size_t group_len, int command,
                               const char *json, size_t n);
-JIM_API size_t jim_send_all(struct jim *j, int command, const char *json, size_t n);
 JIM_API size_t jim_send_conn(struct jim *j, uint64_t conn, int command, const char *json, size_t n);
+/* To everybody who is logged in now, a share of them a turn; who has not read what he was sent
+ * before is left out. Returns 0, or -1: 16 such are on their way already. */
+JIM_API int jim_send_all(struct jim *j, int command, const char *json, size_t n);
 
 /* Send a chat message as POST /api/message/send does, from anybody: the JSON is that call's body.
  * Returns 0 when it is accepted, to be stored and then delivered, or the code that refuses it. */
@@ -1448,11 +1450,10 @@ struct jim {
     _Atomic int stop, reload; /* set by jim_stop() and jim_reload(); loop_wake() orders them */
 };
 
-
 /* --- broadcast.c: one message to everybody ---------------------------------------------------- */
 
 /* Send m (reference taken) to every connection that is logged in now, some a turn; then answer
- * `conn` through api_sent(). False: too many are on their way. */
+ * `conn`, unless it is NULL, through api_sent(). False: too many are on their way. */
 bool broadcast_begin(struct jim *j, struct conn *conn, struct msg *m);
 void broadcast_step(struct jim *j); /* each round: a share of it, see jim_fan() */
 void broadcast_free(struct jim *j);
