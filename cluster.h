@@ -87,10 +87,10 @@ size_t redis_queued(const struct redis *r); /* bytes of commands without a reply
  *
  * Order: commands with the same keys are done in the order they were given, also when their slot
  * moves to another master in between; so are all with keys in one slot (without a Redis Cluster:
- * all) while it does not move. Exception: a command that Redis puts off (CLUSTERDOWN, LOADING,
- * NOSCRIPT) may be done behind some that had been written before its refusal was read. What is
- * given after that waits for it. What Redis puts off is tried again until its time is over; then
- * the caller gets the refusal, or NULL.
+ * all) while it does not move. Exceptions: a command that Redis puts off (CLUSTERDOWN, LOADING,
+ * NOSCRIPT), or sends back and forth while a migration ends, may be done behind some that had been
+ * written before that was read. What is given after that waits for it. What Redis puts off is tried
+ * again until its time is over; then the caller gets the refusal, or NULL.
  */
 void redis_begin(struct redis *r, size_t argc);
 void redis_arg(struct redis *r, const void *p, size_t n);
@@ -255,7 +255,8 @@ struct redis_part { /* keys that stay together: a slot, or all there are */
     uint32_t owed;           /* commands on their way, on whatever link */
     uint32_t held;           /* commands held back */
     uint32_t pass;           /* of release(): which has found one that stays */
-    bool moving;             /* to another link: new commands wait until nothing is owed */
+    bool moving;             /* to another link: commands wait until nothing is owed */
+    bool probe;              /* has moved: one command goes ahead, and the others wait for it */
 };
 
 struct redis {

@@ -5,8 +5,9 @@
  *
  * A key belongs to a part: one of the 16384 slots of a Redis Cluster, else there is one part for
  * all. What is on its way for a part goes to one link and so keeps its order. When a part moves to
- * another link, its commands are held until all before them have come back: the old master sends
- * them on in their order. What Redis puts off is held, too, and what comes after it.
+ * another link, its commands are held until all that were on their way have come back; then one
+ * goes ahead, and when that is done, the others. What Redis puts off is held, too, and what comes
+ * after it.
  *
  *   reading replies, slots
  *   the end       of a command: its callback
@@ -186,8 +187,11 @@ cmd_hold(struct redis *r, struct redis_cmd *cmd, int64_t not_before)
 static void
 cmd_give(struct redis *r, struct redis_cmd *cmd, struct redis_link *k)
 {
-    if (cmd->slot >= 0)
-        r->part[cmd->slot].owed++;
+    if (cmd->slot >= 0) {
+        struct redis_part *p = &r->part[cmd->slot];
+        p->owed++;
+        p->moving = p->moving || p->probe; /* the others wait for what becomes of this one */
+    }
     redis_link_add(k, cmd);
 }
 
@@ -281,8 +285,10 @@ redis_part_moves(struct redis *r, size_t slot, struct redis_link *to)
 {
     struct redis_part *p = &r->part[slot];
 
-    if (p->link != to && p->link != NULL && p->owed > 0)
-        p->moving = true;
+    /* The new master may not know of it yet and send commands back, and then know it in the middle
+     * of them: one goes ahead when all that are on their way are back. */
+    p->probe = p->probe || (p->link != to && p->link != NULL);
+    p->moving = p->moving || (p->probe && p->owed > 0);
     p->link = to;
 }
 
@@ -302,19 +308,6 @@ redirection(struct redis *r, struct redis_link *from, struct str text, int64_t *
     return *slot < 0 || *slot >= REDIS_SLOTS ? NULL : redis_map_link(r, text, from);
 }
 
-/* To the place that Redis has named; behind what was given before it and is put off. */
-static void
-pass_on(struct redis *r, struct redis_cmd *cmd, struct redis_link *to, bool asking)
-{
-    bool behind = cmd->slot >= 0 && r->part[cmd->slot].held > 0;
-
-    cmd->asking = asking && !behind;
-    if (behind || !redis_link_takes(to))
-        cmd_hold(r, cmd, behind ? 0 : loop_now(r->o.loop) + RETRY_PAUSE);
-    else
-        cmd_give(r, cmd, to);
-}
-
 static bool
 on_moved(struct redis *r, struct redis_link *k, struct redis_cmd *cmd, const struct redis_reply *e)
 {
@@ -327,7 +320,9 @@ on_moved(struct redis *r, struct redis_link *k, struct redis_cmd *cmd, const str
     if (r->part[slot].link == k) /* else it has moved on since */
         redis_part_moves(r, (size_t)slot, to);
     redis_map_look(r);
-    pass_on(r, cmd, to, false);
+    r->part[slot].probe = true;
+    cmd_hold(r, cmd, 0);
+    r->release = true;
     return true;
 }
 
@@ -340,7 +335,13 @@ on_ask(struct redis *r, struct redis_link *k, struct redis_cmd *cmd, const struc
     if (to == NULL)
         return false;
     r->stats.asked++;
-    pass_on(r, cmd, to, true);
+    /* It keeps behind what was given before it and is put off. */
+    bool behind = cmd->slot >= 0 && r->part[cmd->slot].held > 0;
+    cmd->asking = !behind;
+    if (behind || !redis_link_takes(to))
+        cmd_hold(r, cmd, behind ? 0 : loop_now(r->o.loop) + RETRY_PAUSE);
+    else
+        cmd_give(r, cmd, to);
     return true;
 }
 
@@ -427,6 +428,8 @@ link_reply(struct redis_link *k, struct redis_cmd *cmd, const struct redis_reply
     cmd_back(r, cmd);
     if (again(r, k, cmd, reply))
         return;
+    if (cmd->slot >= 0)
+        r->part[cmd->slot].probe = false;
     if (cmd->wait == NULL || r->o.opt->redis_wait == 0 || reply->type == RESP_ERROR) {
         cmd_over(r, cmd, reply, true);
         return;
