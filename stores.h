@@ -263,8 +263,9 @@ static inline struct store_bound
 store_expired(const struct store *s, int64_t keep_ms, int64_t keep_bytes, /* 0: no such limit */
               int64_t now_ms)
 {
-    return s->ops->expired == NULL ? (struct store_bound){0}
-                                   : s->ops->expired(s, keep_ms, keep_bytes, now_ms);
+    struct store_bound none = {0};
+
+    return s->ops->expired == NULL ? none : s->ops->expired(s, keep_ms, keep_bytes, now_ms);
 }
 
 static inline void
