@@ -17,7 +17,7 @@ WARN = -Wall -Wextra -Wpedantic -Wshadow -Wconversion -Wstrict-prototypes -Wmiss
 ALL = $(STD) $(FEATURES) $(WARN) $(CFLAGS)
 LIBS = -lpthread `test "$(TLS)" = 0 || echo -lssl -lcrypto`
 
-HDRS = jim.h base.h stores.h json.h login.h embed.h web.h import.h store.h cluster.h
+HDRS = jim.h base.h stores.h json.h login.h embed.h web.h import.h store.h cluster.h far.h
 # The server in reading order; all but main.c is what an embedding program links.
 LIB = util.c hash.c codec.c resp.c loop.c dial.c \
 	disk.c segment.c index.c helper.c store.c none.c repair.c \
@@ -28,7 +28,9 @@ LIB = util.c hash.c codec.c resp.c loop.c dial.c \
 	bounds.c jail.c jim.c broadcast.c embed.c extend.c own_proto.c own_store.c \
 	http.c api.c routes.c metrics.c \
 	export.c import.c import_redis.c \
-	redis.c redis_map.c redis_link.c
+	redis.c redis_map.c redis_link.c \
+	cluster.c cluster_scripts.c cluster_send.c cluster_login.c cluster_group.c cluster_look.c \
+	cluster_query.c cluster_carry.c
 LIBO = $(LIB:.c=.o)
 # The client library, on top of the pure files of the server.
 CLIENT = client_msg.c client_link.c client_ask.c client_sync.c client.c
@@ -41,7 +43,7 @@ CLILIB = term.c edit.c
 CLIO = $(CLI:.c=.o)
 CLILIBO = $(CLILIB:.c=.o)
 FUZZSRC = tests/fuzz.c tests/fuzz_disk.c tests/fuzz_server.c
-TESTSRC = tests/run.c tests/client.c tests/screen.c tests/cli_run.c \
+TESTSRC = tests/run.c tests/client.c tests/no_engine.c tests/screen.c tests/cli_run.c \
 	$(FUZZSRC) tests/test_*.c
 PAGE = web/index.html web/jim.js web/jim.css
 
@@ -189,7 +191,7 @@ tls-clients: build/tls/jim build/tls-test.pem
 tls-load:
 	mkdir -p build
 	sed -n 's/^TEST(\([a-z0-9_]*\)).*/TEST_ENTRY(\1)/p' tests/tls_load.c > build/tls-load.inc
-	$(MAKE) variant V=tls-load TLS=1 F="-O2" TESTSRC="tests/run.c tests/client.c" \
+	$(MAKE) variant V=tls-load TLS=1 F="-O2" TESTSRC="tests/run.c tests/client.c tests/no_engine.c" \
 	    MORE=tests/tls_load.c LIST=../build/tls-load.inc ONLY="-j 1"
 build/tls-test.pem:
 	mkdir -p build
@@ -197,6 +199,48 @@ build/tls-test.pem:
 	    -subj /CN=localhost -addext subjectAltName=DNS:localhost,IP:127.0.0.1 \
 	    -keyout $@.key -out $@.crt 2>/dev/null
 	cat $@.crt $@.key > $@
+# Nodes of a cluster on a real Redis, which the tests start (redis-server).
+CLUSTER_ONLY = cluster_
+CLUSTER_SRC = tests/run.c tests/client.c tests/engine.c tests/cluster.c
+check-cluster: all
+	mkdir -p build
+	sed -n 's/^TEST(\([a-z0-9_]*\)).*/TEST_ENTRY(\1)/p' tests/cluster.c > build/cluster.inc
+	$(CC) $(ALL) -DTEST_LIST='"../build/cluster.inc"' $(LDFLAGS) -o build/cluster $(CLUSTER_SRC) \
+	    $(LIBO) $(LIBS)
+	JIM_SOURCE="$$PWD" JIM="$$PWD/jim" build/cluster $(CLUSTER_ONLY)
+# Three nodes and a Redis that die, stand still and come back: CHAOS="-u 600 -t 300" for more, -c for
+# a Redis Cluster of six.
+CHAOS = -u 60 -t 60
+build/cluster-chaos: tests/cluster_chaos.c $(LIBO)
+	mkdir -p build
+	$(CC) $(ALL) $(LDFLAGS) -o $@ tests/cluster_chaos.c $(LIBO) $(LIBS)
+cluster-chaos: all build/cluster-chaos
+	JIM="$$PWD/jim" build/cluster-chaos $(CHAOS)
+# What a message costs at 2, 4 and 8 nodes.
+bench-cluster: all
+	mkdir -p build
+	sed -n 's/^TEST(\([a-z0-9_]*\)).*/TEST_ENTRY(\1)/p' tests/bench_cluster.c > build/bench-cluster.inc
+	$(CC) $(ALL) -DTEST_LIST='"../build/bench-cluster.inc"' $(LDFLAGS) -o build/bench-cluster \
+	    tests/run.c tests/client.c tests/engine.c tests/bench_cluster.c $(LIBO) $(LIBS)
+	JIM_SOURCE="$$PWD" JIM="$$PWD/jim" build/bench-cluster -j 1
+# The tests of a single server once more, each on a node; but for those in node.skip, which are about
+# what a cluster refuses, a log on disk, or who is told first.
+NODE_SRC = $(TESTSRC:tests/no_engine.c=tests/engine.c)
+check-node: all $(CLIENTO) tests/list.inc
+	mkdir -p build
+	$(CC) $(ALL) -DTEST_LIST='"list.inc"' $(LDFLAGS) -o build/node $(NODE_SRC) $(LIBO) $(CLIENTO) \
+	    $(LIBS)
+	JIM_TEST_CLUSTER=1 JIM_SOURCE="$$PWD" JIM="$$PWD/jim" build/node \
+	    `sed -n 's/TEST_ENTRY(\(.*\))/\1/p' tests/list.inc | \
+	    grep -E '^(server|api|ws|http|login)_' | grep -v -x -f tests/node.skip`
+# The former with sanitizers.
+check-cluster-asan: page.inc
+	mkdir -p build/cluster-asan
+	sed -n 's/^TEST(\([a-z0-9_]*\)).*/TEST_ENTRY(\1)/p' tests/cluster.c > build/cluster.inc
+	$(CC) $(SANE) $(SANITIZE)=address,undefined -o build/cluster-asan/jim main.c $(LIB) $(LIBS)
+	$(CC) $(SANE) $(SANITIZE)=address,undefined -DTEST_LIST='"../build/cluster.inc"' \
+	    -o build/cluster-asan/run $(CLUSTER_SRC) $(LIB) $(LIBS)
+	JIM_SOURCE="$$PWD" JIM="$$PWD/build/cluster-asan/jim" build/cluster-asan/run $(CLUSTER_ONLY)
 check-poll:
 	$(MAKE) variant V=poll F="-O2 -DJIM_LOOP_POLL"
 # kqueue's code on Linux, over a stand-in: Debian has no libkqueue.
@@ -250,10 +294,10 @@ check-install: all
 
 # A thousand stalled readers, a hundred thousand attempts, a group of ten thousand. Needs root, or
 # 21,000 descriptors, for the last.
-build/limits: $(LIBO) tests/run.c tests/client.c tests/limits.c tests/test.h tests/client.h
+build/limits: $(LIBO) tests/run.c tests/client.c tests/no_engine.c tests/limits.c tests/test.h tests/client.h
 	mkdir -p build
 	sed -n 's/^TEST(\([a-z0-9_]*\)).*/TEST_ENTRY(\1)/p' tests/limits.c > build/limits.inc
-	$(CC) $(ALL) -DTEST_LIST='"../build/limits.inc"' $(LDFLAGS) -o $@ tests/run.c tests/client.c \
+	$(CC) $(ALL) -DTEST_LIST='"../build/limits.inc"' $(LDFLAGS) -o $@ tests/run.c tests/client.c tests/no_engine.c \
 	    tests/limits.c $(LIBO) $(LIBS)
 limits: jim build/limits
 	JIM_SOURCE="$$PWD" JIM="$$PWD/jim" build/limits -j 1 $(ONLY)
@@ -311,7 +355,7 @@ import-redis: jim build/talk
 check-redis:
 	mkdir -p build
 	sed -n 's/^TEST(\([a-z0-9_]*\)).*/TEST_ENTRY(\1)/p' tests/redis.c > build/redis.inc
-	$(MAKE) variant V=redis TLS=1 F="-O2" TESTSRC="tests/run.c tests/client.c" MORE=tests/redis.c \
+	$(MAKE) variant V=redis TLS=1 F="-O2" TESTSRC="tests/run.c tests/client.c tests/no_engine.c" MORE=tests/redis.c \
 	    LIST=../build/redis.inc
 
 # The store on a simulated disk that dies, 10,000 seeds; `build/crash -v -s SEED` replays one. The

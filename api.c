@@ -282,6 +282,7 @@ static const struct route routes[] = {
     {"/api/group/info", false, false, 0, CODE_INVALID, route_group_info},
     {"/api/group/list", false, false, 0, CODE_INVALID, route_group_list},
     {"/api/group/users", false, false, 0, CODE_INVALID, route_group_users},
+    {"/api/cluster", false, false, 0, CODE_INVALID, route_cluster},
     {"/api/stats", false, false, 0, CODE_INVALID, route_stats},
     {"/metrics", false, false, 0, CODE_INVALID, route_metrics},
     {"/healthz", false, true, 0, CODE_INVALID, route_health},

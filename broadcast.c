@@ -19,11 +19,13 @@ struct broadcast {
     uint64_t last_id;      /* the youngest connection there was */
     int fd;                /* the next to look at */
     uint64_t sent;         /* connections */
+    char node[NODE_ID + 1], number[NODE_ID + 1]; /* cluster: who has to be told how many */
     struct broadcast *next;
 };
 
 bool
-broadcast_begin(struct jim *j, struct conn *conn, struct msg *m)
+broadcast_begin(struct jim *j, struct conn *conn, struct msg *m, struct str node,
+                struct str number)
 {
     struct broadcast **at = &j->broadcasts;
 
@@ -36,6 +38,8 @@ broadcast_begin(struct jim *j, struct conn *conn, struct msg *m)
     m->refs++;
     if (conn != NULL)
         conn->deferred++;
+    snprintf((*at)->node, sizeof (*at)->node, "%.*s", (int)node.n, node.p);
+    snprintf((*at)->number, sizeof (*at)->number, "%.*s", (int)number.n, number.p);
     j->stats.broadcasts++;
     j->nbroadcasts++;
     return true;
@@ -94,6 +98,8 @@ broadcast_step(struct jim *j)
         return;
     if (b->conn != NULL)
         answer(j, b);
+    else if (b->node[0] != '\0')
+        broadcast_told(j->cluster, str_of(b->node), str_of(b->number), b->sent);
     broadcast_end(j);
 }
 

@@ -38,10 +38,12 @@ unbind(struct chat *c, struct conn *conn, bool ending)
     bool last = --u->nconns == 0;
     if (c->hooks != NULL)
         extend_groups(c->hooks, JIM_GROUP_UNBOUND, conn, u, last);
-    if (!last)
-        return;
-    user_online(&c->roster, u, false);
-    group_absent(c, u);
+    if (last)
+        user_online(&c->roster, u, false);
+    if (c->cluster != NULL)
+        cluster_closed(c->cluster, u);
+    else if (last)
+        group_absent(c, u);
 }
 
 void
@@ -65,14 +67,13 @@ chat_close_user(struct chat *c, struct user *u, int code, const struct conn *exc
     }
 }
 
-/* jim.login.policy: who has to go because `conn` has come. */
-static void
-displace(struct chat *c, struct user *u, const struct conn *conn)
+void
+chat_displace(struct chat *c, struct user *u, const struct conn *conn, unsigned proto)
 {
     if (c->opt->login_policy == LOGIN_MANY)
         return;
     for (struct conn *o = u->conns; o != NULL; o = o->next_of_user)
-        if (o != conn && (c->opt->login_policy == LOGIN_ONE || o->proto == conn->proto)) {
+        if (o != conn && (c->opt->login_policy == LOGIN_ONE || o->proto == proto)) {
             c->stats->drops[DROP_DISPLACED]++;
             o->reason = REASON_DROPS + DROP_DISPLACED;
             answer_code(c, o, CMD_CLOSE, 0, CODE_ELSEWHERE);
@@ -100,36 +101,52 @@ join_login_groups(struct chat *c, struct user *u, struct str json)
     }
 }
 
+bool
+chat_bind(struct chat *c, struct conn *conn, struct user *u)
+{
+    c->stats->logins++;
+    if (conn->user == u)
+        return false;
+    unbind(c, conn, false); /* a connection is one user at a time */
+    conn->recent = NULL;
+    conn->user = u;
+    conn->next_of_user = u->conns;
+    u->conns = conn;
+    bool first = u->nconns++ == 0;
+    if (first)
+        user_online(&c->roster, u, true);
+    conn_logged_in(conn);
+    return first;
+}
+
+void
+chat_login_answer(struct chat *c, struct conn *conn, uint32_t seq, const struct user *u)
+{
+    struct buf *b = answer_begin(c, CODE_LOGIN_OK, CMD_LOGIN_RESP);
+
+    put_msg(b, CODE_LOGIN_OK);
+    json_put_key(b, "user");
+    put_user(b, u);
+    answer_send(c, conn, CMD_LOGIN_RESP, seq);
+}
+
 void
 chat_welcome(struct chat *c, struct conn *conn, uint32_t seq, struct str id, struct str json)
 {
-    struct user *u = user_get(&c->roster, id), *was = conn->user;
-    bool first = false;
-
-    c->stats->logins++;
-    if (conn->user != u) {
-        unbind(c, conn, false); /* a connection is one user at a time */
-        conn->user = u;
-        conn->next_of_user = u->conns;
-        u->conns = conn;
-        first = u->nconns++ == 0;
-        if (first)
-            user_online(&c->roster, u, true);
-        conn_logged_in(conn);
+    if (c->cluster != NULL) {
+        cluster_login(c->cluster, conn, seq, id, json);
+        return;
     }
-    bool bound = conn->user != was;
+    struct user *u = user_get(&c->roster, id), *was = conn->user;
+    bool first = chat_bind(c, conn, u), bound = conn->user != was;
     record_learn(c, u, json);
     if (c->hooks != NULL && bound)
         extend_binding(c->hooks, JIM_USER_BOUND, conn, u, NULL, first, false);
     join_login_groups(c, u, json);
     if (c->hooks != NULL)
         extend_groups(c->hooks, JIM_GROUP_BOUND, conn, u, first);
-    displace(c, u, conn);
-    struct buf *b = answer_begin(c, CODE_LOGIN_OK, CMD_LOGIN_RESP);
-    put_msg(b, CODE_LOGIN_OK);
-    json_put_key(b, "user");
-    put_user(b, u);
-    answer_send(c, conn, CMD_LOGIN_RESP, seq);
+    chat_displace(c, u, conn, conn->proto);
+    chat_login_answer(c, conn, seq, u);
     group_present(c, u, conn, first);
 }
 
@@ -279,6 +296,8 @@ on_close(struct chat *c, struct conn *from, uint32_t seq, const struct request *
     answer_code(c, from, CMD_CLOSE, seq, code);
     if (code != CODE_CLOSED)
         return true;
+    if (own && c->cluster != NULL)
+        cluster_close_user(c->cluster, user_id(from->user), 0);
     if (own)
         chat_close_user(c, from->user, 0, from);
     conn_finish(from, WS_NORMAL);
@@ -301,6 +320,14 @@ static const struct handler {
     [CMD_USER] = {query_user, CMD_USER_RESP, true},
     [CMD_MESSAGES] = {query_messages, CMD_MESSAGES_RESP, true},
     [CMD_LEAVE] = {group_leave, CMD_LEAVE_RESP, true},
+};
+
+/* In a cluster Redis has to be asked first. */
+static const struct handler far[COMMANDS] = {
+    [CMD_JOIN] = {cluster_join, CMD_JOIN_RESP, true},
+    [CMD_USER] = {cluster_user, CMD_USER_RESP, true},
+    [CMD_MESSAGES] = {cluster_messages, CMD_MESSAGES_RESP, true},
+    [CMD_LEAVE] = {cluster_leave, CMD_LEAVE_RESP, true},
 };
 
 /*
@@ -363,13 +390,14 @@ chat_command(struct chat *c, struct conn *from, int cmd, uint32_t seq, struct st
     if (n >= COMMANDS && c->hooks != NULL &&
         (own = extend_command_find(c->hooks, n, json)) != NULL)
         h = own->open ? &own_open : &own_login;
-    if (from->deferred > 0 && (n != CMD_CHAT || from->login != NULL))
+    if (from->deferred > 0 && (n != CMD_CHAT || from->login != NULL || from->parked))
         return false;
     bool allowed = chat_rate_ok(c, from);
     bool pressed = takes_memory(n) && memory_full(from->jim);
     bool logged_in = from->user != NULL || !c->opt->login_required;
     if (allowed && !pressed && h->fn != NULL && (logged_in || !h->login)) {
-        if (!h->fn(c, from, seq, parsed ? &r : NULL))
+        const struct handler *known = c->cluster != NULL && far[n].fn != NULL ? &far[n] : h;
+        if (!known->fn(c, from, seq, parsed ? &r : NULL))
             return false;
     } else if (from->deferred > 0) {
         return false;

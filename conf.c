@@ -30,8 +30,7 @@ enum kind {
     K_PROTOS,  /* a list of tcp, ws, http */
     K_PORTS,   /* PORT[/tls][/PROTOCOL], several with commas */
     K_SYNC,    /* group, off, or a time in ms */
-    K_IGNORED, /* accepted with a notice: Java's business, or without effect while another is off */
-    K_LATER    /* only the word in `words` for now: asking for more must not pass unnoticed */
+    K_IGNORED  /* accepted with a notice: Java's business, or without effect while another is off */
 };
 
 struct row {
@@ -41,7 +40,7 @@ struct row {
     int64_t min, max;     /* of a number */
     bool live;            /* a reload changes it */
     const char *value;    /* default */
-    const char *words;    /* K_CHOICE, K_LATER; K_INT, K_SIZE: the word for 0 */
+    const char *words;    /* K_CHOICE; K_INT, K_SIZE: the word for 0 */
     const char *help;
 };
 
@@ -156,7 +155,10 @@ static const struct row rows[] = {
      "what is logged"},
     {"jim.log.file", K_STRING, AT(log_file), 0, 0, false, "", NULL, "where; empty: stderr"},
 
-    {"jim.cluster", K_LATER, 0, 0, 0, false, "off", "off", "not in this version"},
+    {"jim.cluster", K_BOOL, AT(cluster), 0, 0, false, "off", NULL,
+     "on: one of several nodes that share users and messages through Redis"},
+    {"jim.reuseport", K_BOOL, AT(reuseport), 0, 0, false, "off", NULL,
+     "on: other processes may listen on the same ports, too"},
 
     {"jim.redis.host", K_STRING, AT(redis_host), 0, 0, false, "127.0.0.1", NULL,
      "the cluster's Redis: one server"},
@@ -389,8 +391,6 @@ parse_value(struct options *o, const struct row *r, const char *value, bool more
         return parse_ports(o, value, more);
     case K_IGNORED:
         return true;
-    case K_LATER:
-        return strcmp(value, r->words) == 0;
     case K_PROTOS:
         return parse_protos(value, number_at(o, r));
     case K_BOOL:
@@ -453,8 +453,6 @@ expected(const struct row *r)
         return "a time in range, optionally with ms, s, m, h or d";
     case K_INT:
         return r->words == NULL ? "a number in range" : "none, or a number in range";
-    case K_LATER:
-        return "left alone: it is not in this version";
     case K_STRING:
     case K_FILES:
     case K_IGNORED:
@@ -612,7 +610,7 @@ void
 conf_print(FILE *out)
 {
     for (size_t i = 0; i < ROWS; i++)
-        if (rows[i].kind != K_IGNORED && rows[i].kind != K_LATER && !cluster_only(&rows[i]))
+        if (rows[i].kind != K_IGNORED)
             fprintf(out, "  %-22s %s%s%s%s%s\n", rows[i].key, rows[i].help,
                     rows[i].value[0] ? " [" : "", rows[i].value, rows[i].value[0] ? "]" : "",
                     rows[i].live ? " (live)" : "");

@@ -249,6 +249,7 @@ out_release(struct conn *c)
     free(o->lag);
     o->lag = NULL;
     o->lags = o->lag_cap = 0;
+    o->asked = false;
     o->head = 0;
     o->bytes = 0;
     out_count(c->jim, o);
@@ -351,6 +352,42 @@ catch_up(struct conn *c)
     }
 }
 
+/* The same in a cluster, where the store has to be asked, which takes a while. */
+static void
+catch_up_far(struct conn *c)
+{
+    struct out *o = c->out;
+
+    while (o->lags > 0 && (o->lag[0].member->left ||
+                           o->lag[0].seq > o->lag[0].member->conv->durable))
+        o->lag[0] = o->lag[--o->lags];
+    if (o->lags == 0)
+        conn_attend(c); /* nothing is left to be sent: the queue goes */
+    else if (!o->asked && (o->asked = cluster_read(c->jim->cluster, c, o->lag[0].member,
+                                                   o->lag[0].seq)))
+        c->full = true; /* nothing to do until then */
+}
+
+void
+conn_caught_up(struct conn *c, struct member *member, struct msg *m, uint64_t next)
+{
+    struct out *o = c->out;
+
+    if (o == NULL || c->state == CONN_DEAD || c->state == CONN_LINGER || o->lags == 0 ||
+        o->lag[0].member != member)
+        return;
+    if (m != NULL) {
+        out_push(c, m, member);
+        o->lag[0].seq = m->chat_seq + 1;
+    } else {
+        o->asked = false;
+        if (next > o->lag[0].seq)
+            o->lag[0].seq = next;
+        c->full = false;
+        conn_attend(c);
+    }
+}
+
 void
 conn_send(struct conn *c, struct msg *m, struct member *member)
 {
@@ -362,7 +399,7 @@ conn_send(struct conn *c, struct msg *m, struct member *member)
     if (c->shut || c->state == CONN_LINGER || c->state == CONN_DEAD)
         return;
     struct out *o = out_get(c);
-    bool stored = member != NULL && store_keeps(c->jim->store);
+    bool stored = member != NULL && (store_keeps(c->jim->store) || c->jim->cluster != NULL);
     bool room = o->n == 0 || o->bytes + m->len + MAX_PKT_HEAD <= (stored ? limit : 2 * limit);
     if (c->jim->fanning)
         conn_attend_bulk(c);
@@ -613,6 +650,10 @@ conn_flush(struct conn *c)
         v.n = 0;
         v.gathered = v.total = 0;
         v.gather = c->jim->gather;
+        if (o->n == 0 && o->lags > 0 && c->jim->cluster != NULL) {
+            catch_up_far(c); /* and it will be back here */
+            return;
+        }
         if (o->n == 0 && o->lags > 0)
             catch_up(c);
         if (o->n > 0) {
@@ -733,9 +774,7 @@ conn_address(const struct conn *c, struct sockaddr_storage *to)
 const char *
 conn_terminal(const struct conn *c)
 {
-    if (c->proto == PROTO_OWN)
-        return c->own->proto->p.name;
-    return c->proto == PROTO_TCP ? "tcp" : c->proto == PROTO_WS ? "ws" : "http";
+    return c->proto == PROTO_OWN ? c->own->proto->p.name : proto_name(c->proto);
 }
 
 /* Take a dead connection off the loop; its memory stays until nobody owes it an answer. */
@@ -802,7 +841,7 @@ conn_interest(struct conn *c)
                  (c->state == CONN_DETECT ? !(tls & TLS_QUEUED) : !input_waits(c) && !c->ended);
     if (c->reading)
         events |= LOOP_READ;
-    if ((c->out != NULL && !c->bulk) || tls & TLS_PENDING)
+    if ((c->out != NULL && !c->bulk && !(c->out->asked && c->out->n == 0)) || tls & TLS_PENDING)
         events |= LOOP_WRITE; /* who stands in the line of bulk is written to without being asked */
     if (loop_set(c->jim->loop, c->fd, events) != 0)
         conn_close(c, "cannot be watched");

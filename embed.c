@@ -173,7 +173,7 @@ int
 jim_send_all(struct jim *j, int command, const char *json, size_t n)
 {
     struct msg *m = message(command, json, n);
-    bool begun = broadcast_begin(j, NULL, m);
+    bool begun = broadcast_begin(j, NULL, m, STR(""), STR(""));
 
     msg_unref(m);
     return begun ? 0 : -1;

@@ -20,32 +20,44 @@
 /* --- notices ---------------------------------------------------------------------------------- */
 
 /* Notify 9: {"code":10011,"command":9,"group":…,"msg":…,"user":…}. A reference for the caller. */
-static struct msg *
-joined_msg(struct chat *c, const struct conv *v, const struct user *u)
+struct msg *
+group_joined_msg(struct chat *c, struct str group, const struct user *u, bool online)
 {
     struct buf *b = answer_begin(c, CODE_JOIN_OK, CMD_JOIN_NOTIFY);
 
-    put_text(b, "group", str_of(v->id));
+    put_text(b, "group", group);
     put_msg(b, CODE_JOIN_OK);
     json_put_key(b, "user");
-    put_user_brief(b, u, u->nconns > 0);
+    put_user_brief(b, u, online);
     buf_add(b, "}", 1);
     return msg_new(CMD_JOIN_NOTIFY, 0, b->p, b->len);
 }
 
 /* Notify 10: {"command":10,"data":{"group":…,"user":…}}. Who is online still has left for good. */
-static struct msg *
-left_msg(struct chat *c, const struct conv *v, const struct user *u)
+struct msg *
+group_left_msg(struct chat *c, struct str group, const struct user *u, bool online)
 {
     struct buf *b = answer_begin(c, 0, CMD_EXIT_NOTIFY);
 
     json_put_key(b, "data");
     buf_add(b, "{", 1);
-    put_text(b, "group", str_of(v->id));
+    put_text(b, "group", group);
     json_put_key(b, "user");
-    put_user_brief(b, u, u->nconns > 0);
+    put_user_brief(b, u, online);
     buf_add(b, "}}", 2);
     return msg_new(CMD_EXIT_NOTIFY, 0, b->p, b->len);
+}
+
+static struct msg *
+joined_msg(struct chat *c, const struct conv *v, const struct user *u)
+{
+    return group_joined_msg(c, str_of(v->id), u, u->nconns > 0);
+}
+
+static struct msg *
+left_msg(struct chat *c, const struct conv *v, const struct user *u)
+{
+    return group_left_msg(c, str_of(v->id), u, u->nconns > 0);
 }
 
 /* In a larger group nobody is told of others: ten thousand logins must not make a hundred million
@@ -219,35 +231,33 @@ group_dismiss(struct chat *c, struct conv *v)
 
 /* --- commands --------------------------------------------------------------------------------- */
 
+/* Answer 8; accepted, in both its forms: 2.x looks into `data`, 3.x beside it. */
+void
+group_join_answer(struct chat *c, struct conn *to, uint32_t seq, int code, struct str id)
+{
+    struct buf *b = answer_begin(c, code, CMD_JOIN_RESP);
+    bool in = code == CODE_JOIN_OK;
+
+    if (in) {
+        json_put_key(b, "data");
+        buf_add(b, "{", 1);
+        put_text(b, "group", id);
+        json_put_key(b, "result");
+        json_put_int(b, 1);
+        buf_add(b, "}", 1);
+        put_text(b, "group", id);
+    }
+    put_msg(b, code);
+    json_put_key(b, "result");
+    json_put_int(b, in);
+    answer_send(c, to, CMD_JOIN_RESP, seq);
+}
+
 static bool
 join_refused(struct chat *c, struct conn *from, uint32_t seq, int code)
 {
-    struct buf *b = answer_begin(c, code, CMD_JOIN_RESP);
-
-    put_msg(b, code);
-    json_put_key(b, "result");
-    json_put_int(b, 0);
-    answer_send(c, from, CMD_JOIN_RESP, seq);
+    group_join_answer(c, from, seq, code, STR(""));
     return true;
-}
-
-/* Answer 8 in both its forms: 2.x looks into `data`, 3.x beside it. */
-static void
-join_accepted(struct chat *c, struct conn *from, uint32_t seq, struct str id)
-{
-    struct buf *b = answer_begin(c, CODE_JOIN_OK, CMD_JOIN_RESP);
-
-    json_put_key(b, "data");
-    buf_add(b, "{", 1);
-    put_text(b, "group", id);
-    json_put_key(b, "result");
-    json_put_int(b, 1);
-    buf_add(b, "}", 1);
-    put_text(b, "group", id);
-    put_msg(b, CODE_JOIN_OK);
-    json_put_key(b, "result");
-    json_put_int(b, 1);
-    answer_send(c, from, CMD_JOIN_RESP, seq);
 }
 
 bool
@@ -272,12 +282,22 @@ group_join(struct chat *c, struct conn *from, uint32_t seq, const struct request
         return join_refused(c, from, seq, CODE_NO_GROUP);
     if (v->nmembers == 0 && request_id(r, F_NAME, name_text, &name))
         first_name(c, v, name);
-    join_accepted(c, from, seq, id);
+    group_join_answer(c, from, seq, CODE_JOIN_OK, id);
     struct msg *m = joined_msg(c, v, u);
     conn_send(from, m, NULL);
     msg_unref(m);
     group_add(c, v, u, from);
     return true;
+}
+
+void
+group_leave_answer(struct chat *c, struct conn *to, uint32_t seq, int code, struct str id)
+{
+    struct buf *b = answer_begin(c, code, CMD_LEAVE_RESP);
+
+    put_text(b, "group", id);
+    put_msg(b, code);
+    answer_send(c, to, CMD_LEAVE_RESP, seq);
 }
 
 bool
@@ -299,10 +319,7 @@ group_leave(struct chat *c, struct conn *from, uint32_t seq, const struct reques
         code = CODE_NO_GROUP;
     else if (!m->left && c->opt->group_join == JOIN_API)
         code = CODE_FORBIDDEN;
-    struct buf *b = answer_begin(c, code, CMD_LEAVE_RESP);
-    put_text(b, "group", id);
-    put_msg(b, code);
-    answer_send(c, from, CMD_LEAVE_RESP, seq);
+    group_leave_answer(c, from, seq, code, id);
     if (code == CODE_DONE)
         group_remove(c, v, from->user, from);
     return true;

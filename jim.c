@@ -170,7 +170,7 @@ log_notices(struct jim *j)
     struct str rest = {j->notices.p, j->notices.len}, line;
 
     while (str_split(&rest, '\n', &line))
-        if (line.n > 0)
+        if (line.n > 0 && !(j->opt.cluster && line.n > 10 && memcmp(line.p, "jim.redis.", 10) == 0))
             log_write(&j->log, LOG_LEVEL_WARN, "%.*s", (int)line.n, line.p);
     buf_free(&j->notices);
 }
@@ -190,13 +190,20 @@ listener_name(struct listener *l)
 }
 
 static int
-bind_to(const struct addrinfo *a)
+bind_to(const struct addrinfo *a, bool shared)
 {
     int on = 1, fd = socket(a->ai_family, a->ai_socktype, a->ai_protocol);
 
     if (fd < 0)
         return -1;
     setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &on, sizeof on);
+#ifdef SO_REUSEPORT_LB /* FreeBSD: there SO_REUSEPORT alone does not share connections out */
+    if (shared)
+        setsockopt(fd, SOL_SOCKET, SO_REUSEPORT_LB, &on, sizeof on);
+#else
+    if (shared)
+        setsockopt(fd, SOL_SOCKET, SO_REUSEPORT, &on, sizeof on);
+#endif
     if (bind(fd, a->ai_addr, a->ai_addrlen) != 0) {
         int e = errno;
         close(fd);
@@ -228,7 +235,7 @@ bind_port(struct jim *j, const struct port_spec *spec)
     l->protos = spec->protos != 0 ? spec->protos
                                   : (unsigned)j->opt.protocols | PROTO_BIT(PROTO_OWN);
     for (a = list; a != NULL && l->fd < 0; a = a->ai_next)
-        l->fd = bind_to(a);
+        l->fd = bind_to(a, j->opt.reuseport);
     freeaddrinfo(list);
     if (l->fd < 0) {
         log_write(&j->log, LOG_LEVEL_ERROR, "cannot listen on %s port %s: %s",
@@ -280,11 +287,11 @@ open_store(struct jim *j)
 
     if (j->hooks != NULL && j->hooks->has_store)
         j->store = own_store_open(j->hooks, &o);
-    else
-        j->store = j->opt.store ? store_open(&o) : store_open_none();
+    else /* a cluster keeps its messages in Redis */
+        j->store = j->opt.store && !j->opt.cluster ? store_open(&o) : store_open_none();
     if (j->store == NULL)
         return -1;
-    if (j->opt.store && j->opt.store_sync != STORE_GROUP)
+    if (j->opt.store && !j->opt.cluster && j->opt.store_sync != STORE_GROUP)
         log_write(&j->log, LOG_LEVEL_WARN,
                   "jim.store.sync is not 'group': a power cut may lose acknowledged messages");
     j->chat.store = j->store;
@@ -327,6 +334,8 @@ open_all(struct jim *j)
     jail_close(j);
     if (j->opt.auth != AUTH_OPEN && (j->auth = j->chat.auth = auth_new(j)) == NULL)
         return JIM_BAD_CONFIG;
+    if (j->opt.cluster && (j->cluster = j->chat.cluster = cluster_new(j)) == NULL)
+        return JIM_BAD_CONFIG;
     return open_store(j) == 0 && open_ports(j) == 0 ? JIM_OK : JIM_CANNOT_START;
 }
 
@@ -342,7 +351,8 @@ jim_start(struct jim *j)
     if (j->hooks != NULL && j->hooks->login != NULL && j->opt.auth == AUTH_OPEN)
         j->opt.auth = AUTH_EMBED;
     if (conf_check(&j->opt, err, sizeof err) != 0 || http_check(&j->opt, err, sizeof err) != 0 ||
-        auth_check(&j->opt, err, sizeof err) != 0) {
+        auth_check(&j->opt, err, sizeof err) != 0 ||
+        cluster_check(j, err, sizeof err) != 0) {
         log_write(&j->log, LOG_LEVEL_ERROR, "%s", err);
         return JIM_BAD_CONFIG;
     }
@@ -536,6 +546,8 @@ close_listeners(struct jim *j)
 static void
 drain_conn(struct conn *c)
 {
+    if (c->jim->cluster != NULL && c->user != NULL)
+        cluster_hint(c->jim->cluster, c);
     conn_finish(c, WS_GOING_AWAY);
 }
 
@@ -553,6 +565,16 @@ begin_drain(struct jim *j)
         auth_drain(j->auth);
 }
 
+/* Nobody is connected any more: does Redis still have to hear of it? */
+static bool
+jim_owes(struct jim *j)
+{
+    if (j->cluster == NULL)
+        return false;
+    cluster_stop(j->cluster);
+    return cluster_busy(j->cluster);
+}
+
 /* How long may a turn that may wait `most` ms (-1: for ever) wait? */
 static int64_t
 turn_wait(const struct jim *j, int64_t most)
@@ -561,7 +583,7 @@ turn_wait(const struct jim *j, int64_t most)
                 j->keeping || send_waits(&j->chat) || (j->tls != NULL && tls_waiting(j->tls));
     int64_t left = j->drain_until - loop_now(j->loop);
 
-    if (more || (j->draining && (left <= 0 || j->conns == 0)))
+    if (more || (j->draining && (left <= 0 || (j->conns == 0 && j->cluster == NULL))))
         return 0;
     return j->draining && (most < 0 || left < most) ? left : most;
 }
@@ -571,7 +593,8 @@ turn(struct jim *j, int64_t most)
 {
     int64_t wait = turn_wait(j, most);
 
-    if (j->draining && (j->conns == 0 || j->drain_until <= loop_now(j->loop)))
+    if (j->draining &&
+        ((j->conns == 0 && !jim_owes(j)) || j->drain_until <= loop_now(j->loop)))
         return false;
     j->called = false;
     j->stats.turns++;
@@ -593,6 +616,8 @@ turn(struct jim *j, int64_t most)
     jim_fan(j);
     jim_attend(j);
     store_commit(j->store); /* what resumed connections have added */
+    if (j->cluster != NULL)
+        cluster_turn(j->cluster);
     if (j->room && j->accept_paused)
         accept_more(j);
     j->room = false;
@@ -689,6 +714,8 @@ jim_free(struct jim *j)
         drop_all(j);
         auth_free(j->auth);
         broadcast_free(j);
+        cluster_free(j->cluster);
+        j->cluster = j->chat.cluster = NULL;
         chat_free(&j->chat);
         drop_all(j); /* and those who were still owed an answer when they went */
     }

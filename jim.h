@@ -532,6 +532,7 @@ struct options {           /* one member a key; times in ms, sizes in bytes; str
     char *ssl_cert, *ssl_key, *ssl_ocsp; /* files, one a line */
     char *ssl_client_ca, *ca;
     char *redis_host, *redis_nodes, *redis_sentinel, *redis_auth, *redis_user;
+    int64_t cluster, reuseport;
     int64_t redis_port, redis_db, redis_tls, redis_ms, redis_wait;
     int64_t log_level;
     char *log_file;        /* empty: stderr */
@@ -739,6 +740,7 @@ struct out {
     size_t held;           /* bytes of this, the ring and the lags: counted */
     struct lag *lag;       /* owned; what is read from the store once the entries are written */
     uint32_t lags, lag_cap;
+    bool asked;            /* cluster: for what comes next of them */
     int file;              /* streamed behind the entries; -1: none; owned */
     off_t file_at, file_end;
     struct out *next_free; /* while in jim's free list */
@@ -815,6 +817,8 @@ struct conn {
     bool ended : 1;            /* the peer has shut its side */
     bool opened : 1;           /* jim_on_opened() was told */
     bool own_http : 1;         /* HTTP: the embedding program owes the answer */
+    bool parked : 1;           /* cluster: a command of his is with Redis, and all wait for it */
+    struct far_send *sends;    /* cluster: the last of his messages that are with Redis; a ring */
 };
 
 enum reason { REASON_LOST, REASON_PEER, REASON_US, REASON_DROPS };
@@ -835,6 +839,9 @@ void msg_hold(struct msg *m, size_t *held); /* count its bytes there until it is
  * that room, and then closes the connection.
  */
 void conn_send(struct conn *c, struct msg *m, struct member *member);
+/* Cluster: a message that a connection had fallen behind with, in order; then NULL, and the number
+ * behind all that was asked for. */
+void conn_caught_up(struct conn *c, struct member *member, struct msg *m, uint64_t next);
 /* Queue JSON as an answer to one connection: behind the last, if that is still queued and there is
  * room, so that many answers are one piece of output. */
 void conn_reply(struct conn *c, uint8_t command, uint32_t seq, const char *json, size_t n);
@@ -853,7 +860,7 @@ void conn_logged_in(struct conn *c);
 struct buf *conn_answer_head(struct conn *c);
 /* One of the `deferred` answers has been given; counts down, and lets waiting input go on. */
 void conn_answered(struct conn *c);
-const char *conn_terminal(const struct conn *c); /* "tcp", "ws", "http" */
+const char *conn_terminal(const struct conn *c);
 /* The peer's address; false when it is gone. Asked of the kernel: logins are rare, and memory for
  * it would be a connection's for life. */
 struct sockaddr_storage;
@@ -906,6 +913,8 @@ struct user {
     uint8_t idlen;
     bool known : 1;         /* has logged in once */
     bool plain : 1;         /* nothing in his id needs an escape in JSON */
+    uint8_t elsewhere : 3;  /* cluster: enum proto of a connection to another node, as was heard
+                               last; PROTO_NONE: he has none */
     uint16_t begun;         /* conversations he has begun since the start, as far as they count */
     uint32_t nconns;
     uint32_t joined;        /* groups he is in */
@@ -915,6 +924,8 @@ struct user {
     struct conn *conns;     /* borrowed; linked by next_of_user */
     struct member *members; /* owned; linked by next_of_user */
     struct profile *profile; /* owned; NULL: nick is the id, nothing else */
+    uint32_t pins;          /* cluster: what is on its way and speaks of him */
+    uint32_t coming;        /* cluster: logins of his that are on their way */
     char id[];
 };
 
@@ -937,6 +948,9 @@ struct conv {
     struct conv *next;      /* the one made before; all of them: roster.made_convs */
     uint64_t group_record, seq_record; /* numbers of its latest REC_GROUP and REC_SEQ */
     struct store_index index;
+    struct far *far;        /* cluster: what waits for earlier messages; owned by cluster.c; NULL */
+    uint32_t pins;          /* cluster: what is on its way and speaks of it */
+    uint32_t refs;          /* members there are of it, those who have left included */
     char *name;             /* group: owned, NULL: none */
     char *id;               /* group: owned; else NULL */
     uint32_t life;          /* group: times it was dismissed; no earlier membership counts */
@@ -972,6 +986,8 @@ struct roster {
      * over them may pause. */
     struct user *made_users;
     struct conv *made_convs;
+    struct user **sweep_user; /* cluster: where roster_sweep() is in these; NULL: at the start */
+    struct conv **sweep_conv;
     struct member *dirty;
     struct user **user;       /* owned array: who is known, those online first, so that a page of
                                  a list costs what it shows */
@@ -982,8 +998,20 @@ struct roster {
 
 void roster_init(struct roster *r);
 void roster_free(struct roster *r);
+/*
+ * Cluster: forget up to `max` users and conversations that nobody here has to do with: no
+ * connection, no pin. What is known of them is in Redis. False: the round is over.
+ */
+bool roster_sweep(struct roster *r, size_t max, void (*gone)(struct conv *v));
+bool user_is_online(const struct user *u); /* here or, in a cluster, anywhere */
 /* 1–64 bytes of UTF-8 without control characters. */
 bool id_ok(struct str id);
+#define MAX_CONV_KEY (4 + 2 * 3 * MAX_ID) /* of a conversation: "p:A:B" with every byte escaped */
+struct str group_key(struct str id, char dst[MAX_CONV_KEY]); /* as the log names it */
+struct str pair_key(struct str a, struct str b, char dst[MAX_CONV_KEY]); /* in whichever order */
+/* An id as it stands in keys: ':', '%' and blanks percent-encoded. dst holds 3 * MAX_ID bytes. */
+size_t id_escape(char *dst, struct str id);
+bool id_unescape(struct str part, char dst[MAX_ID], struct str *id); /* false: it is none */
 struct user *user_find(struct roster *r, struct str id);
 struct user *user_get(struct roster *r, struct str id); /* made when missing; id_ok() by promise */
 struct str user_id(const struct user *u);
@@ -1030,7 +1058,9 @@ enum pending_kind {
     PENDING_SEND,  /* a message: delivered and acknowledged when it is on disk */
     PENDING_RETRY, /* a message sent again: only acknowledged */
     PENDING_STATE, /* a user, group or membership: written again should the batch be lost */
-    PENDING_CALL   /* a call of the API that changed such: answered when all of it is on disk */
+    PENDING_CALL,  /* a call of the API that changed such: answered when all of it is on disk */
+    PENDING_FAR,   /* cluster: a message that Redis has: delivered; not acknowledged with it */
+    PENDING_ACK    /* cluster: its acknowledgement, with `code` */
 };
 struct pending {
     uint64_t number;   /* record it waits for */
@@ -1038,7 +1068,7 @@ struct pending {
     char type;         /* PENDING_STATE: the record's type */
     uint32_t id_at, id_len; /* where in msg->data the message id stands, quotes included */
     uint32_t reply_seq;
-    int code;          /* PENDING_CALL: of its answer */
+    int code;          /* PENDING_CALL, PENDING_ACK: of its answer */
     uint32_t fan_at;   /* which of the fan's messages it is */
     struct fan *fan;   /* send.c: one of several answered together; shared by them; else NULL */
     struct msg *msg;   /* ref: the delivery; a retry: only the text of its id; a call: its answer;
@@ -1081,6 +1111,7 @@ struct chat {
     struct stats *stats;
     struct store *store;
     struct auth *auth;         /* NULL when nobody's login is checked */
+    struct cluster *cluster;   /* NULL: this is the only node */
     struct msg_pool *msgs;     /* borrowed; NULL: none */
     struct hooks *hooks;       /* borrowed; NULL: none */
     int64_t (*now_ms)(void);   /* time_wall_ms(); tests set their own */
@@ -1151,6 +1182,7 @@ void put_text(struct buf *b, const char *key, struct str text); /* ,"key":"text"
 void put_field(struct buf *b, const char *key, const struct json *v);
 void put_as_text(struct buf *b, const struct json *v); /* its value alone */
 void put_user_id(struct buf *b, const struct user *u); /* "id" */
+const char *proto_name(unsigned proto); /* "tcp", "ws", "http" */
 void put_user(struct buf *b, const struct user *u);    /* a flat User, braces included */
 /* The same without braces, in two parts: what comes before and after `friends` and `groups`. */
 void put_user_front(struct buf *b, const struct user *u);
@@ -1215,6 +1247,12 @@ bool chat_rate_ok(const struct chat *c, const struct conn *from);
 void chat_rate_take(const struct chat *c, struct conn *from);
 /* Close a user's connections but `except`; each is told `code` first, unless that is 0. */
 void chat_close_user(struct chat *c, struct user *u, int code, const struct conn *except);
+/* The parts of a login, for a cluster's: this connection is u's from now on (true: his first
+ * here); the answer. */
+bool chat_bind(struct chat *c, struct conn *conn, struct user *u);
+void chat_login_answer(struct chat *c, struct conn *conn, uint32_t seq, const struct user *u);
+/* jim.login.policy: who of u's connections has to go because one of this kind has come. */
+void chat_displace(struct chat *c, struct user *u, const struct conn *conn, unsigned proto);
 
 /* --- group.c: who is in a group, and who is told ---------------------------------------------- */
 
@@ -1235,6 +1273,12 @@ bool group_add(struct chat *c, struct conv *v, struct user *u, const struct conn
 bool group_remove(struct chat *c, struct conv *v, struct user *u, const struct conn *by);
 void group_rename(struct chat *c, struct conv *v, struct str name); /* tells nobody */
 void group_dismiss(struct chat *c, struct conv *v); /* each member is told that he is out */
+/* The notices 9 and 10 of a user; a reference for the caller. */
+struct msg *group_joined_msg(struct chat *c, struct str group, const struct user *u, bool online);
+struct msg *group_left_msg(struct chat *c, struct str group, const struct user *u, bool online);
+/* The answers to 7 and 21. */
+void group_join_answer(struct chat *c, struct conn *to, uint32_t seq, int code, struct str id);
+void group_leave_answer(struct chat *c, struct conn *to, uint32_t seq, int code, struct str id);
 
 /* --- send.c: the way of a message ------------------------------------------------------------- */
 
@@ -1264,6 +1308,12 @@ void send_written(struct chat *c, const struct msg *m, struct member *member);
 /* Message seq as it was delivered, from the store; a reference for the caller. NULL: it is gone. */
 struct msg *send_stored(struct chat *c, const struct conv *v, uint64_t seq);
 int send_refused(struct chat *c, int code); /* a message was; counts, and returns the code */
+/*
+ * Cluster. A message from Redis, the next of its conversation: deliver it. p->conn: its sender's
+ * connection, if it is one of ours. Takes over p->msg.
+ */
+void send_far(struct chat *c, const struct pending *p);
+void send_answer(struct chat *c, const struct pending *p); /* acknowledge it, with p->code */
 /* A message that was sent somewhere else before: `from`, place and times are settled. */
 struct sent {
     struct user *from;
@@ -1411,6 +1461,7 @@ struct jim {
     struct loop *loop;
     struct store *store;
     struct auth *auth;         /* NULL: open */
+    struct cluster *cluster;   /* owned; NULL: this is the only node */
     struct chat chat;
     struct stats stats;
     struct tls_server *tls;    /* owned; NULL: off */
@@ -1453,8 +1504,10 @@ struct jim {
 /* --- broadcast.c: one message to everybody ---------------------------------------------------- */
 
 /* Send m (reference taken) to every connection that is logged in now, some a turn; then answer
- * `conn`, unless it is NULL, through api_sent(). False: too many are on their way. */
-bool broadcast_begin(struct jim *j, struct conn *conn, struct msg *m);
+ * `conn`, unless it is NULL, through api_sent(); or tell a node of the cluster (empty: none) under
+ * which number how many they were. False: too many are on their way. */
+bool broadcast_begin(struct jim *j, struct conn *conn, struct msg *m, struct str node,
+                     struct str number);
 void broadcast_step(struct jim *j); /* each round: a share of it, see jim_fan() */
 void broadcast_free(struct jim *j);
 
@@ -1477,6 +1530,10 @@ void jim_attend_now(struct jim *j);
 /* --- redis.c, redis_map.c, redis_link.c: the link to Redis ------------------------------------ */
 
 #include "cluster.h"
+
+/* --- cluster.c, cluster_*.c: one node among others -------------------------------------------- */
+
+#include "far.h"
 
 #endif /* JIM_INTERNAL */
 #endif /* JIM_H */

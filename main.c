@@ -20,6 +20,7 @@ usage(FILE *out)
     fputs("usage: jim [-c FILE] [-p PORT] [-b ADDR] [-d DIR] [-o key=value]... [-q] [-v]\n"
           "       jim check [-r] DIR | export [-a] DIR | -h | -V\n"
           "       jim import [--jim-redis HOST:PORT] DIR\n"
+          "       jim export --cluster FILE | import --cluster FILE\n"
           "       jim passwd [-i ROUNDS] FILE USER\n"
           "       jim token -s SECRET -u USER [-e SECONDS] [-n NICK] [-g GROUP]...\n"
           "\n"
@@ -229,6 +230,10 @@ subcommand(int argc, char **argv)
                     {"export", "-a", false, store_export, export_all},
                     {"import", "--jim-redis", true, NULL, NULL}};
 
+    if (argc == 3 && strcmp(argv[1], "--cluster") == 0 && strcmp(argv[0], "export") == 0)
+        return cluster_export(argv[2], stdout);
+    if (argc == 3 && strcmp(argv[1], "--cluster") == 0 && strcmp(argv[0], "import") == 0)
+        return cluster_import(argv[2], stdin, stdout);
     if (strcmp(argv[0], "passwd") == 0)
         return admin_passwd(argc, argv);
     if (strcmp(argv[0], "token") == 0)

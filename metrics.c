@@ -329,6 +329,8 @@ route_metrics(struct call *k)
         put_metric(&b, m, value_of(&t, m));
     }
     put_histogram(&b, &t.store);
+    if (j->cluster != NULL)
+        cluster_metrics(j->cluster, &b);
     http_respond(k->c, 200, "text/plain; version=0.0.4; charset=utf-8",
                  (struct str){k->extra.p, k->extra.len}, (struct str){b.p, b.len});
     buf_free(&b);
@@ -340,7 +342,8 @@ void
 route_health(struct call *k)
 {
     struct buf b = {0};
-    bool ok = !store_failed(k->chat->store) && !k->c->jim->draining;
+    bool ok = !store_failed(k->chat->store) && !k->c->jim->draining &&
+              (k->chat->cluster == NULL || cluster_up(k->chat->cluster));
 
     buf_printf(&b, "{\"status\":\"%s\"}", ok ? "ok" : "unavailable");
     call_json(k, ok ? 200 : 503, &b);

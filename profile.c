@@ -174,7 +174,7 @@ show_friend(struct chat *c, struct buf *b, const struct json *entry, int64_t typ
     if (!entry_id(entry, "userid", text, &id))
         return;
     u = user_find(&c->roster, id);
-    if (type != 2 && (u != NULL && u->nconns > 0) != (type == 0))
+    if (type != 2 && (u != NULL && user_is_online(u)) != (type == 0))
         return;
     json_put_comma(b);
     if (u != NULL && u->known) {

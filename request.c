@@ -380,14 +380,22 @@ put_user_front(struct buf *b, const struct user *u)
     put_profile(b, "extras", u->profile->extras);
 }
 
+const char *
+proto_name(unsigned proto)
+{
+    return proto == PROTO_TCP ? "tcp" : proto == PROTO_WS ? "ws" : "http";
+}
+
 void
 put_user_back(struct buf *b, const struct user *u)
 {
     put_nick(b, u);
     put_profile(b, "sign", u->profile != NULL ? u->profile->sign : NULL);
-    put_text(b, "status", u->nconns > 0 ? STR("online") : STR("offline"));
+    put_text(b, "status", user_is_online(u) ? STR("online") : STR("offline"));
     if (u->conns != NULL)
         put_text(b, "terminal", str_of(conn_terminal(u->conns)));
+    else if (u->elsewhere != PROTO_NONE)
+        put_text(b, "terminal", str_of(proto_name(u->elsewhere)));
     put_text(b, "userId", user_id(u));
 }
 

@@ -40,14 +40,12 @@ id_ok(struct str id)
     return true;
 }
 
-#define MAX_KEY (4 + 2 * 3 * MAX_ID) /* "p:A:B" with every byte escaped */
-
 /*
  * In a key ':' parts the ids and a blank ends it, so both are escaped inside an id, and '%' itself:
  * the pairs (a:b, c) and (a, b:c) stay apart, and the log's lines can be cut at blanks.
  */
-static size_t
-key_put(char *dst, struct str id)
+size_t
+id_escape(char *dst, struct str id)
 {
     static const char hex[] = "0123456789ABCDEF";
     size_t n = 0;
@@ -65,31 +63,30 @@ key_put(char *dst, struct str id)
     return n;
 }
 
-static struct str
-key_of_group(char dst[MAX_KEY], struct str id)
+struct str
+group_key(struct str id, char dst[MAX_CONV_KEY])
 {
     memcpy(dst, "g:", 2);
-    return (struct str){dst, 2 + key_put(dst + 2, id)};
+    return (struct str){dst, 2 + id_escape(dst + 2, id)};
 }
 
 /* The same key whichever of the two is named first. */
-static struct str
-key_of_pair(char dst[MAX_KEY], struct str a, struct str b)
+struct str
+pair_key(struct str a, struct str b, char dst[MAX_CONV_KEY])
 {
     int order = memcmp(a.p, b.p, a.n < b.n ? a.n : b.n);
     bool swap = order > 0 || (order == 0 && a.n > b.n);
     size_t n = 2;
 
     memcpy(dst, "p:", 2);
-    n += key_put(dst + n, swap ? b : a);
+    n += id_escape(dst + n, swap ? b : a);
     dst[n++] = ':';
-    n += key_put(dst + n, swap ? a : b);
+    n += id_escape(dst + n, swap ? a : b);
     return (struct str){dst, n};
 }
 
-/* Undo key_put(); false when the result is no id. */
-static bool
-key_take(struct str part, char dst[MAX_ID], struct str *id)
+bool
+id_unescape(struct str part, char dst[MAX_ID], struct str *id)
 {
     char text[3 * MAX_ID];
 
@@ -230,9 +227,9 @@ conv_free(struct conv *v)
 struct conv *
 group_find_any(struct roster *r, struct str id)
 {
-    char key[MAX_KEY];
+    char key[MAX_CONV_KEY];
 
-    return conv_find_key(r, key_of_group(key, id));
+    return conv_find_key(r, group_key(id, key));
 }
 
 struct conv *
@@ -257,8 +254,8 @@ group_list(struct roster *r, struct conv *v)
 struct conv *
 group_get(struct roster *r, struct str id)
 {
-    char text[MAX_KEY];
-    struct str key = key_of_group(text, id);
+    char text[MAX_CONV_KEY];
+    struct str key = group_key(id, text);
     struct conv *v = conv_find_key(r, key);
 
     if (v == NULL) {
@@ -406,6 +403,7 @@ member_new(struct user *u, struct conv *v)
 
     m->user = u;
     m->conv = v;
+    v->refs++;
     m->next_of_user = u->members;
     u->members = m;
     place_add(m);
@@ -425,8 +423,8 @@ member_file(struct roster *r, struct member *m)
 struct conv *
 pair_get(struct roster *r, struct user *a, struct user *b)
 {
-    char text[MAX_KEY];
-    struct str key = key_of_pair(text, user_id(a), user_id(b));
+    char text[MAX_CONV_KEY];
+    struct str key = pair_key(user_id(a), user_id(b), text);
     struct conv *v = conv_find_key(r, key);
 
     if (v == NULL) {
@@ -449,10 +447,10 @@ conv_get_key(struct roster *r, struct str key)
 
     if (v != NULL || !str_split(&rest, ':', &first) || first.n != 1)
         return v;
-    if (first.p[0] == 'g' && rest.p != NULL && key_take(rest, a, &first))
+    if (first.p[0] == 'g' && rest.p != NULL && id_unescape(rest, a, &first))
         return group_get(r, first);
     if (first.p[0] == 'p' && str_split(&rest, ':', &second) && rest.p != NULL &&
-        key_take(second, a, &first) && key_take(rest, b, &second))
+        id_unescape(second, a, &first) && id_unescape(rest, b, &second))
         return pair_get(r, user_get(r, first), user_get(r, second));
     return NULL;
 }
@@ -601,6 +599,130 @@ member_next_missing(const struct member *m, uint64_t seq)
     if (seq >= m->live_lo && seq <= m->live_hi)
         seq = m->live_hi + 1;
     return seq <= m->conv->durable ? seq : 0;
+}
+
+/* --- forgetting: only in a cluster, where Redis knows ----------------------------------------- */
+
+bool
+user_is_online(const struct user *u)
+{
+    return u->nconns > 0 || u->elsewhere != PROTO_NONE;
+}
+
+static bool
+user_idle(const struct user *u)
+{
+    return u->nconns == 0 && u->pins == 0;
+}
+
+static void
+member_drop(struct roster *r, struct member *m)
+{
+    struct member **at = &m->user->members, **dirty = &r->dirty;
+
+    while (*at != m)
+        at = &(*at)->next_of_user;
+    *at = m->next_of_user;
+    if (m->dirty) {
+        while (*dirty != m)
+            dirty = &(*dirty)->next_dirty;
+        *dirty = m->next_dirty;
+    }
+    if (!m->left) {
+        struct conv *v = m->conv;
+        place_online(m, false);
+        place_swap(v, m->place, v->nmembers - 1);
+        v->nmembers--;
+        m->user->joined -= v->group;
+    }
+    m->conv->refs--;
+    map_remove(&r->members, m);
+    free(m);
+}
+
+/* Both places of a pair go together: each is filed under the other's id. */
+static bool
+pair_drop(struct roster *r, struct conv *v)
+{
+    for (uint32_t i = 0; i < v->nmembers; i++)
+        if (!user_idle(v->member[i]->user) || v->member[i]->dirty)
+            return false;
+    while (v->nmembers > 0)
+        member_drop(r, v->member[v->nmembers - 1]);
+    return true;
+}
+
+static void
+user_drop_groups(struct roster *r, struct user *u)
+{
+    for (struct member *m = u->members, *next; m != NULL; m = next) {
+        next = m->next_of_user;
+        if (m->conv->group && !m->dirty)
+            member_drop(r, m);
+    }
+}
+
+/* The place of a group in the list of all. */
+static void
+group_unlist(struct roster *r, struct conv *v)
+{
+    if (v->gone)
+        return;
+    r->group[v->place] = r->group[--r->ngroups];
+    r->group[v->place]->place = v->place;
+}
+
+static void
+sweep_conv(struct roster *r, void (*gone)(struct conv *v))
+{
+    struct conv *v = *r->sweep_conv;
+    bool free_now = v->pins == 0 && v->waves == 0 && (v->group ? v->refs == 0 : pair_drop(r, v));
+
+    if (!free_now) {
+        r->sweep_conv = &v->next;
+        return;
+    }
+    *r->sweep_conv = v->next;
+    if (v->group)
+        group_unlist(r, v);
+    gone(v);
+    map_remove(&r->convs, v);
+    conv_free(v);
+}
+
+static void
+sweep_user(struct roster *r)
+{
+    struct user *u = *r->sweep_user;
+
+    if (user_idle(u))
+        user_drop_groups(r, u);
+    if (!user_idle(u) || u->members != NULL || u->known) {
+        r->sweep_user = &u->next;
+        return;
+    }
+    *r->sweep_user = u->next;
+    map_remove(&r->users, u);
+    user_free(u);
+}
+
+bool
+roster_sweep(struct roster *r, size_t max, void (*gone)(struct conv *v))
+{
+    if (r->sweep_user == NULL) {
+        r->sweep_user = &r->made_users;
+        r->sweep_conv = &r->made_convs;
+    }
+    for (; max > 0; max--)
+        if (*r->sweep_user != NULL) {
+            sweep_user(r);
+        } else if (*r->sweep_conv != NULL) {
+            sweep_conv(r, gone);
+        } else {
+            r->sweep_user = NULL;
+            return false;
+        }
+    return true;
 }
 
 /* --- the whole -------------------------------------------------------------------------------- */

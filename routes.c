@@ -57,6 +57,18 @@ struct page {
     int64_t type; /* 0 online, 1 offline, 2 all */
 };
 
+static bool
+page_asked(const struct request *r, int64_t *type, int64_t *offset, int64_t *count)
+{
+    if (request_int(r, F_TYPE, 2, type) < 0 || *type < 0 || *type > 2 ||
+        request_int(r, F_OFFSET, 0, offset) < 0 || *offset < 0 ||
+        request_int(r, F_COUNT, 100, count) < 0 || *count < 0)
+        return false;
+    if (*count > MAX_PAGE)
+        *count = MAX_PAGE;
+    return true;
+}
+
 /* The page that a request asks for, of a list of which the first `online` of `total` are online.
  * False: the request makes no sense. */
 static bool
@@ -64,13 +76,9 @@ page_get(const struct request *r, size_t online, size_t total, struct page *p)
 {
     int64_t offset, count;
 
-    if (request_int(r, F_TYPE, 2, &p->type) < 0 || p->type < 0 || p->type > 2 ||
-        request_int(r, F_OFFSET, 0, &offset) < 0 || offset < 0 ||
-        request_int(r, F_COUNT, 100, &count) < 0 || count < 0)
+    if (!page_asked(r, &p->type, &offset, &count))
         return false;
     size_t begin = p->type == 1 ? online : 0, end = p->type == 0 ? online : total;
-    if (count > MAX_PAGE)
-        count = MAX_PAGE;
     p->from = (uint64_t)offset < end - begin ? begin + (size_t)offset : end;
     p->to = (size_t)count < end - p->from ? p->from + (size_t)count : end;
     return true;
@@ -106,7 +114,9 @@ route_broadcast(struct call *k)
         call_code(k, code, CMD_CHAT_RESP);
         return;
     }
-    if (broadcast_begin(k->c->jim, k->c, m))
+    if (k->chat->cluster != NULL)
+        far_broadcast(k, m);
+    else if (broadcast_begin(k->c->jim, k->c, m, STR(""), STR("")))
         call_later(k);
     else
         call_code(k, send_refused(k->chat, CODE_RATE), CMD_CHAT_RESP);
@@ -116,6 +126,10 @@ route_broadcast(struct call *k)
 static void
 answer_messages(struct call *k, int64_t type)
 {
+    if (k->chat->cluster != NULL) {
+        far_messages(k, type);
+        return;
+    }
     int code = query_api(k->chat, type, &k->r);
     struct buf b = {0};
 
@@ -152,6 +166,10 @@ route_user_online(struct call *k)
         call_code(k, CODE_INVALID, 0);
         return;
     }
+    if (k->chat->cluster != NULL) {
+        far_user_online(k, id);
+        return;
+    }
     u = user_find(&k->chat->roster, id);
     call_code(k, u != NULL && u->nconns > 0 ? CODE_ONLINE : CODE_OFFLINE, 0);
 }
@@ -169,9 +187,14 @@ route_user_list(struct call *k)
     const struct roster *r = &k->chat->roster;
     struct buf b = {0};
     struct page p;
+    int64_t offset, count;
 
     if (!page_get(&k->r, r->nonline, r->nusers, &p)) {
         call_code(k, CODE_INVALID, 0);
+        return;
+    }
+    if (k->chat->cluster != NULL && page_asked(&k->r, &p.type, &offset, &count)) {
+        far_user_list(k, p.type, offset, count);
         return;
     }
     buf_add(&b, "{", 1);
@@ -202,6 +225,10 @@ route_user_info(struct call *k)
         call_code(k, CODE_INVALID, 0);
         return;
     }
+    if (k->chat->cluster != NULL) {
+        far_user_info(k, id, type);
+        return;
+    }
     u = user_find(&k->chat->roster, id);
     if (u == NULL || !u->known) {
         call_code(k, CODE_USER_FAILED, 0);
@@ -223,6 +250,8 @@ route_user_close(struct call *k)
         return;
     }
     u = user_find(&k->chat->roster, id);
+    if (k->chat->cluster != NULL)
+        cluster_close_user(k->chat->cluster, id, 0);
     if (u != NULL)
         chat_close_user(k->chat, u, 0, NULL);
     call_code(k, CODE_CLOSED, 0);
@@ -232,7 +261,9 @@ route_user_close(struct call *k)
 static int
 change_code(const struct chat *c)
 {
-    return store_failed(c->store) ? CODE_STORE : c->stopping ? CODE_STOPPING : 0;
+    bool away = store_failed(c->store) || (c->cluster != NULL && !cluster_up(c->cluster));
+
+    return away ? CODE_STORE : c->stopping ? CODE_STOPPING : 0;
 }
 
 /* A user's friend groups: what is given replaces what was there. Who is not known yet is from now
@@ -253,7 +284,9 @@ route_user_friends(struct call *k)
     if (!request_id(&k->r, F_USER_ID, text, &id) || friends->type != JSON_ARRAY ||
         profile_check(json) != NULL)
         code = CODE_INVALID;
-    if (code == 0) {
+    if (code == 0 && k->chat->cluster != NULL) {
+        far_user_friends(k, id, json);
+    } else if (code == 0) {
         record_learn(k->chat, user_get(&k->chat->roster, id), json);
         call_changed(k, CODE_DONE, NULL);
     } else {
@@ -264,9 +297,13 @@ route_user_friends(struct call *k)
 
 /* --- groups ----------------------------------------------------------------------------------- */
 
-/* The group a call is about; NULL when it has been refused. */
+/* What a call does with a group in a cluster, once its name is known. */
+typedef void far_fn(struct call *k, struct str id, const void *arg);
+
+/* The group a call is about; NULL when it has been answered: it is refused, or `far` has been
+ * asked. */
 static struct conv *
-group_of_call(struct call *k, bool change)
+group_of_call(struct call *k, bool change, far_fn *far, const void *arg)
 {
     char text[MAX_ID];
     struct str id;
@@ -275,6 +312,10 @@ group_of_call(struct call *k, bool change)
 
     if (!request_id(&k->r, F_GROUP_ID, text, &id))
         code = CODE_INVALID;
+    if (code == 0 && k->chat->cluster != NULL) {
+        far(k, id, arg);
+        return NULL;
+    }
     if (code == 0 && (v = group_find(&k->chat->roster, id)) == NULL)
         code = CODE_NO_GROUP;
     if (code != 0)
@@ -330,20 +371,53 @@ route_group_create(struct call *k)
         code = CODE_INVALID;
     if (code != 0)
         call_code(k, code, 0);
+    else if (k->chat->cluster != NULL)
+        far_group_create(k, id, name, names.id, names.n);
     else
         let_in(k, group_create(k->chat, id, name), &names);
 }
 
-/* The group and the users that join or leave it; NULL when the call has been refused. */
+static void
+far_join(struct call *k, struct str id, const void *names)
+{
+    far_group_change(k, id, true, ((const struct names *)names)->id,
+                     ((const struct names *)names)->n);
+}
+
+static void
+far_leave(struct call *k, struct str id, const void *names)
+{
+    far_group_change(k, id, false, ((const struct names *)names)->id,
+                     ((const struct names *)names)->n);
+}
+
+static void
+far_rename(struct call *k, struct str id, const void *name)
+{
+    far_group_rename(k, id, *(const struct str *)name);
+}
+
+static void
+far_page(struct call *k, struct str id, const void *whole)
+{
+    int64_t type, offset, count;
+
+    if (page_asked(&k->r, &type, &offset, &count))
+        far_group_page(k, id, *(const bool *)whole, type, offset, count);
+    else
+        call_code(k, CODE_INVALID, 0);
+}
+
+/* The group and the users that join or leave it; NULL when the call has been answered. */
 static struct conv *
-group_and_names(struct call *k, struct names *names)
+group_and_names(struct call *k, struct names *names, far_fn *far)
 {
     int code = names_get(&k->r, names);
 
     if (code == 0 && names->n == 0)
         code = CODE_INVALID;
     if (code == 0)
-        return group_of_call(k, true);
+        return group_of_call(k, true, far, names);
     call_code(k, code, 0);
     return NULL;
 }
@@ -352,7 +426,7 @@ void
 route_group_join(struct call *k)
 {
     struct names names;
-    struct conv *v = group_and_names(k, &names);
+    struct conv *v = group_and_names(k, &names, far_join);
 
     if (v != NULL)
         let_in(k, v, &names);
@@ -362,7 +436,7 @@ void
 route_group_leave(struct call *k)
 {
     struct names names;
-    struct conv *v = group_and_names(k, &names);
+    struct conv *v = group_and_names(k, &names, far_leave);
     struct buf b = {0};
 
     if (v == NULL)
@@ -386,6 +460,10 @@ route_group_dismiss(struct call *k)
 
     if (!request_id(&k->r, F_GROUP_ID, text, &id))
         code = CODE_INVALID;
+    if (code == 0 && k->chat->cluster != NULL) {
+        far_group_dismiss(k, id);
+        return;
+    }
     if (code == 0 && (v = group_find_any(&k->chat->roster, id)) == NULL)
         code = CODE_NO_GROUP; /* but one that is gone already is what the caller wants */
     if (code != 0) {
@@ -407,7 +485,7 @@ route_group_rename(struct call *k)
         call_code(k, CODE_INVALID, 0);
         return;
     }
-    struct conv *v = group_of_call(k, true);
+    struct conv *v = group_of_call(k, true, far_rename, &name);
     if (v == NULL)
         return;
     group_rename(k->chat, v, name);
@@ -418,7 +496,8 @@ route_group_rename(struct call *k)
 void
 route_group_info(struct call *k)
 {
-    struct conv *v = group_of_call(k, false);
+    static const bool whole = true;
+    struct conv *v = group_of_call(k, false, far_page, &whole);
     struct buf b = {0};
     struct page p;
 
@@ -438,9 +517,14 @@ route_group_list(struct call *k)
     const struct roster *r = &k->chat->roster;
     struct buf b = {0};
     struct page p;
+    int64_t offset, count;
 
     if (!page_get(&k->r, 0, r->ngroups, &p) || p.type != 2) {
         call_code(k, CODE_INVALID, 0);
+        return;
+    }
+    if (k->chat->cluster != NULL && page_asked(&k->r, &p.type, &offset, &count)) {
+        far_group_list(k, offset, count);
         return;
     }
     buf_add(&b, "{", 1);
@@ -459,7 +543,8 @@ route_group_list(struct call *k)
 void
 route_group_users(struct call *k)
 {
-    struct conv *v = group_of_call(k, false);
+    static const bool whole = false;
+    struct conv *v = group_of_call(k, false, far_page, &whole);
     struct buf b = {0};
     struct page p;
 

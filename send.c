@@ -145,6 +145,8 @@ draft_from(struct chat *c, struct draft *d)
         if (d->r->f[F_FROM].type != JSON_NONE && !request_id(d->r, F_FROM, text, &id))
             return CODE_SEND_FAILED;
         d->from = user_get(&c->roster, id);
+        if (c->cluster != NULL)
+            d->conn->recent = NULL; /* nobody is kept for a call of the API */
     } else if (d->conn->user != NULL) {
         d->from = d->conn->user;
     } else { /* jim.login.required=off: J-IM's anonymous sender */
@@ -169,7 +171,7 @@ draft_to(struct chat *c, struct draft *d)
     if (d->chat_type == 2) {
         if (!member_is_with(m, d->from, id))
             d->conn->recent = m = member_with(&c->roster, d->from, id);
-        if (m == NULL && !d->api && d->from->begun++ >= MAX_BEGUN) {
+        if (m == NULL && !d->api && c->cluster == NULL && d->from->begun++ >= MAX_BEGUN) {
             d->from->begun = MAX_BEGUN;
             return CODE_FORBIDDEN;
         }
@@ -179,7 +181,9 @@ draft_to(struct chat *c, struct draft *d)
     }
     if (!member_is_in(m, d->from, id))
         d->conn->recent = m = member_in_group(&c->roster, d->from, id);
-    if (m != NULL) {
+    if (c->cluster != NULL) { /* who is in it, and whether it is there, Redis decides */
+        d->conv = group_get(&c->roster, id);
+    } else if (m != NULL) {
         d->conv = m->conv;
     } else if (d->api) {
         d->conv = group_find(&c->roster, id);
@@ -334,6 +338,33 @@ send_new(struct chat *c, const struct draft *d, struct msg *m, uint64_t print, s
     return 0;
 }
 
+/*
+ * The same in a cluster: Redis gives the number. The chat object stands in c->out with a 0 for it;
+ * what is before and behind that goes there.
+ */
+static int
+send_to_redis(struct chat *c, const struct draft *d, size_t id_at, size_t id_end)
+{
+    struct buf *b = &c->out;
+    struct far_draft f = {.conn = d->conn, .reply_seq = d->reply_seq, .fan = d->fan,
+                          .fan_at = d->fan_at, .from = d->from, .to = d->to, .conv = d->conv,
+                          .create_ms = d->create_ms, .now_ms = d->now_ms, .api = d->api,
+                          .id_at = (uint32_t)id_at, .id_len = (uint32_t)(id_end - id_at)};
+
+    if (c->stopping)
+        return CODE_STOPPING;
+    for (f.seq_at = id_end; memcmp(b->p + f.seq_at, "\"seq\":", 6) != 0; f.seq_at++)
+        ; /* between them is the message's type, a number */
+    f.seq_at += 6;
+    f.json = (struct str){b->p, b->len};
+    f.head = delivery_head.n;
+    f.id = d->own_id ? STR("") : d->id;
+    int code = cluster_send(c->cluster, &f);
+    if (code == 0)
+        owe_answer(d);
+    return code;
+}
+
 /* Returns 0 when the message is accepted: then its answer is pending. Else the code to refuse
  * it. */
 static int
@@ -357,6 +388,10 @@ send_draft(struct chat *c, struct draft *d)
     }
     c->out.len = 0;
     buf_lit(&c->out, DELIVERY_HEAD);
+    if (c->cluster != NULL) {
+        put_chat(c, &c->out, d, 0, &id_at, &id_end);
+        return send_to_redis(c, d, id_at, id_end);
+    }
     put_chat(c, &c->out, d, d->conv->seq + 1, &id_at, &id_end);
     buf_lit(&c->out, "}");
     struct msg *m = msg_take(c->msgs, CMD_CHAT, 0, c->out.p, c->out.len);
@@ -653,7 +688,8 @@ deliver_message(struct chat *c, const struct pending *p)
     if (p->from != p->to) {
         struct member *sender = member_of(&c->roster, p->from, v);
         send_to_user(p->from, p->msg, sender, p->conn);
-        member_delivered(&c->roster, sender, p->seq); /* one need not be told what one has said */
+        if (p->kind != PENDING_FAR || p->from->nconns > 0) /* one need not be told what one said */
+            member_delivered(&c->roster, sender, p->seq);
     }
     return n;
 }
@@ -721,7 +757,9 @@ deliver_end(struct chat *c, const struct pending *p)
 {
     if (p->kind == PENDING_CALL)
         call_done(c, p, true);
-    else
+    else if (p->kind == PENDING_ACK)
+        acknowledge(c, p, p->code);
+    else if (p->kind != PENDING_FAR)
         acknowledge(c, p, p->to != NULL && p->to->nconns == 0 ? CODE_OFFLINE : CODE_SENT);
     msg_unref(p->msg);
 }
@@ -757,6 +795,30 @@ deliver(struct chat *c, const struct pending *p)
         extend_stored(c, p);
     deliver_end(c, p);
     return n;
+}
+
+void
+send_far(struct chat *c, const struct pending *p)
+{
+    struct conv *v = p->conv;
+
+    v->seq = v->durable = p->seq;
+    if ((p->to == NULL && v->nonline > DELIVER_DIRECT) || v->waves > 0 ||
+        (p->conn != NULL && p->conn->waves > 0)) {
+        wave_push(c, p);
+        return;
+    }
+    deliver_message(c, p);
+    deliver_end(c, p);
+}
+
+void
+send_answer(struct chat *c, const struct pending *p)
+{
+    if (p->conn->waves > 0)
+        wave_push(c, p);
+    else
+        deliver_end(c, p);
 }
 
 /* The batch is gone: nobody has seen its messages, and their numbers are free again. */
@@ -869,7 +931,8 @@ wave_push(struct chat *c, const struct pending *p)
     }
     struct wave *f = &c->wave[(c->wave_head + c->wave_n++) & (c->wave_cap - 1)];
     *f = (struct wave){.p = *p, .left = UINT32_MAX};
-    p->conn->waves++;
+    if (p->conn != NULL)
+        p->conn->waves++;
     if (p->conv != NULL)
         p->conv->waves++;
 }
@@ -907,11 +970,12 @@ send_waves(struct chat *c)
 
     for (; c->wave_n > 0 && work < MAX_SLICE; work++) {
         struct wave *f = &c->wave[c->wave_head];
-        if (f->p.kind == PENDING_SEND && f->p.to == NULL) {
+        bool message = f->p.kind == PENDING_SEND || f->p.kind == PENDING_FAR;
+        if (message && f->p.to == NULL) {
             work += wave_some(f, MAX_SLICE - work);
             if (f->left > 0)
                 break;
-        } else if (f->p.kind == PENDING_SEND) {
+        } else if (message) {
             work += deliver_message(c, &f->p);
         }
         struct pending p = f->p;
@@ -919,7 +983,8 @@ send_waves(struct chat *c)
         c->wave_n--;
         if (p.conv != NULL)
             p.conv->waves--;
-        p.conn->waves--;
+        if (p.conn != NULL)
+            p.conn->waves--;
         deliver_end(c, &p);
     }
     return work;

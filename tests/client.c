@@ -30,7 +30,7 @@
 #endif
 
 #define MAX_ARGS 40
-#define MAX_SERVERS 4
+#define MAX_SERVERS 10
 
 /* What runs, and the highest descriptor of a peer: to be ended when the test has passed. */
 static struct server running[MAX_SERVERS];
@@ -63,6 +63,12 @@ bool
 through_tls(void)
 {
     return getenv("JIM_TEST_TLS") != NULL;
+}
+
+static bool
+in_cluster(void)
+{
+    return cluster_port != NULL && getenv("JIM_TEST_CLUSTER") != NULL;
 }
 
 static const char *
@@ -226,11 +232,18 @@ server_start_with(struct server *s, int files, bool own_ports, const char *const
     int out[2];
 
     for (; *args != NULL; args++) {
-        CHECK(n < MAX_ARGS - 7);
+        CHECK(n < MAX_ARGS - 11);
         argv[n++] = *args;
     }
     if (through_tls()) {
         const char *const more[] = {"-o", "jim.ssl=on", "-o", "jim.ssl.only=on", "-o", tls_cert()};
+        memcpy(&argv[n], more, sizeof more);
+        n += sizeof more / sizeof more[0];
+    }
+    if (in_cluster()) {
+        static char port[40];
+        snprintf(port, sizeof port, "jim.redis.port=%d", cluster_port());
+        const char *const more[] = {"-o", "jim.cluster=on", "-o", port};
         memcpy(&argv[n], more, sizeof more);
         n += sizeof more / sizeof more[0];
     }
@@ -245,6 +258,8 @@ server_start_with(struct server *s, int files, bool own_ports, const char *const
     read_ready(s, out[0]);
     close(out[0]);
     note_running(s);
+    if (in_cluster())
+        cluster_ready(s);
 }
 
 void

@@ -48,6 +48,12 @@ struct server {
  * started serves TLS only, and every peer speaks it. Needs a build with TLS.
  */
 bool through_tls(void);
+/*
+ * JIM_TEST_CLUSTER=1 makes every server a node of a cluster, on a redis-server that is started for
+ * the test (engine.c). NULL where there is none, as in `make test`.
+ */
+extern int (*const cluster_port)(void);     /* where it is; starts it */
+extern void (*const cluster_ready)(const struct server *s);
 
 /* No groups at login, so no notices between what a test is about. */
 #define QUIET "-o", "jim.login.groups="

@@ -136,13 +136,10 @@ static const struct key {
     {"jim.ca", "", "/b", TEXT(ca, "/b"), 0, 0, false},
     {"jim.log.level", "info", "debug", INT(log_level), 2, 3, true},
     {"jim.log.file", "", "/l", TEXT(log_file, "/l"), 0, 0, false},
+    {"jim.cluster", "off", "on", INT(cluster), 0, 1, false},
+    {"jim.reuseport", "off", "on", INT(reuseport), 0, 1, false},
 };
 #define KEYS (sizeof keys / sizeof keys[0])
-
-/* Accepted with their defaults only: not in this version. */
-static const char *const later[][2] = {
-    {"jim.cluster", "off"},
-};
 
 /* Understood, and without effect outside a cluster. */
 static const struct key cluster[] = {
@@ -221,8 +218,6 @@ TEST(conf_keys_accept_their_default)
         CHECK(conf_has(&s.o.set, keys[i].key));
         CHECK_INT(set_count(&s.o.set), i + 1); /* a bit of its own */
     }
-    for (size_t i = 0; i < sizeof later / sizeof later[0]; i++)
-        CHECK(set(&s, later[i][0], later[i][1]) == 0);
     CHECK(set(&s, "jim.port", "8888") == 0);
     CHECK_INT(s.notices.len, 0);
     end(&s);
@@ -290,7 +285,7 @@ TEST(conf_print)
 
     for (const char *p = help; *p != '\0'; p++)
         lines += *p == '\n';
-    CHECK_INT(lines, 1 + KEYS + 1); /* and jim.port */
+    CHECK_INT(lines, 1 + KEYS + 1 + sizeof cluster / sizeof cluster[0]); /* and jim.port */
     for (size_t i = 0; i < KEYS; i++) {
         if (!help_default(help, keys[i].key, value, &live))
             test_fail(__FILE__, __LINE__, "-h lacks %s", keys[i].key);
@@ -389,7 +384,8 @@ TEST(conf_bad_values)
         {"jim.timeout.detect", "||99ms|0|2h|1w|1.5s|1 s|s|ms|-1|9223372036854775807s|10k"},
         {"jim.heartbeat.timeout", "||x|25h|2d"},
         {"jim.store.sync", "||0|0ms|on|-1|2h|always|Group"},
-        {"jim.cluster", "on|||yes"},
+        {"jim.cluster", "|yes"},
+        {"jim.reuseport", "|yes"},
         {"jim.auth.delay", "||31s|1h|-1|x"},
         {"jim.timeout.hook", "||0|9ms|2h"},
         {"jim.connections.per.ip", "|-1|some"},
@@ -660,7 +656,7 @@ TEST(conf_file_errors)
     refused("jim.http.cors=a\\\n  b\njim.nope=2\r\njim.port=1", "t.properties:3: ", "jim.nope");
     refused("\n\njim.port = http\n", "t.properties:3: ", "'http'");
     refused("jim.ssl=yes\n", "t.properties:1: ", "jim.ssl");
-    refused("jim.cluster = on\n", "t.properties:1: ", "jim.cluster");
+    refused("jim.cluster = yes\n", "t.properties:1: ", "jim.cluster");
     refused("jim.port=1,2,3,4,5,6,7,8,9,10\njim.port=1,2,3,4,5,6,7\n", "t.properties:2: ",
             "jim.port");
     /* the first of several */
