@@ -59,7 +59,7 @@ jim-cli: $(CLIO) $(CLILIBO) $(CLIENTO) $(CLIENTLIBO)
 # of jim.h and jim_client.h are seen from outside; in the .a as far as ld -r and objcopy are there.
 SONAME = libjim.so.0
 PICO = $(LIB:.c=.lo) $(CLIENT:.c=.lo)
-lib: libjim.a libjim.so
+lib: libjim.a libjim.so libjimclient.a libjimclient.so
 libjim.a: $(PICO)
 	mkdir -p build
 	rm -f $@
@@ -78,6 +78,23 @@ libjim.so: $(SONAME)
 	$(CC) $(ALL) -c -o $@ $<
 .c.lo:
 	$(CC) $(ALL) -fPIC -fvisibility=hidden -c -o $@ $<
+
+# The client library alone, without the server.
+CLIENTSO = libjimclient.so.0
+CLIENTPIC = $(CLIENT:.c=.lo) $(CLIENTLIB:.c=.lo)
+libjimclient.a: $(CLIENTPIC)
+	mkdir -p build
+	rm -f $@
+	if ld -r -o build/libjimclient.o $(CLIENTPIC) && objcopy --localize-hidden build/libjimclient.o; \
+	then \
+	    ar rcs $@ build/libjimclient.o; \
+	else \
+	    ar rcs $@ $(CLIENTPIC); \
+	fi
+$(CLIENTSO): $(CLIENTPIC)
+	$(CC) $(CFLAGS) -shared -Wl,-soname,$(CLIENTSO) -o $@ $(CLIENTPIC) $(LIBS)
+libjimclient.so: $(CLIENTSO)
+	ln -sf $(CLIENTSO) $@
 
 main.o $(LIBO) $(PICO): $(HDRS) Makefile
 $(CLIENTO) $(CLIENT:.c=.lo): $(HDRS) jim_client.h client_int.h Makefile
@@ -143,7 +160,7 @@ uninstall:
 	$(INSTALL_DIRS) sh contrib/install.sh uninstall
 
 clean:
-	rm -rf build *.o *.lo jim jim-cli libjim.* page.inc page.inc.tmp tests/list.inc
+	rm -rf build *.o *.lo jim jim-cli libjim.* libjimclient.* page.inc page.inc.tmp tests/list.inc
 
 dist:
 	mkdir -p build
@@ -250,7 +267,7 @@ check-kqueue:
 check-ppc:
 	$(MAKE) variant V=ppc CC=powerpc-linux-gnu-gcc F="-O2 -static" EMULATOR="env -u CC qemu-ppc" \
 	    ONLY="codec_ resp_ json_ util_ roster_ conf_ store_"
-TOOLSRC = tests/bench*.c tests/talk.c tests/crash.c tests/simdisk.c tests/kill.c \
+TOOLSRC = tests/bench*.c tests/flap.c tests/talk.c tests/crash.c tests/simdisk.c tests/kill.c \
 	tests/limits.c tests/redis.c tests/cli_deep.c tests/fuzz_main.c
 werror: page.inc tests/list.inc
 	for cc in gcc clang; do \
@@ -406,6 +423,13 @@ build/kill: tests/kill.c util.o $(HDRS)
 	$(CC) $(ALL) $(LDFLAGS) -o $@ tests/kill.c util.o $(LIBS)
 kill: jim build/kill
 	JIM="$$PWD/jim" build/kill
+# The client library: on a flapping network with 50 restarts of the server, under the sanitizers; and
+# its headers from C++, its symbols, a program under valgrind (g++, valgrind).
+build/flap: tests/flap.c $(CLIENT) $(CLIENTLIB) jim_client.h client_int.h $(HDRS)
+	mkdir -p build
+	$(CC) $(SANE) $(SANITIZE)=address,undefined -o $@ tests/flap.c $(CLIENT) $(CLIENTLIB) $(LIBS)
+check-client: jim build/flap libjimclient.a libjimclient.so
+	JIM=./jim CC="$(CC)" LIBS="$(LIBS)" sh tests/client.sh
 # Would they notice? Bugs planted one by one into copies of the store, each of which must be caught.
 crash-planted: build/crash
 	MAKE="$(MAKE)" sh tests/planted.sh

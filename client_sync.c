@@ -135,7 +135,7 @@ unhold(struct jim_client *c, struct client_conv *v)
     return h;
 }
 
-/* Is number seq held as one this handle has sent? */
+/* Is number seq held as one this handle has sent, and had its answer to? */
 static bool
 is_own(const struct client_conv *v, uint64_t seq)
 {
@@ -235,21 +235,28 @@ take_next(struct jim_client *c, struct client_conv *v, struct jim_message *m, bo
         tell(c, m, from != LIVE);
 }
 
+/* Has this handle sent it, and waits for the answer? */
+static bool
+is_pending(const struct jim_client *c, const struct jim_message *m)
+{
+    return m->id != NULL && client_is_me(c, m->from) && ask_has_id(c, m->id);
+}
+
 static void
 arrive(struct jim_client *c, struct client_conv *v, struct jim_message *m, enum source from)
 {
-    bool own = m->id != NULL && client_is_me(c, m->from) && ask_has_id(c, m->id);
+    bool own = is_own(v, m->seq) || is_pending(c, m);
     bool fetch = !c->opt.no_catch_up && !c->sync.no_store;
     struct str json = {m->json, m->json_n};
 
     if (v->known && m->seq <= v->last)
         return;
-    if (from == FILLED)
-        own |= is_own(v, m->seq);
-    else if (fetch && (v->filling || (c->sync.catching && !v->known && from == LIVE))) {
+    if (fetch && from != FILLED
+        && (v->filling || (c->sync.catching && !v->known && from == LIVE))) {
         hold(c, v, m->seq, own, from, json);
         return;
-    } else if (fetch && v->known && m->seq > v->last + 1) {
+    }
+    if (fetch && from != FILLED && v->known && m->seq > v->last + 1) {
         hold(c, v, m->seq, own, from, json);
         fill(c, v);
         return;
@@ -270,8 +277,7 @@ take_chat(struct jim_client *c, const struct json *chat, enum source from)
          : m.chat_type == JIM_TO_USER && client_is_me(c, m.from) ? m.to
          : m.chat_type == JIM_TO_USER ? m.from : NULL;
     if (m.seq == 0 || id == NULL) {
-        bool own = m.id != NULL && client_is_me(c, m.from) && ask_has_id(c, m.id);
-        if (!own)
+        if (!is_pending(c, &m))
             tell(c, &m, from != LIVE);
         return;
     }
