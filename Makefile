@@ -424,7 +424,7 @@ build/kill: tests/kill.c util.o $(HDRS)
 kill: jim build/kill
 	JIM="$$PWD/jim" build/kill
 # The client library: on a flapping network with 50 restarts of the server, under the sanitizers; and
-# its headers from C++, its symbols, a program under valgrind (g++, valgrind).
+# the headers from C++, the symbols, docs/client.md's program under valgrind (g++, valgrind, curl).
 build/flap: tests/flap.c $(CLIENT) $(CLIENTLIB) jim_client.h client_int.h $(HDRS)
 	mkdir -p build
 	$(CC) $(SANE) $(SANITIZE)=address,undefined -o $@ tests/flap.c $(CLIENT) $(CLIENTLIB) $(LIBS)
@@ -440,6 +440,14 @@ build/jim-bench: $(LIBO) $(BENCHO) tests/bench.c tests/bench.h
 	mkdir -p build
 	$(CC) $(ALL) $(LDFLAGS) -o $@ tests/bench.c $(BENCHO) $(LIBO) $(LIBS)
 bench: jim build/jim-bench
+
+# What the client library costs beside jim-bench's own client; BENCH_CLIENT: messages, handles.
+BENCH_CLIENT = 300000 5000
+build/bench-client: $(LIBO) $(CLIENTO) $(BENCHO) tests/bench_client.c tests/bench.h
+	mkdir -p build
+	$(CC) $(ALL) $(LDFLAGS) -o $@ tests/bench_client.c $(BENCHO) $(CLIENTO) $(LIBO) $(LIBS)
+bench-client: jim build/bench-client
+	JIM=./jim build/bench-client $(BENCH_CLIENT)
 
 # The same work on jim, redis-server, nats-server, mosquitto and a bare relay, as far as they are
 # installed; writes the table into docs/benchmarks.md.

@@ -110,18 +110,18 @@ take_string(struct jim_message *m, const struct json *key, const struct json *v,
 static void
 take_number(struct jim_message *m, const struct json *key, const struct json *v)
 {
-    int64_t n;
+    int64_t n = 0, *out = client_key_is(key, "chatType")     ? &m->chat_type
+                        : client_key_is(key, "msgType")    ? &m->msg_type
+                        : client_key_is(key, "createTime") ? &m->create_ms
+                        : client_key_is(key, "seq")        ? &n
+                                                           : NULL;
 
-    if (json_int(v, &n) != 1)
+    if (out == NULL || json_int(v, &n) != 1)
         return;
-    if (client_key_is(key, "chatType"))
-        m->chat_type = n;
-    else if (client_key_is(key, "msgType"))
-        m->msg_type = n;
-    else if (client_key_is(key, "createTime"))
-        m->create_ms = n;
-    else if (client_key_is(key, "seq") && n > 0)
-        m->seq = (uint64_t)n;
+    if (out == &n)
+        m->seq = n > 0 ? (uint64_t)n : 0;
+    else
+        *out = n;
 }
 
 int
