@@ -455,7 +455,15 @@ build/bench-peers: $(LIBO) $(BENCHO) tests/bench_peers.c tests/bench.h
 	mkdir -p build
 	$(CC) $(ALL) $(LDFLAGS) -o $@ tests/bench_peers.c $(BENCHO) $(LIBO) $(LIBS)
 bench-peers: jim build/bench-peers
-	sh tests/bench_peers.sh
+	sh tests/bench_doc.sh peers
+
+# The same work beside ever more connections, users, groups and history; then as many users online
+# as fit, up to a million (Linux; root, for /proc/slabinfo; 10 GB of memory for a million).
+build/bench-scale: $(LIBO) $(BENCHO) tests/bench_scale.c tests/bench.h
+	mkdir -p build
+	$(CC) $(ALL) $(LDFLAGS) -o $@ tests/bench_scale.c $(BENCHO) $(LIBO) $(LIBS)
+bench-scale: jim build/bench-scale
+	sh tests/bench_doc.sh scale
 
 # Instructions a message, held against docs/benchmarks.md (valgrind). RECORD=1 records them anew.
 RECORD =
@@ -470,4 +478,4 @@ check-all: test check-cli werror lint analyze asan tsan check-poll check-kqueue 
 
 .PHONY: all lib examples run test check check-cli install uninstall clean dist variant asan tsan check-poll check-kqueue \
 	check-ppc werror lint analyze browser check-examples check-lib bench-store import-redis check-redis crash crash-asan crash-planted kill \
-	limits fuzz callgrind bench bench-peers check-all
+	limits fuzz callgrind bench bench-peers bench-scale check-all

@@ -133,6 +133,7 @@ struct flow { /* a sender, and all who hear it */
 struct spec {
     const char *host;
     int port;
+    const char *from;        /* own address, IPv4; NULL: the kernel's choice */
     const struct wire *sender, *receiver;
     uint32_t flows, members; /* members 0: one receiver a flow, a pair; else a group of so many */
     uint32_t first;          /* number of the first user */

@@ -10,6 +10,7 @@
  */
 #include "bench.h"
 
+#include <arpa/inet.h>
 #include <fcntl.h>
 #include <netdb.h>
 #include <netinet/in.h>
@@ -339,6 +340,20 @@ load_turn(struct load *l, int64_t until_ns)
 
 /* --- life ------------------------------------------------------------------------------------- */
 
+/* Connect from this address; the port is chosen when it is known where to, and may be in use to
+ * elsewhere. */
+static void
+client_bind(int fd, const char *from)
+{
+    struct sockaddr_in a = {.sin_family = AF_INET};
+    int one = 1;
+
+    if (inet_pton(AF_INET, from, &a.sin_addr) != 1 ||
+        setsockopt(fd, IPPROTO_IP, IP_BIND_ADDRESS_NO_PORT, &one, sizeof one) != 0 ||
+        bind(fd, (struct sockaddr *)&a, sizeof a) != 0)
+        die("%s: %s", from, strerror(errno));
+}
+
 static void
 client_connect(struct client *c, const struct addrinfo *to)
 {
@@ -348,6 +363,8 @@ client_connect(struct client *c, const struct addrinfo *to)
     if (fd < 0)
         die("socket: %s", strerror(errno));
     setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof one);
+    if (c->load->spec.from != NULL)
+        client_bind(fd, c->load->spec.from);
     c->fd = fd;
     c->begun_ns = now_ns();
     if (connect(fd, to->ai_addr, to->ai_addrlen) != 0 && errno != EINPROGRESS)
