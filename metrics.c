@@ -168,7 +168,7 @@ snapshot_take(const struct jim *j, struct snapshot *t)
     store_stats(j->store, &t->store);
     t->connections = j->conns;
     t->online = j->chat.roster.nonline;
-    t->users = j->chat.roster.nusers;
+    t->users = j->cluster != NULL ? t->online : j->chat.roster.nusers; /* a node knows its own */
     t->conversations = j->chat.roster.convs.count;
     t->groups = j->chat.roster.ngroups;
     t->uptime_ms = (uint64_t)(j->chat.now_ms() - j->start_ms);

@@ -295,6 +295,10 @@ TEST(cluster_lists)
     CHECK(memmem(r.body.p, r.body.n, "\"userId\":\"u2\"", 13) != NULL);
     r = ask_for(&s[1], "GET", "/api/user/list?type=0", "", NULL);
     CHECK(memmem(r.body.p, r.body.n, "\"total\":2", 9) != NULL);
+    for (int i = 0; i < 2; i++) { /* each node counts its own */
+        CHECK_INT(server_stat(&s[i], "online"), 1);
+        CHECK_INT(server_stat(&s[i], "users"), 1);
+    }
     r = ask_for(&s[1], "GET", "/api/user/list?count=1&offset=2", "", NULL);
     CHECK(memmem(r.body.p, r.body.n, "\"userId\":\"u2\"", 13) != NULL);
     r = ask_for(&s[0], "GET", "/api/user/online?userid=u1", "", NULL);

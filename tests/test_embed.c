@@ -1499,3 +1499,20 @@ TEST(embed_calls_between_turns)
     jim_free(h.j);
     buf_free(&h.trace);
 }
+
+/* A cluster is the program's alone: hooks would be told of one node, and of no other. */
+TEST(embed_no_cluster)
+{
+    struct host h;
+
+    host_new(&h);
+    host_set(&h, "jim.store", "on");
+    host_set(&h, "jim.cluster", "on");
+    host_set(&h, "jim.log.file", "log");
+    CHECK_INT(jim_start(h.j), JIM_BAD_CONFIG);
+    jim_free(h.j);
+    CHECK(has(read_whole("log"), " error: jim.cluster=on is for the program jim: an embedding "
+                                 "program would be told of this node alone\n"));
+    close(h.pipe[0]);
+    close(h.pipe[1]);
+}
