@@ -383,7 +383,7 @@ chat_command(struct chat *c, struct conn *from, int cmd, uint32_t seq, struct st
                                 own_login = {extend_command, CMD_UNKNOWN, true};
     const struct own_command *own = NULL;
     struct request r;
-    bool parsed = request_parse(&r, json.n > 0 ? json : STR("{}"));
+    bool parsed = request_parse_like(&r, json.n > 0 ? json : STR("{}"), &c->order);
     int n = command_of(cmd, &r, parsed);
     const struct handler *h = n >= 0 && n < COMMANDS ? &handlers[n] : &unknown;
 

@@ -3,7 +3,7 @@
  * conn.c - the life of one connection, from its first byte to its last. The only file that reads or
  * writes client sockets; what the bytes mean is input.c's and chat.c's business.
  *
- *   messages   struct msg: one encoded text, shared by all receivers
+ *   messages   the head that goes before one (msg.c)
  *   output     conn_send() queues, conn_flush() writes once a turn
  *   closing    conn_close() and conn_finish() only mark; the end of the turn releases
  *   reading    conn_readable() reads once a turn; input.c makes of it what it means
@@ -37,67 +37,6 @@
 #define SMALL_PIECE 1024 /* pieces up to this are copied together rather than listed for writev */
 
 /* --- messages --------------------------------------------------------------------------------- */
-
-struct msg *
-msg_take(struct msg_pool *pool, uint8_t command, uint32_t seq, const char *data, size_t n)
-{
-    struct msg *m;
-    bool large = sizeof *m + n > POOL_ROOM;
-
-    if (sizeof *m + n > POOL_LARGE)
-        pool = NULL;
-    if (pool != NULL && pool->size[large].free != NULL) {
-        m = pool->size[large].free;
-        pool->size[large].free = m->next_free;
-        pool->size[large].n--;
-        FETCH(m->next_free);
-    } else if (pool != NULL) {
-        m = xmalloc(large ? POOL_LARGE : POOL_ROOM);
-        pool->made++;
-    } else {
-        m = xmalloc(sizeof *m + n);
-    }
-    *m = (struct msg){.refs = 1, .len = (uint32_t)n, .seq = seq, .command = command,
-                      .opcode = WS_TEXT, .large = large, .pool = pool};
-    if (data != NULL)
-        memcpy(m->data, data, n);
-    return m;
-}
-
-struct msg *
-msg_new(uint8_t command, uint32_t seq, const char *data, size_t n)
-{
-    return msg_take(NULL, command, seq, data, n);
-}
-
-void
-msg_unref(struct msg *m)
-{
-    assert(m->refs > 0);
-    if (--m->refs > 0)
-        return;
-    if (m->held != NULL)
-        *m->held -= sizeof *m + m->len;
-    free(m->fetched);
-    struct msg_pool *pool = m->pool;
-    bool large = m->large;
-    if (pool == NULL || pool->size[large].n >= MAX_POOL / (large ? POOL_LARGE : POOL_ROOM)) {
-        free(m);
-        return;
-    }
-    m->next_free = pool->size[large].free;
-    pool->size[large].free = m;
-    pool->size[large].n++;
-}
-
-void
-msg_hold(struct msg *m, size_t *held)
-{
-    if (m->held != NULL)
-        return;
-    m->held = held;
-    *held += sizeof *m + m->len;
-}
 
 /* The head that goes before m's data on c's protocol, encoded on first use. */
 static struct str
@@ -301,6 +240,82 @@ out_push(struct conn *c, struct msg *m, struct member *member)
     c->jim->fresh += m->len;
 }
 
+/*
+ * A piece of output that several messages to one connection stand in, one behind the other with
+ * their heads: one thing to write. Who gets a second in a turn is likely to get more.
+ */
+static struct msg *
+piece_new(struct conn *c, uint8_t command, uint32_t seq, size_t n)
+{
+    bool more = c->out != NULL && c->out->n > 0 && sizeof(struct msg) + n < POOL_LARGE;
+    struct msg *m = msg_take(&c->jim->msgs, command, seq, NULL,
+                             more ? POOL_LARGE - sizeof *m : n);
+
+    m->len = 0;
+    m->raw = true;
+    if (m->pool != NULL)
+        m->room = (uint16_t)((m->large ? POOL_LARGE : POOL_ROOM) - sizeof *m);
+    return m;
+}
+
+static inline void
+piece_put(struct msg *m, struct str head, const char *data, size_t n)
+{
+    copy_short(m->data + m->len, head.p, head.n);
+    if (n > 0)
+        memcpy(m->data + m->len + head.n, data, n);
+    m->len += (uint32_t)(head.n + n);
+}
+
+/* Put n bytes with a head into the piece that is queued last. False: there is none with room, or
+ * its arrival means something else. */
+static bool
+out_behind(struct conn *c, const struct member *member, struct str head, const char *data, size_t n)
+{
+    struct out *o = c->out;
+    size_t all = head.n + n;
+
+    if (o == NULL || o->n == 0)
+        return false;
+    uint32_t last = (o->head + o->n - 1) & (o->cap - 1);
+    struct msg *m = o->entry[last].msg;
+    if (m->len + all > m->room || o->entry[last].member != member)
+        return false;
+    piece_put(m, head, data, n);
+    *m->held += all;
+    o->bytes += all;
+    c->jim->stats.queued += all;
+    c->jim->fresh += all;
+    return true;
+}
+
+/*
+ * Queue a chat message. One that only this user gets is copied behind those before it: m is free
+ * again at once, and the memory of all of them in the cache. (Hooks see each by itself.)
+ */
+static void
+out_chat(struct conn *c, struct msg *m, struct member *member)
+{
+    struct out *o = c->out;
+
+    if (!m->alone || o->n == 0 || m->len > POOL_LARGE / 4 || c->jim->hooks != NULL) {
+        out_push(c, m, member);
+        return;
+    }
+    struct str head = msg_head(c, m);
+    struct msg *last = o->entry[(o->head + o->n - 1) & (o->cap - 1)].msg;
+    if (last->chat_seq + 1 == m->chat_seq && out_behind(c, member, head, m->data, m->len)) {
+        last->chat_seq++;
+        last->chats++;
+        return;
+    }
+    struct msg *piece = piece_new(c, m->command, 0, head.n + m->len);
+    piece_put(piece, head, m->data, m->len);
+    piece->chat_seq = m->chat_seq;
+    out_push(c, piece, member);
+    msg_unref(piece);
+}
+
 /* Is this conversation's next message to come from the store? */
 static bool
 lag_has(const struct out *o, const struct member *member)
@@ -408,7 +423,7 @@ conn_send(struct conn *c, struct msg *m, struct member *member)
     if (stored && o->lags > 0 && lag_has(o, member))
         return; /* it comes in its turn, behind those he has missed */
     if (room) {
-        out_push(c, m, member);
+        out_chat(c, m, member);
     } else if (stored) {
         lag_add(c, member, m->chat_seq);
         c->jim->stats.lags++;
@@ -423,28 +438,6 @@ conn_has_room(const struct conn *c, size_t n)
     return c->out == NULL || c->out->bytes + n <= (size_t)c->jim->opt.queue_max;
 }
 
-/* Put n bytes with a head behind the answers that are queued last. False: there is no room. */
-static bool
-reply_behind(struct conn *c, const uint8_t *head, size_t in_head, const char *json, size_t n)
-{
-    struct out *o = c->out;
-    size_t all = in_head + n;
-
-    if (o == NULL || o->n == 0)
-        return false;
-    struct msg *m = o->entry[(o->head + o->n - 1) & (o->cap - 1)].msg;
-    if (m->len + all > m->room || o->bytes + all > MAX_PRESSED)
-        return false;
-    memcpy(m->data + m->len, head, in_head);
-    memcpy(m->data + m->len + in_head, json, n);
-    m->len += (uint32_t)all;
-    *m->held += all;
-    o->bytes += all;
-    c->jim->stats.queued += all;
-    c->jim->fresh += all;
-    return true;
-}
-
 void
 conn_reply(struct conn *c, uint8_t command, uint32_t seq, const char *json, size_t n)
 {
@@ -452,21 +445,17 @@ conn_reply(struct conn *c, uint8_t command, uint32_t seq, const char *json, size
     size_t in_head = c->proto == PROTO_TCP  ? pkt_head(head, command, seq, (uint32_t)n)
                      : c->proto == PROTO_WS ? ws_head(head, WS_TEXT, n)
                                             : 0;
+    struct str h = {(const char *)head, in_head};
 
     c->jim->stats.encoded += in_head > 0;
     if (c->shut || c->state == CONN_LINGER || c->state == CONN_DEAD)
         return;
-    if (reply_behind(c, head, in_head, json, n)) {
+    if (out_behind(c, NULL, h, json, n)) {
         conn_attend(c);
         return;
     }
-    struct msg *m = msg_take(&c->jim->msgs, command, seq, NULL, in_head + n);
-    memcpy(m->data, head, in_head);
-    if (n > 0)
-        memcpy(m->data + in_head, json, n);
-    m->raw = true;
-    if (m->pool != NULL)
-        m->room = (uint16_t)((m->large ? POOL_LARGE : POOL_ROOM) - sizeof *m);
+    struct msg *m = piece_new(c, command, seq, in_head + n);
+    piece_put(m, h, json, n);
     conn_send(c, m, NULL);
     msg_unref(m);
 }

@@ -5,9 +5,10 @@
  * Part 1 is the whole public interface, for programs that embed the server. Part 2, under
  * JIM_INTERNAL, is every shared limit, struct and function of the server itself, grouped by file in
  * reading order: what knows nothing of chat (base.h: util, hash, codec, resp, loop, dial), stores
- * (stores.h), conf, tls, conn, input, roster, the chat (request, profile, chat, group, send, retry,
- * query, record, keep), logins (login.h: worker, users, token, hook, auth, admin), bounds, jail,
- * jim, broadcast, what an embedding program adds (embed.h: embed, extend, own_proto, own_store),
+ * (stores.h), conf, tls, msg (msg.h), conn, input, roster, the chat (request, profile, chat, group,
+ * send, retry, query, record, keep), logins (login.h: worker, users, token, hook, auth, admin),
+ * bounds, jail, jim, broadcast, what an embedding program adds (embed.h: embed, extend, own_proto,
+ * own_store),
  * HTTP (web.h: http, api, routes, metrics), data carried elsewhere (import.h: export, import,
  * import_redis), and the link to Redis (cluster.h: redis, redis_map, redis_link).
  */
@@ -678,49 +679,7 @@ struct stats { /* since start; counted where it happens, read by metrics.c */
     uint64_t tls, tls_resumed, tls_failed; /* handshakes done, those without a signature, refused */
 };
 
-/*
- * One message on its way out: immutable, shared by every receiver, freed with the last reference.
- * The JSON is the same for all; only the head before it differs, and is encoded once a wire
- * format.
- */
-struct msg {
-    uint32_t refs;
-    uint32_t len;          /* bytes of data */
-    uint32_t seq;          /* TCP-IM sequence number to echo, 0: none (never shared then) */
-    uint8_t command;       /* TCP-IM cmd byte */
-    uint8_t opcode;        /* enum ws_opcode */
-    uint8_t pkt_len, ws_len; /* length of the heads, 0: not encoded yet */
-    bool raw;              /* the data is everything: heads are in it, or it is HTTP */
-    bool large;            /* POOL_LARGE bytes */
-    size_t *held;          /* where its bytes are counted; NULL: not yet */
-    uint8_t pkt[MAX_PKT_HEAD];
-    uint8_t ws[MAX_WS_HEAD];
-    uint16_t room;         /* answers: bytes that data has room for, as more are put behind */
-    uint64_t chat_seq;     /* a chat message: its place in the conversation */
-    struct msg_pool *pool; /* where its memory goes back to; NULL: to free() */
-    union {
-        struct fetched *fetched;  /* an answer 20: owned; what its arrival proves delivered */
-        struct msg *next_free;    /* while in the pool */
-    };
-    char data[];
-};
-
-/* Memory of short messages, used again: in the steady state they cost no malloc. */
-struct msg_pool {
-    struct {
-        struct msg *free; /* owned: conn_free_spares() */
-        uint32_t n;
-    } size[POOLS];
-    uint64_t made;    /* how often there was none, and malloc was called */
-};
-
-struct fetched { /* cursors an answer 20 moves once it is written */
-    size_t n;
-    struct {
-        struct member *member;
-        uint64_t upto;
-    } mark[];
-};
+#include "msg.h"
 
 /* A conversation whose live messages did not fit: from `seq` on they come from the store. */
 struct lag {
@@ -822,15 +781,6 @@ struct conn {
 };
 
 enum reason { REASON_LOST, REASON_PEER, REASON_US, REASON_DROPS };
-
-/* A message with one reference, for the caller. */
-struct msg *msg_new(uint8_t command, uint32_t seq, const char *data, size_t n);
-/* The same from a pool, which outlives it; NULL: none. For what every message needs. data NULL: the
- * caller fills in the n bytes. */
-struct msg *msg_take(struct msg_pool *pool, uint8_t command, uint32_t seq, const char *data,
-                     size_t n);
-void msg_unref(struct msg *m);
-void msg_hold(struct msg *m, size_t *held); /* count its bytes there until it is freed; once */
 
 /*
  * Queue m for c, to be written at the end of the turn; takes a reference of its own. `member` goes
@@ -1045,8 +995,9 @@ void member_leave(struct member *m);
 struct user *member_peer(const struct member *m); /* of a pair: the other one (oneself in notes) */
 /* Move all of u's memberships to the online or the offline part of their conversations. */
 void user_online(struct roster *r, struct user *u, bool online);
-/* Message seq has reached the user; all up to seq have. */
+/* Message seq has reached the user; those from first to last have; all up to seq have. */
 void member_delivered(struct roster *r, struct member *m, uint64_t seq);
+void member_delivered_range(struct roster *r, struct member *m, uint64_t first, uint64_t last);
 void member_delivered_upto(struct roster *r, struct member *m, uint64_t seq);
 /* The next number after `seq` that has not reached him, 0 when all up to conv->durable have. */
 uint64_t member_next_missing(const struct member *m, uint64_t seq);
@@ -1104,6 +1055,11 @@ struct keep {
     uint64_t wait;             /* record that must be durable before it goes on */
 };
 
+/* In which order the members of requests stand; the zero struct knows of none. */
+struct order {
+    uint8_t after[32]; /* by enum field: place in request.c's table of names; FIELDS: the first */
+};
+
 struct chat {
     struct roster roster;
     const struct options *opt; /* borrowed, as are the next five */
@@ -1119,6 +1075,7 @@ struct chat {
                                   read is being handled */
     int64_t put_ms;            /* the time whose digits put_time() has at hand */
     struct buf put_digits;
+    struct order order;        /* of what clients ask */
     struct pending *pending;   /* ring of pending_cap entries in record order; owned */
     size_t pending_head, pending_n, pending_cap;
     struct wave *wave;          /* ring of wave_cap entries, in order of delivery; owned */
@@ -1167,6 +1124,9 @@ struct request {
 };
 /* Parse one JSON object; false when it is not one. Views borrow the text. */
 bool request_parse(struct request *r, struct str json);
+/* The same of the next of many requests: most have their members in the same order, so that what
+ * stands behind one is what stood there the last time. */
+bool request_parse_like(struct request *r, struct str json, struct order *order);
 enum field request_field(const struct json *name); /* FIELDS: none that a request may have */
 /* A member that names a user or group, copied to dst; false when absent or no valid id. */
 bool request_id(const struct request *r, enum field f, char dst[MAX_ID], struct str *id);

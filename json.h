@@ -169,41 +169,36 @@ json_first(uint64_t stops)
 }
 
 #if defined(__SSE2__) && defined(__GNUC__) /* every x86-64 */
-/* json_stops() for 16 bytes, a bit each. As signed bytes, controls and what is not ASCII are both
- * below the blank. */
-static inline unsigned
+/* json_stops() for 16 bytes. With one added, as signed bytes, controls, DEL and what is not ASCII
+ * are all below '!'. */
+static inline __m128i
 json_stops16(const char *p)
 {
     __m128i x = _mm_loadu_si128((const __m128i *)(const void *)p);
-    __m128i low = _mm_cmplt_epi8(x, _mm_set1_epi8(' '));
-    __m128i del = _mm_cmpeq_epi8(x, _mm_set1_epi8(0x7f));
+    __m128i low = _mm_cmplt_epi8(_mm_add_epi8(x, _mm_set1_epi8(1)), _mm_set1_epi8('!'));
     __m128i quote = _mm_cmpeq_epi8(x, _mm_set1_epi8('"'));
     __m128i backslash = _mm_cmpeq_epi8(x, _mm_set1_epi8('\\'));
 
-    return (unsigned)_mm_movemask_epi8(_mm_or_si128(_mm_or_si128(low, del),
-                                                    _mm_or_si128(quote, backslash)));
+    return _mm_or_si128(low, _mm_or_si128(quote, backslash));
 }
 #endif
+
+/* json_span() of a long text, or at the end of all. */
+const char *json_span_more(const char *p, const char *end);
 
 /* The first byte that is not plain ASCII as json_stops() has it, or end. */
 static inline const char *
 json_span(const char *p, const char *end)
 {
 #if defined(__SSE2__) && defined(__GNUC__)
-    for (; end - p >= 16; p += 16) {
-        unsigned stops = json_stops16(p);
+    if (end - p >= 16) {
+        unsigned stops = (unsigned)_mm_movemask_epi8(json_stops16(p));
         if (stops != 0)
             return p + __builtin_ctz(stops);
+        p += 16;
     }
 #endif
-    for (; end - p >= 8; p += 8) {
-        uint64_t stops = json_stops(p);
-        if (stops != 0)
-            return p + json_first(stops);
-    }
-    while (p < end && *p >= 0x20 && *p < 0x7f && *p != '"' && *p != '\\')
-        p++;
-    return p;
+    return json_span_more(p, end);
 }
 
 /* The number that the 8 bytes at p are, if all of them are digits: neighbours are joined to pairs,
@@ -244,27 +239,31 @@ json_digits(const char *p, const char *end)
     return p;
 }
 
-/*
- * The usual member of an object, in place of a call of json_next(): no blanks, a plain name, and a
- * plain string or a whole number for a value. False, with nothing read, for everything else, right
- * or wrong: json_next() reads that, and says what is wrong. Takes nothing that it would not.
- */
-static inline bool
-json_quick(struct json_iter *it, struct json *key, struct json *val)
+/* The first half of json_quick(): a name and its colon. NULL, or where the value begins. */
+static inline const char *
+json_quick_name(const struct json_iter *it, struct json *key)
 {
     const char *p = it->p + !it->first, *end = it->end, *stop;
 
     if (it->close != '}' || end - p < 2 || *p != '"' || (!it->first && p[-1] != ','))
-        return false;
+        return NULL;
     stop = json_span(++p, end);
     if (end - stop < 3 || stop[0] != '"' || stop[1] != ':')
-        return false;
+        return NULL;
     key->p = p;
     key->n = (uint32_t)(stop - p);
     key->type = JSON_STRING;
     key->escaped = false;
     key->plain = true;
-    p = stop + 2;
+    return stop + 2;
+}
+
+/* The second half: the value at p, which is before the end. */
+static inline bool
+json_quick_value(struct json_iter *it, const char *p, struct json *val)
+{
+    const char *end = it->end, *stop;
+
     val->plain = *p == '"';
     val->escaped = false;
     if (val->plain) {
@@ -283,6 +282,19 @@ json_quick(struct json_iter *it, struct json *key, struct json *val)
     it->p = stop + val->plain;
     it->first = false;
     return true;
+}
+
+/*
+ * The usual member of an object, in place of a call of json_next(): no blanks, a plain name, and a
+ * plain string or a whole number for a value. False, with nothing read, for everything else, right
+ * or wrong: json_next() reads that, and says what is wrong. Takes nothing that it would not.
+ */
+static inline bool
+json_quick(struct json_iter *it, struct json *key, struct json *val)
+{
+    const char *p = json_quick_name(it, key);
+
+    return p != NULL && json_quick_value(it, p, val);
 }
 
 /* --- writing ---------------------------------------------------------------------------------- */
@@ -347,6 +359,32 @@ static const char json_letter[] = "bfnrt";
 static const char json_control[] = "\b\f\n\r\t";
 
 /* --- characters ------------------------------------------------------------------------------- */
+
+const char *
+json_span_more(const char *p, const char *end)
+{
+#if defined(__SSE2__) && defined(__GNUC__)
+    for (; end - p >= 64; p += 64) {
+        __m128i ab = _mm_or_si128(json_stops16(p), json_stops16(p + 16));
+        __m128i cd = _mm_or_si128(json_stops16(p + 32), json_stops16(p + 48));
+        if (_mm_movemask_epi8(_mm_or_si128(ab, cd)) != 0)
+            break;
+    }
+    for (; end - p >= 16; p += 16) {
+        unsigned stops = (unsigned)_mm_movemask_epi8(json_stops16(p));
+        if (stops != 0)
+            return p + __builtin_ctz(stops);
+    }
+#endif
+    for (; end - p >= 8; p += 8) {
+        uint64_t stops = json_stops(p);
+        if (stops != 0)
+            return p + json_first(stops);
+    }
+    while (p < end && *p >= 0x20 && *p < 0x7f && *p != '"' && *p != '\\')
+        p++;
+    return p;
+}
 
 /* Bytes of the character at p, whose first byte is 0x80 or above, and its code; 0 when it is not
  * UTF-8: a stray or missing continuation, too long a form, a surrogate or above U+10FFFF. */

@@ -133,47 +133,79 @@ field_folded(const char *p, size_t len)
     return FIELDS;
 }
 
-/* FIELDS: not spelt as it usually is. */
-static inline enum field
-field_spelt(const char *p, size_t n)
+/* Its place in spelt[]; SLOTS: not spelt as it usually is. */
+static inline unsigned
+slot_of(const char *p, size_t n)
 {
     if (n == 0)
-        return FIELDS;
+        return SLOTS;
     unsigned at = SLOT((unsigned char)p[0], (unsigned char)p[n - 1], n);
 
-    return spelt[at].n == n && same(spelt[at].name, p, n) ? (enum field)spelt[at].field : FIELDS;
+    return spelt[at].n == n && same(spelt[at].name, p, n) ? at : SLOTS;
+}
+
+static inline enum field
+field_at(unsigned at, const char *p, size_t n)
+{
+    return at < SLOTS ? (enum field)spelt[at].field : field_folded(p, n);
 }
 
 enum field
 request_field(const struct json *name)
 {
-    enum field f = field_spelt(name->p, name->n);
-
-    return f != FIELDS ? f : field_folded(name->p, name->n);
+    return field_at(slot_of(name->p, name->n), name->p, name->n);
 }
 
+/* Where the value of the next member begins, if the member is usual as json_quick() has it, and its
+ * name is the one at this place of spelt[]; else NULL. */
+static inline const char *
+value_of(const struct json_iter *it, unsigned at)
+{
+    const char *p = it->p + !it->first;
+    size_t n = spelt[at].n;
+
+    if (n == 0 || it->close != '}' || it->end - p < (ptrdiff_t)n + 4 || *p != '"' ||
+        (!it->first && p[-1] != ',') || !same(spelt[at].name, p + 1, n) || p[n + 1] != '"' ||
+        p[n + 2] != ':')
+        return NULL;
+    return p + n + 3;
+}
+
+_Static_assert(FIELDS < sizeof((struct order *)0)->after, "and one for the first");
+
 bool
-request_parse(struct request *r, struct str json)
+request_parse_like(struct request *r, struct str json, struct order *order)
 {
     struct json_iter it;
+    enum field f = FIELDS, before;
     int more = 1;
 
     zero(r, sizeof *r);
     if (json.n >= UINT32_MAX || json_open(&it, json.p, json.n) != 0 || it.close != '}')
         return false;
     for (;;) {
-        struct json key, value; /* in registers, as long as nobody takes their address */
-        if (!json_quick(&it, &key, &value)) {
+        struct json key = {0}, value; /* in registers, unless somebody takes their address */
+        unsigned at = order->after[before = f];
+        const char *p = value_of(&it, at);
+        bool guessed = p != NULL;
+        if (!guessed)
+            p = json_quick_name(&it, &key);
+        if (p == NULL || !json_quick_value(&it, p, &value)) {
             struct json any_key, any_value;
             more = json_next(&it, &any_key, &any_value);
             if (more <= 0)
                 break;
             key = any_key;
             value = any_value;
+            guessed = false;
         }
-        enum field f = field_spelt(key.p, key.n);
-        if (f == FIELDS)
-            f = field_folded(key.p, key.n);
+        if (guessed) {
+            f = (enum field)spelt[at].field;
+        } else {
+            at = slot_of(key.p, key.n);
+            f = field_at(at, key.p, key.n);
+            order->after[before] = (uint8_t)(at % SLOTS);
+        }
         if (f == FIELDS)
             continue;
         r->f[f].p = value.p;
@@ -185,6 +217,14 @@ request_parse(struct request *r, struct str json)
     if (r->f[F_USER_ID].type == JSON_NONE)
         r->f[F_USER_ID] = r->f[F_LOGIN_NAME];
     return more == 0;
+}
+
+bool
+request_parse(struct request *r, struct str json)
+{
+    struct order none = {{0}};
+
+    return request_parse_like(r, json, &none);
 }
 
 bool

@@ -564,20 +564,27 @@ member_merge(struct member *m)
 }
 
 void
-member_delivered(struct roster *r, struct member *m, uint64_t seq)
+member_delivered_range(struct roster *r, struct member *m, uint64_t first, uint64_t last)
 {
-    if (seq <= m->cursor || (seq >= m->live_lo && seq <= m->live_hi))
+    if (last <= m->cursor || (first >= m->live_lo && last <= m->live_hi))
         return;
-    if (seq == m->cursor + 1) {
-        m->cursor = seq;
-    } else if (m->live_hi != 0 && seq == m->live_hi + 1) {
-        m->live_hi = seq;
+    if (first <= m->cursor + 1) {
+        m->cursor = last;
+    } else if (m->live_hi != 0 && first >= m->live_lo && first <= m->live_hi + 1) {
+        m->live_hi = last;
     } else {
         /* Only one range is kept. Dropping the older one costs a second delivery, never a loss. */
-        m->live_lo = m->live_hi = seq;
+        m->live_lo = first;
+        m->live_hi = last;
     }
     member_merge(m);
     member_touch(r, m);
+}
+
+void
+member_delivered(struct roster *r, struct member *m, uint64_t seq)
+{
+    member_delivered_range(r, m, seq, seq);
 }
 
 void

@@ -264,6 +264,8 @@ put_chat(struct chat *c, struct buf *b, const struct draft *d, uint64_t seq, siz
     buf_lit(b, "}");
 }
 
+static uint32_t deliver(struct chat *c, const struct pending *p);
+
 static void
 owe_answer(const struct draft *d)
 {
@@ -317,7 +319,12 @@ send_new(struct chat *c, const struct draft *d, struct msg *m, uint64_t print, s
     v->seq++;
     if (!d->own_id)
         retry_add(&c->retries, print, v, v->seq, d->create_ms, d->now_ms);
-    struct pending *p = pending_push(c);
+    bool waits = store_keeps(c->store) || c->pending_n > 0;
+    struct pending at_once, *p = &at_once;
+    if (waits)
+        p = pending_push(c);
+    else
+        zero(p, sizeof *p);
     p->number = number;
     p->kind = PENDING_SEND;
     p->reply_seq = d->reply_seq;
@@ -333,8 +340,11 @@ send_new(struct chat *c, const struct draft *d, struct msg *m, uint64_t print, s
     p->fan_at = d->fan_at;
     p->msg = m;
     m->chat_seq = v->seq;
+    m->alone = d->to != NULL;
     msg_hold(m, &d->conn->jim->bounds.held);
     owe_answer(d);
+    if (!waits)
+        deliver(c, p);
     return 0;
 }
 
@@ -409,8 +419,8 @@ send_draft(struct chat *c, struct draft *d)
         return CODE_STOPPING;
     }
     code = send_new(c, d, m, print, id_at, id_end);
-    if (code == 0 && !store_keeps(c->store))
-        send_committed(c); /* nothing to wait for */
+    if (code == 0 && c->pending_n > 0 && !store_keeps(c->store))
+        send_committed(c); /* nothing to wait for but what was before */
     return code;
 }
 
@@ -1012,9 +1022,9 @@ void
 send_written(struct chat *c, const struct msg *m, struct member *member)
 {
     if (member != NULL) {
-        c->stats->delivered++;
-        member_delivered(&c->roster, member, m->chat_seq);
-        if (c->hooks != NULL)
+        c->stats->delivered += 1u + m->chats;
+        member_delivered_range(&c->roster, member, m->chat_seq - m->chats, m->chat_seq);
+        if (c->hooks != NULL) /* then each is by itself */
             extend_delivered(c, member, m->chat_seq);
     }
     for (size_t i = 0; m->fetched != NULL && i < m->fetched->n; i++)

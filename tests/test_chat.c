@@ -277,7 +277,7 @@ take_frame(const struct conn *c, const char *p, size_t n, struct pkt *f)
     return head + len;
 }
 
-/* Answers that were put together for one write, taken apart: an entry each. */
+/* Answers or messages that were put together for one write, taken apart: an entry each. */
 static void
 take_apart(struct conn *c)
 {
@@ -296,7 +296,10 @@ take_apart(struct conn *c)
     o->head = o->n = 0;
     for (size_t used = 0; used < m->len; o->n++) {
         used += take_frame(c, m->data + used, m->len - used, &f);
-        o->entry[o->n].msg = msg_new(f.cmd, f.seq, f.body.p, f.body.n);
+        struct msg *one = msg_new(f.cmd, f.seq, f.body.p, f.body.n);
+        one->chat_seq = m->chat_seq - m->chats + o->n;
+        o->entry[o->n].msg = one;
+        o->entry[o->n].member = old.entry[old.head].member;
         o->bytes += f.body.n + MAX_PKT_HEAD;
     }
     for (uint32_t i = 1; i < old.n; i++)
@@ -907,6 +910,42 @@ TEST(chat_answers_together)
         }
         silent(c);
     }
+    end();
+}
+
+/* Messages that one user gets are put together, too: written, all of them are delivered, and what
+ * was said to him before that in another conversation is not. */
+TEST(chat_messages_together)
+{
+    enum { MANY = 40 };
+    char json[100];
+
+    begin("jim.store=on", NULL);
+    struct conn *alice = enters("alice"), *bob = enters("bob"), *carol = enters("carol");
+    for (int i = 0; i < 2 * MANY; i++) {
+        struct conn *from = i / 5 % 2 == 0 ? alice : carol;
+        snprintf(json, sizeof json, "{'chatType':2,'to':'bob','content':'m%d','msgType':0}", i);
+        says(from, 11, json);
+    }
+    commit();
+    CHECK(bob->out->n < MANY);
+    struct member *told = member_with(&w.c->roster, bob->user, STR("alice"));
+    while (bob->out->n > 1) {
+        struct out *o = bob->out;
+        const struct msg *m = o->entry[o->head].msg;
+        struct member *member = o->entry[o->head].member;
+        CHECK_INT(member->cursor, m->chat_seq - m->chats - 1);
+        send_written(w.c, m, member);
+        CHECK_INT(member->cursor, m->chat_seq);
+        o->bytes -= m->len + MAX_PKT_HEAD;
+        msg_unref(o->entry[o->head].msg);
+        o->head = (o->head + 1) & (o->cap - 1);
+        o->n--;
+    }
+    CHECK_INT(told->cursor, MANY);
+    CHECK(told->conv->durable == MANY && w.c->stats->delivered < 2 * MANY);
+    forget_output(bob, true);
+    CHECK_INT(w.c->stats->delivered, 2 * MANY);
     end();
 }
 

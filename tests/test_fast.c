@@ -46,6 +46,37 @@ TEST(fast_names_as_written_and_folded)
     }
 }
 
+/* What requests before were like changes nothing in what is read: each text behind each. */
+TEST(fast_order_is_only_a_guess)
+{
+    static const char *const texts[] = {
+        "{\"cmd\":11,\"to\":\"bob\",\"id\":\"1\"}", "{\"to\":\"bob\",\"cmd\":11,\"id\":\"1\"}",
+        "{ \"cmd\":11, \"to\":\"bob\"}", "{\"cmd\" :11,\"to\":\"bob\"}",
+        "{\"cmd\":11 \"to\":\"bob\"}", "{\"cmd\":11,\"to\":\"b\\u006fb\"}",
+        "{\"cmd\":11,\"to\":null}", "{\"cmd\":01,\"to\":\"bob\"}",
+        "{\"cmd\":11,\"top\":1,\"to\":[\"bob\"]}", "{\"cmd\":11,\"to\"=\"bob\"}",
+        "{\"cmd\":11,\"to\":", "{\"cmd\":11,\"to\":\"", "{\"cmd\":11,\"to", "{\"cmd\":11,",
+        "{\"cmd\":11", "{\"cmd\":", "{\"cmd\"", "{\"cmd", "{", "{}", "[\"cmd\",11]",
+        "{,\"cmd\":11}", "{\"cmd\":11}}", "{\"id\":1,\"cmd\":11}", "{\"\":11,\"cmd\":1}",
+        "{\"TO\":\"bob\",\"cmd\":11}", "{\"cmd\":11,\"cmd\":12,\"to\":\"eve\"}",
+    };
+    const size_t n = sizeof texts / sizeof texts[0];
+    struct request a, b;
+
+    for (size_t i = 0; i < n * n; i++) {
+        struct order order = {{0}};
+        size_t len = strlen(texts[i % n]);
+        char *text = xstrndup(texts[i % n], len); /* so that what is read behind it is seen */
+        request_parse_like(&b, str_of(texts[i / n]), &order);
+        bool right = request_parse(&a, (struct str){text, len});
+        CHECK_INT(request_parse_like(&b, (struct str){text, len}, &order), right);
+        for (enum field f = 0; f < FIELDS && right; f++)
+            CHECK(a.f[f].type == b.f[f].type && a.f[f].n == b.f[f].n && a.f[f].p == b.f[f].p &&
+                  a.f[f].plain == b.f[f].plain && a.f[f].escaped == b.f[f].escaped);
+        free(text);
+    }
+}
+
 /* --- memory ----------------------------------------------------------------------------------- */
 
 TEST(fast_pool_uses_memory_again)

@@ -1,0 +1,73 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * msg.c - struct msg: one encoded text, shared by all its receivers, and the pool that the memory
+ * of short ones goes back to. Knows neither connections nor what a text says.
+ *
+ *   making, freeing, counting
+ */
+#include "jim.h"
+
+#include <assert.h>
+#include <stdlib.h>
+#include <string.h>
+
+struct msg *
+msg_take(struct msg_pool *pool, uint8_t command, uint32_t seq, const char *data, size_t n)
+{
+    struct msg *m;
+    bool large = sizeof *m + n > POOL_ROOM;
+
+    if (sizeof *m + n > POOL_LARGE)
+        pool = NULL;
+    if (pool != NULL && pool->size[large].free != NULL) {
+        m = pool->size[large].free;
+        pool->size[large].free = m->next_free;
+        pool->size[large].n--;
+        FETCH(m->next_free);
+    } else if (pool != NULL) {
+        m = xmalloc(large ? POOL_LARGE : POOL_ROOM);
+        pool->made++;
+    } else {
+        m = xmalloc(sizeof *m + n);
+    }
+    *m = (struct msg){.refs = 1, .len = (uint32_t)n, .seq = seq, .command = command,
+                      .opcode = WS_TEXT, .large = large, .pool = pool};
+    if (data != NULL)
+        memcpy(m->data, data, n);
+    return m;
+}
+
+struct msg *
+msg_new(uint8_t command, uint32_t seq, const char *data, size_t n)
+{
+    return msg_take(NULL, command, seq, data, n);
+}
+
+void
+msg_unref(struct msg *m)
+{
+    assert(m->refs > 0);
+    if (--m->refs > 0)
+        return;
+    if (m->held != NULL)
+        *m->held -= sizeof *m + m->len;
+    free(m->fetched);
+    struct msg_pool *pool = m->pool;
+    bool large = m->large;
+    if (pool == NULL || pool->size[large].n >= MAX_POOL / (large ? POOL_LARGE : POOL_ROOM)) {
+        free(m);
+        return;
+    }
+    m->next_free = pool->size[large].free;
+    pool->size[large].free = m;
+    pool->size[large].n++;
+}
+
+void
+msg_hold(struct msg *m, size_t *held)
+{
+    if (m->held != NULL)
+        return;
+    m->held = held;
+    *held += sizeof *m + m->len;
+}
