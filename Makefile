@@ -269,7 +269,8 @@ check-ppc:
 	$(MAKE) variant V=ppc CC=powerpc-linux-gnu-gcc F="-O2 -static" EMULATOR="env -u CC qemu-ppc" \
 	    ONLY="codec_ resp_ json_ util_ roster_ conf_ store_"
 TOOLSRC = tests/bench*.c tests/flap.c tests/talk.c tests/crash.c tests/simdisk.c tests/kill.c \
-	tests/limits.c tests/redis.c tests/cli_deep.c tests/fuzz_main.c
+	tests/cluster.c tests/cluster_chaos.c tests/limits.c tests/redis.c tests/cli_deep.c \
+	tests/fuzz_main.c
 werror: page.inc tests/list.inc
 	for cc in gcc clang; do \
 	    for f in main.c $(LIB) $(CLIENT) $(CLI) $(CLILIB) $(TESTSRC) $(TOOLSRC); do \

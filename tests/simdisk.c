@@ -21,7 +21,7 @@
 #define FDS 64
 
 /* A write or a cut that is not safe: what the sectors it touches look like after it. */
-struct op {
+struct disk_op {
     size_t at, n;    /* bytes it changed */
     size_t size;     /* of the file, after it */
     size_t sector;   /* first one touched */
@@ -30,7 +30,7 @@ struct op {
 
 struct file {
     struct buf now, safe;
-    struct op *op; /* from `safe` to `now` */
+    struct disk_op *op; /* from `safe` to `now` */
     size_t ops, cap;
     int locked; /* by this descriptor + 1 */
 };
@@ -156,9 +156,9 @@ file_changed(struct file *f, size_t at, size_t n)
         f->cap = f->cap == 0 ? 8 : 2 * f->cap;
         f->op = xrealloc(f->op, f->cap * sizeof *f->op);
     }
-    struct op *op = &f->op[f->ops++];
+    struct disk_op *op = &f->op[f->ops++];
     size_t from = at / SECTOR * SECTOR, to = (at + n + SECTOR - 1) / SECTOR * SECTOR;
-    *op = (struct op){.at = at, .n = n, .size = f->now.len, .sector = at / SECTOR};
+    *op = (struct disk_op){.at = at, .n = n, .size = f->now.len, .sector = at / SECTOR};
     if (n == 0)
         return;
     if (from < f->now.len)
@@ -236,7 +236,8 @@ any_luck(void)
 
 /* The bytes an op changed in a sector come out as rubbish. */
 static void
-spoil(const struct file *f, struct buf *b, const struct op *op, size_t sector, struct luck luck)
+spoil(const struct file *f, struct buf *b, const struct disk_op *op, size_t sector,
+      struct luck luck)
 {
     size_t from = sector * SECTOR, to = from + SECTOR;
 
@@ -264,11 +265,11 @@ spoil(const struct file *f, struct buf *b, const struct op *op, size_t sector, s
 static void
 file_settle_sector(const struct file *f, size_t sector, struct luck luck, struct buf *out)
 {
-    const struct op *touching[64];
+    const struct disk_op *touching[64];
     uint32_t n = 0;
 
     for (size_t i = 0; i < f->ops; i++) {
-        const struct op *op = &f->op[i];
+        const struct disk_op *op = &f->op[i];
         if (sector < op->sector || sector >= op->sector + op->image.len / SECTOR)
             continue;
         if (n == sizeof touching / sizeof touching[0]) /* the oldest states stand for one another */
@@ -279,7 +280,7 @@ file_settle_sector(const struct file *f, size_t sector, struct luck luck, struct
         return;
     uint32_t state = percent(luck.keep) ? n : rng_below(&sim.rng, n);
     if (state > 0) {
-        const struct op *op = touching[state - 1];
+        const struct disk_op *op = touching[state - 1];
         put_bytes(out, sector * SECTOR, op->image.p + (sector - op->sector) * SECTOR, SECTOR);
     }
     if (percent(luck.garbage)) {
