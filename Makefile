@@ -218,7 +218,7 @@ build/tls-test.pem:
 	cat $@.crt $@.key > $@
 # Nodes of a cluster on a real Redis, which the tests start (redis-server).
 CLUSTER_ONLY = cluster_
-CLUSTER_SRC = tests/run.c tests/client.c tests/engine.c tests/cluster.c
+CLUSTER_SRC = tests/run.c tests/client.c tests/engine.c tests/rserver.c tests/cluster.c
 check-cluster: all
 	mkdir -p build
 	sed -n 's/^TEST(\([a-z0-9_]*\)).*/TEST_ENTRY(\1)/p' tests/cluster.c > build/cluster.inc
@@ -269,8 +269,8 @@ check-ppc:
 	$(MAKE) variant V=ppc CC=powerpc-linux-gnu-gcc F="-O2 -static" EMULATOR="env -u CC qemu-ppc" \
 	    ONLY="codec_ resp_ json_ util_ roster_ conf_ store_"
 TOOLSRC = tests/bench*.c tests/flap.c tests/talk.c tests/crash.c tests/simdisk.c tests/kill.c \
-	tests/cluster.c tests/cluster_chaos.c tests/limits.c tests/redis.c tests/cli_deep.c \
-	tests/fuzz_main.c
+	tests/cluster.c tests/cluster_chaos.c tests/engine.c tests/limits.c tests/redis.c \
+	tests/rserver.c tests/cli_deep.c tests/fuzz_main.c
 werror: page.inc tests/list.inc
 	for cc in gcc clang; do \
 	    for f in main.c $(LIB) $(CLIENT) $(CLI) $(CLILIB) $(TESTSRC) $(TOOLSRC); do \
@@ -374,8 +374,8 @@ import-redis: jim build/talk
 check-redis:
 	mkdir -p build
 	sed -n 's/^TEST(\([a-z0-9_]*\)).*/TEST_ENTRY(\1)/p' tests/redis.c > build/redis.inc
-	$(MAKE) variant V=redis TLS=1 F="-O2" TESTSRC="tests/run.c tests/client.c tests/no_engine.c" MORE=tests/redis.c \
-	    LIST=../build/redis.inc
+	$(MAKE) variant V=redis TLS=1 F="-O2" TESTSRC="tests/run.c tests/client.c tests/no_engine.c" \
+	    MORE="tests/redis.c tests/rserver.c" LIST=../build/redis.inc
 
 # The store on a simulated disk that dies, 10,000 seeds; `build/crash -v -s SEED` replays one. The
 # store's threads, clock and random bytes are renamed to the simulator's, so that a seed decides all.

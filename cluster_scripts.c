@@ -17,7 +17,7 @@
  *   jim:{u:U}    hash: p (what is known of him, as REC_USER has it)
  *   jim:{u:U}:g, :p  sets: his groups and pairs, each of them or more
  *   jim:{u:U}:n  hash: node -> "CONNECTIONS TERMINAL"
- * Nodes: jim:{nodes} sorted set: node -> when its lease ends, ms of Redis's clock; :i hash: what
+ * Nodes: jim:{s:nodes} sorted set: node -> when its lease ends, ms of Redis's clock; :i hash: what
  * each says of itself; :r sorted set: whose users are being taken off. jim:{n:NODE} is a node's
  * inbox (stream), jim:{n:NODE}:u the set of its users.
  */

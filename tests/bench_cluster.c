@@ -121,7 +121,7 @@ row(int nodes, const char *what, struct cost c, struct cost alone)
 static void
 bench(int nodes)
 {
-    struct engine e;
+    struct engine e = {0};
     struct server s[8];
     struct peer p[8];
     char port[40], target[200] = "/api/group/create?groupId=g", name[8];

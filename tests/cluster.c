@@ -6,13 +6,23 @@
  *   nodes        started, and peers on them
  *   messages, presence, groups, questions, the API
  *   Redis away, nodes dead, stops
+ *   machines     a cut link between network namespaces
+ *   one port     several processes on it
+ *   Sentinel, old messages
+ *   export and import
  */
 #include "engine.h"
+#include "rserver.h"
 
 #include <arpa/inet.h>
+#include <errno.h>
+#include <fcntl.h>
 #include <poll.h>
 #include <sys/socket.h>
 #include <unistd.h>
+#ifdef __linux__
+#include <sched.h>
+#endif
 
 /* --- nodes ------------------------------------------------------------------------------------ */
 
@@ -30,11 +40,22 @@ node_start(struct server *s, const struct engine *e, const char *more)
 #define ALONE "jim.login.groups="
 #define GROUP "jim.login.groups=g:Gang"
 
+/* A group message of p's, heard by him and acknowledged. */
+static void
+tell(struct peer *p, int n)
+{
+    sayf(p, CMD_CHAT, "{'chatType':1,'content':'c%d','groupId':'g','id':'i%d'}", n, n);
+    do
+        CHECK(hear(p));
+    while (!heard(p, "\"command\":12"));
+    CHECK(heard(p, "\"code\":10000"));
+}
+
 /* --- messages --------------------------------------------------------------------------------- */
 
 TEST(cluster_private)
 {
-    struct engine e;
+    struct engine e = {0};
     struct server s[2];
     struct peer a, b;
 
@@ -59,7 +80,7 @@ TEST(cluster_private)
 
 TEST(cluster_group)
 {
-    struct engine e;
+    struct engine e = {0};
     struct server s[3];
     struct peer p[3];
     const char *names[] = {"a", "b", "c"};
@@ -97,7 +118,7 @@ TEST(cluster_group)
  * twice. */
 TEST(cluster_retry)
 {
-    struct engine e;
+    struct engine e = {0};
     struct server s[2];
     struct peer a, again, b;
 
@@ -124,7 +145,7 @@ TEST(cluster_retry)
 /* All connections of a user hear, wherever they are, but the one that has sent. */
 TEST(cluster_devices)
 {
-    struct engine e;
+    struct engine e = {0};
     struct server s[2];
     struct peer a[3], b[2];
 
@@ -154,7 +175,7 @@ TEST(cluster_devices)
 /* Offline messages are found on any node; what has been fetched is not fetched again. */
 TEST(cluster_offline)
 {
-    struct engine e;
+    struct engine e = {0};
     struct server s[2];
     struct peer a, b;
 
@@ -208,7 +229,7 @@ TEST(cluster_offline)
 
 TEST(cluster_policy)
 {
-    struct engine e;
+    struct engine e = {0};
     struct server s[2];
     struct peer one, two;
     char port[40];
@@ -230,7 +251,7 @@ TEST(cluster_policy)
 /* Members join, leave and are let in from anywhere; everybody is told once. */
 TEST(cluster_membership)
 {
-    struct engine e;
+    struct engine e = {0};
     struct server s[2];
     struct peer a, b;
     struct reply r;
@@ -274,7 +295,7 @@ TEST(cluster_membership)
 
 TEST(cluster_lists)
 {
-    struct engine e;
+    struct engine e = {0};
     struct server s[2];
     struct peer p[3];
     struct reply r;
@@ -330,7 +351,7 @@ TEST(cluster_lists)
  * had been acknowledged is there. */
 TEST(cluster_away)
 {
-    struct engine e;
+    struct engine e = {0};
     struct server s[2];
     struct peer a, b;
     struct reply r;
@@ -365,7 +386,7 @@ TEST(cluster_away)
 /* A node that is killed: its users are offline within 15 s, their groups are told. */
 TEST(cluster_dead)
 {
-    struct engine e;
+    struct engine e = {0};
     struct server s[2];
     struct peer a, b;
     struct reply r;
@@ -439,7 +460,7 @@ cable(const struct engine *e, int *port)
  * again they are there, and hear what was said meanwhile. */
 TEST(cluster_cut)
 {
-    struct engine e, through;
+    struct engine e = {0}, through = {0};
     struct server s[2];
     struct peer a, b;
     struct reply r;
@@ -493,7 +514,7 @@ TEST(cluster_cut)
 /* A clean stop: clients are told to go elsewhere, and their users are offline at once. */
 TEST(cluster_stop)
 {
-    struct engine e;
+    struct engine e = {0};
     struct server s[2];
     struct peer a, b;
     struct reply r;
@@ -518,12 +539,378 @@ TEST(cluster_stop)
     EXPECT(&a, "{'command':10,<...>");
 }
 
+/* --- machines --------------------------------------------------------------------------------- */
+
+#ifdef __linux__
+/*
+ * Three machines, as far as the network goes: namespaces, the first with Redis and a bridge,
+ * 10.9.0.1, the others with a link to it. A socket belongs to the namespace it was made in, and a
+ * process to the one of its parent: so the test goes to where it starts something or connects.
+ */
+struct machines {
+    int ns[3];
+};
+
+static void
+go(const struct machines *m, int i)
+{
+    CHECK(setns(m->ns[i], CLONE_NEWNET) == 0);
+}
+
+static void
+shell(const char *format, ...) __attribute__((format(printf, 1, 2)));
+
+static void
+shell(const char *format, ...)
+{
+    char line[512];
+    va_list ap;
+
+    va_start(ap, format);
+    vsnprintf(line, sizeof line, format, ap);
+    va_end(ap);
+    if (system(line) != 0)
+        test_fail(__FILE__, __LINE__, "failed: %s", line);
+}
+
+/* False: this kernel or user may not have any. */
+static bool
+machines_made(struct machines *m)
+{
+    for (int i = 0; i < 3; i++) {
+        if (unshare(CLONE_NEWNET) != 0 &&
+            (i > 0 || errno != EPERM || unshare(CLONE_NEWUSER | CLONE_NEWNET) != 0)) {
+            test_note("network namespaces cannot be had: %s; the cut link is not tested",
+                      strerror(errno));
+            return false;
+        }
+        m->ns[i] = open("/proc/self/ns/net", O_RDONLY | O_CLOEXEC);
+        CHECK(m->ns[i] >= 0);
+        if (system("ip link set lo up") != 0) {
+            test_note("ip does not work here; the cut link is not tested");
+            return false;
+        }
+    }
+    go(m, 0);
+    if (system("ip link add bridge type bridge && ip addr add 10.9.0.1/24 dev bridge && "
+               "ip link set bridge up") != 0) {
+        test_note("a bridge cannot be had; the cut link is not tested");
+        return false;
+    }
+    for (int i = 1; i < 3; i++) {
+        go(m, 0);
+        shell("ip link add link%d type veth peer name up%d && ip link set link%d master bridge && "
+              "ip link set link%d up && ip link set up%d netns /proc/%ld/fd/%d", i, i, i, i, i,
+              (long)getpid(), m->ns[i]);
+        go(m, i);
+        shell("ip addr add 10.9.0.%d/24 dev up%d && ip link set up%d up", i + 1, i, i);
+    }
+    return true;
+}
+
+/* Is a user online, as a node says? */
+static bool
+online(const struct server *s, const char *user)
+{
+    char target[64];
+
+    snprintf(target, sizeof target, "/api/user/online?userid=%s", user);
+    struct reply r = ask_for(s, "GET", target, "", NULL);
+    return memmem(r.body.p, r.body.n, "10019", 5) != NULL;
+}
+
+/* The link of one node is cut. Its clients stay connected and are refused, the others see its user
+ * go; when the link is back he is there again, and has all that was acknowledged, in order. */
+TEST(cluster_machines)
+{
+    struct engine e = {.bind = "0.0.0.0"};
+    struct machines m;
+    struct server s[2];
+    struct peer a, b;
+
+    if (!machines_made(&m))
+        return;
+    go(&m, 0);
+    engine_start(&e);
+    for (int i = 0; i < 2; i++) {
+        char port[40];
+        snprintf(port, sizeof port, "jim.redis.port=%d", e.port);
+        go(&m, i + 1);
+        server_start(&s[i], "-o", "jim.cluster=on", "-o", "jim.redis.host=10.9.0.1", "-o", port,
+                     FAST, "-o", "jim.redis.timeout=2000", "-o", GROUP, NULL);
+        node_ready(&s[i]);
+    }
+    peer_open(&b, &s[1], PROTO_WS);
+    say(&b, CMD_LOGIN, "{'userId':'b'}");
+    CHECK(hear(&b) && hear(&b));
+    go(&m, 1);
+    peer_open(&a, &s[0], PROTO_TCP);
+    say(&a, CMD_LOGIN, "{'userId':'a'}");
+    CHECK(hear(&a) && hear(&a) && hear(&b));
+    for (int n = 1; n <= 10; n++)
+        tell(&b, n);
+    for (int n = 1; n <= 10; n++) {
+        CHECK(hear(&a));
+        CHECK_INT(number(&a, "seq"), n);
+    }
+    go(&m, 0);
+    shell("ip link set link2 down");
+    say(&b, CMD_CHAT, "{'chatType':1,'content':'c31','groupId':'g','id':'i31'}");
+    EXPECT(&b, "{'code':10027,'command':12,<...>");
+    go(&m, 2);
+    CHECK_INT(ask_for(&s[1], "GET", "/healthz", "", NULL).status, 503);
+    int64_t cut = time_mono_ms();
+    go(&m, 1);
+    while (online(&s[0], "b")) {
+        CHECK(time_mono_ms() < cut + 15000);
+        poll(NULL, 0, 100);
+    }
+    EXPECT(&a, "{'command':10,'data':{'group':'g',<...>");
+    EXPECT_QUIET(&b); /* connected as before */
+    for (int n = 11; n <= 30; n++)
+        tell(&a, n);
+    go(&m, 0);
+    shell("ip link set link2 up");
+    int64_t back = time_mono_ms();
+    for (int n = 11; n <= 30;) {
+        CHECK(hear(&b));
+        if (heard(&b, "\"command\":11"))
+            CHECK_INT(number(&b, "seq"), n++);
+    }
+    go(&m, 1);
+    while (!online(&s[0], "b"))
+        poll(NULL, 0, 50);
+    test_note("a link was cut: users offline and 20 messages after %lld ms; all heard and online "
+              "%lld ms after it was back", (long long)(back - cut),
+              (long long)(time_mono_ms() - back));
+    tell(&b, 31);
+    struct reply r = ask_for(&s[0], "GET", "/api/message/history?groupId=g&count=100", "", NULL);
+    const char *at = r.body.p, *end = r.body.p + r.body.n;
+    for (int n = 1; n <= 31; n++) { /* each once: behind the one before, and no more of them */
+        char id[16];
+        int k = snprintf(id, sizeof id, "\"id\":\"i%d\"", n);
+        at = memmem(at, (size_t)(end - at), id, (size_t)k);
+        if (at == NULL)
+            test_fail(__FILE__, __LINE__, "message %d is not there", n);
+        at += k;
+    }
+    CHECK(memmem(at, (size_t)(end - at), "\"id\"", 4) == NULL);
+    CHECK(memmem(r.body.p, r.body.n, "\"seq\":31}", 9) != NULL);
+}
+#endif
+
+/* --- one port --------------------------------------------------------------------------------- */
+
+#define SHARING 24 /* peers: that all get to one of two is a chance of 1 in 8 million */
+
+/* Connections that the nodes say they have users on, when there are `all` of them. */
+static void
+shared_out(const struct server *s, int all, int *nodes, int *most)
+{
+    for (int64_t end = time_mono_ms() + WAIT_MS;;) {
+        struct reply r = ask_for(s, "GET", "/api/cluster", "", NULL);
+        const char *at = r.body.p, *stop = r.body.p + r.body.n;
+        int sum = 0;
+        *nodes = *most = 0;
+        while ((at = memmem(at, (size_t)(stop - at), "\"users\":", 8)) != NULL) {
+            int n = atoi(at += 8);
+            sum += n;
+            *most = n > *most ? n : *most;
+            ++*nodes;
+        }
+        if (sum == all)
+            return;
+        CHECK(time_mono_ms() < end);
+        poll(NULL, 0, 100);
+    }
+}
+
+/* Two processes on one port, as docs/cluster.md starts them: the kernel shares connections out,
+ * users of both hear each other, and when one stops the other goes on. */
+TEST(cluster_one_port)
+{
+    struct engine e = {0};
+    struct server s[2];
+    struct peer p[SHARING];
+    char redis[40], port[16];
+    int nodes, most, moved = 0;
+    const char *args[] = {"-p", port, "-o", "jim.cluster=on", "-o", "jim.reuseport=on", "-o", redis,
+                          QUIET, "-o", "jim.drain=1s", NULL};
+
+    engine_start(&e);
+    snprintf(redis, sizeof redis, "jim.redis.port=%d", e.port);
+    snprintf(port, sizeof port, "%d", free_port());
+    for (int i = 0; i < 2; i++)
+        server_start_with(&s[i], 0, true, args);
+    CHECK_INT(s[0].port[0], s[1].port[0]);
+    for (int i = 0; i < 8; i++) /* whichever it reaches */
+        node_ready(&s[0]);
+    for (int i = 0; i < SHARING; i++) {
+        char name[8];
+        snprintf(name, sizeof name, "u%d", i);
+        peer_login(&p[i], &s[0], i % 2 == 0 ? PROTO_TCP : PROTO_WS, name);
+    }
+    shared_out(&s[0], SHARING, &nodes, &most);
+    CHECK_INT(nodes, 2);
+    CHECK(most < SHARING);
+    test_note("of %d connections to one port the two processes have %d and %d", SHARING, most,
+              SHARING - most);
+    for (int i = 1; i < SHARING; i++) {
+        sayf(&p[0], CMD_CHAT, "{'chatType':2,'content':'x','to':'u%d'}", i);
+        EXPECT(&p[0], "{'code':10000,'command':12,<...>");
+        EXPECT(&p[i], "{'command':11,<...>");
+    }
+    CHECK_INT(kill(s[0].pid, SIGTERM), 0);
+    CHECK_INT(server_end(&s[0], 0), 0);
+    for (int i = 0; i < SHARING; i++) {
+        char name[8];
+        if (!peer_ready(&p[i], 0))
+            continue;
+        EXPECT(&p[i], "{'code':10028,'command':14,<...>");
+        hear_end(&p[i]);
+        peer_close(&p[i]);
+        snprintf(name, sizeof name, "u%d", i);
+        peer_login(&p[i], &s[1], PROTO_TCP, name);
+        moved++;
+    }
+    CHECK(moved == most || moved == SHARING - most);
+    for (int i = 1; i < SHARING; i++) {
+        sayf(&p[i], CMD_CHAT, "{'chatType':2,'content':'y','to':'u0'}");
+        EXPECT(&p[i], "{'code':10000,'command':12,<...>");
+        EXPECT(&p[0], "{'command':11,<...>");
+    }
+}
+
+/* --- Sentinel, old messages ------------------------------------------------------------------- */
+
+/* The master dies, the Sentinels choose another, the nodes find it; what two servers had before the
+ * ack is there. */
+TEST(cluster_sentinel)
+{
+    struct rserver r[3] = {{0}}, w[3] = {{0}};
+    struct server s[2];
+    struct peer a, b;
+    char port[16], at[128];
+    int refused = 0;
+
+    test_begins();
+    rserver_start(&r[0], "r0", NULL);
+    snprintf(port, sizeof port, "%d", r[0].port);
+    for (int i = 1; i < 3; i++)
+        rserver_start(&r[i], i == 1 ? "r1" : "r2", "--replicaof", "127.0.0.1", port, NULL);
+    for (int i = 1; i < 3; i++)
+        WAIT_FOR(cli_says(&r[i], "master_link_status:up", "INFO", "replication"));
+    for (int i = 0; i < 3; i++)
+        sentinel_start(&w[i], i, &r[0]);
+    for (int i = 0; i < 3; i++)
+        WAIT_FOR(cli_says(&w[i], "slaves=2,sentinels=3", "INFO", "sentinel"));
+    snprintf(at, sizeof at, "jim.redis.sentinel=mine@127.0.0.1:%d,127.0.0.1:%d", w[0].port,
+             w[1].port);
+    for (int i = 0; i < 2; i++) {
+        server_start(&s[i], "-o", "jim.cluster=on", "-o", at, FAST, "-o", "jim.redis.timeout=2000",
+                     "-o", "jim.redis.wait=1", "-o", ALONE, NULL);
+        node_ready(&s[i]);
+    }
+    peer_login(&a, &s[0], PROTO_TCP, "a");
+    peer_login(&b, &s[1], PROTO_WS, "b");
+    for (int n = 1; n <= 20; n++) {
+        sayf(&a, CMD_CHAT, "{'chatType':2,'content':'x','id':'%d','to':'b'}", n);
+        EXPECT(&a, "{'code':10000,'command':12,<...>");
+        CHECK_INT(number(&a, "seq"), n);
+    }
+    rserver_kill(&r[0]);
+    for (int64_t end = time_mono_ms() + LONG_MS;; refused++) {
+        say(&a, CMD_CHAT, "{'chatType':2,'content':'x','id':'21','to':'b'}");
+        CHECK(hear(&a));
+        if (heard(&a, "\"code\":10000"))
+            break;
+        CHECK(heard(&a, "\"code\":10027") && time_mono_ms() < end);
+        poll(NULL, 0, 50);
+    }
+    CHECK(refused > 0);
+    CHECK_INT(number(&a, "seq"), 21);
+    CHECK(cli_says(&r[1], "role:master", "INFO", "replication") ||
+          cli_says(&r[2], "role:master", "INFO", "replication"));
+    for (int n = 1; n <= 21; n++) {
+        CHECK(hear(&b));
+        CHECK_INT(number(&b, "seq"), n);
+    }
+    node_ready(&s[1]);
+    say(&b, CMD_CHAT, "{'chatType':2,'content':'y','to':'a'}");
+    EXPECT(&b, "{'code':10000,'command':12,<...>");
+    EXPECT(&a, "{'command':11,<...>");
+}
+
+static int
+length(const struct engine *e, const char *conv)
+{
+    char command[80];
+
+    snprintf(command, sizeof command, "XLEN jim:{c:%s}", conv);
+    struct str n = engine_says(e, command);
+    CHECK(n.n > 1 && n.p[0] == ':');
+    return atoi(n.p + 1);
+}
+
+static void
+put_old(const struct engine *e, const char *conv, int count)
+{
+    char command[160];
+
+    for (int n = 1; n <= count; n++) {
+        snprintf(command, sizeof command, "XADD jim:{c:%s} %d-0 t 1000 c 1000 f a j "
+                 "'{\"seq\":%d}'", conv, n, n);
+        CHECK(engine_says(e, command).p[0] == '$');
+    }
+    snprintf(command, sizeof command, "HSET jim:{c:%s}:g seq %d t 1000", conv, count);
+    CHECK(engine_says(e, command).p[0] == ':');
+}
+
+/* jim.store.keep.days: old messages of a conversation go as new ones come, and while somebody in it
+ * is online; numbers go on. Without the option, and where nobody is, they stay. */
+TEST(cluster_keep)
+{
+    struct engine e = {0};
+    struct server s[2];
+    struct peer a;
+    struct reply r;
+
+    engine_start(&e);
+    put_old(&e, "g:g", 158);
+    put_old(&e, "p:x:y", 5);
+    node_start(&s[0], &e, GROUP);
+    peer_open(&a, &s[0], PROTO_TCP);
+    say(&a, CMD_LOGIN, "{'userId':'a'}");
+    CHECK(hear(&a) && hear(&a));
+    tell(&a, 159);
+    CHECK_INT(length(&e, "g:g"), 159);
+    peer_close(&a);
+    CHECK_INT(server_end(&s[0], SIGTERM), 0);
+    node_start(&s[1], &e, "jim.store.keep.days=1");
+    peer_open(&a, &s[1], PROTO_TCP);
+    say(&a, CMD_LOGIN, "{'userId':'a'}");
+    CHECK(hear(&a));
+    while (!heard(&a, "\"command\":9"))
+        CHECK(hear(&a));
+    tell(&a, 160);
+    CHECK(length(&e, "g:g") < 100); /* with every 32nd message 64 */
+    for (int64_t end = time_mono_ms() + 2 * WAIT_MS; length(&e, "g:g") != 2;) {
+        CHECK(time_mono_ms() < end);
+        poll(NULL, 0, 50);
+    }
+    r = ask_for(&s[1], "GET", "/api/message/history?groupId=g", "", NULL);
+    CHECK(memmem(r.body.p, r.body.n, "\"seq\":159", 9) != NULL);
+    CHECK(memmem(r.body.p, r.body.n, "\"seq\":160", 9) != NULL);
+    CHECK(memmem(r.body.p, r.body.n, "\"seq\":158", 9) == NULL);
+    CHECK_INT(length(&e, "p:x:y"), 5);
+}
+
 /* --- export and import ------------------------------------------------------------------------ */
 
 /* What a single server has kept goes into the cluster, and comes out of it as it was. */
 TEST(cluster_carry)
 {
-    struct engine e;
+    struct engine e = {0};
     struct server s;
     struct peer a, b;
     struct reply r;

@@ -62,7 +62,8 @@ engine_run(struct engine *e)
     if (e->pid == 0) {
         if (freopen("redis.log", "a", stdout) == NULL)
             _exit(126);
-        execlp("redis-server", "redis-server", "--port", port, "--bind", "127.0.0.1", "--save", "",
+        execlp("redis-server", "redis-server", "--port", port, "--bind",
+               e->bind != NULL ? e->bind : "127.0.0.1", "--protected-mode", "no", "--save", "",
                "--appendonly", "yes", "--appendfsync", "always", "--dir", ".", (char *)NULL);
         _exit(127);
     }

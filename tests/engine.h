@@ -11,10 +11,11 @@
 struct engine {
     pid_t pid;
     int port;
+    const char *bind; /* NULL: 127.0.0.1 */
 };
 
 int free_port(void);
-void engine_start(struct engine *e);
+void engine_start(struct engine *e); /* zeroed, or with an address */
 void engine_run(struct engine *e); /* again, on the same port and with what it had */
 void engine_end(struct engine *e, int sig);
 /* One inline command over a connection of its own: the reply's first line, or "" when there is no

@@ -1,10 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /*
  * redis.c - the deeper checks of `make check-redis`: the link to Redis against real servers, which
- * are started on free ports in the test's directory and end with it (redis-server and redis-cli 7;
- * openssl for TLS).
+ * are started for each test (rserver.c; redis-server and redis-cli 7; openssl for TLS).
  *
- *   servers       started, asked from outside, stopped
  *   one server    users and databases, TLS, stopped for 10 seconds, killed
  *   Sentinel      a planned failover, a dead master
  *   a cluster     a failover, a slot migration, a dead master under load
@@ -14,7 +12,7 @@
  * is there once, what surely was not done is not there, and, unless something was put off, the
  * order is the writer's.
  */
-#include "client.h"
+#include "rserver.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -26,193 +24,6 @@
 #define KEYS 60        /* streams, over all slots */
 #define WINDOW 400     /* commands on their way */
 #define LOW_SLOTS 100  /* which are moved */
-#define LONG_MS 60000  /* longest wait for servers among themselves */
-
-/* --- servers ---------------------------------------------------------------------------------- */
-
-struct rserver {
-    pid_t pid;
-    int port;
-    char dir[32], password[32];
-    const char *args[24];
-    bool sentinel, tls;
-};
-
-static bool
-is_free(int port)
-{
-    struct sockaddr_in a = {.sin_family = AF_INET, .sin_port = htons((uint16_t)port)};
-    int fd = socket(AF_INET, SOCK_STREAM, 0);
-
-    a.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
-    bool is = bind(fd, (struct sockaddr *)&a, sizeof a) == 0;
-    close(fd);
-    return is;
-}
-
-/* Below the ports that systems give to clients, and so is the one 10000 above, on which a cluster's
- * servers speak among themselves. */
-static int
-free_port(void)
-{
-    uint16_t any;
-    int port;
-
-    do {
-        random_bytes(&any, sizeof any);
-        port = 10000 + any % 12000;
-    } while (!is_free(port) || !is_free(port + 10000));
-    return port;
-}
-
-/* Run a program to its end; what it said is in `out`. */
-static int
-run(struct buf *out, const char *const *argv)
-{
-    int fds[2], status;
-    ssize_t n;
-
-    CHECK(pipe(fds) == 0);
-    pid_t pid = fork();
-    CHECK(pid >= 0);
-    if (pid == 0) {
-        dup2(fds[1], 1);
-        dup2(fds[1], 2);
-        close(fds[0]);
-        execvp(argv[0], (char *const *)(uintptr_t)argv);
-        _exit(127);
-    }
-    close(fds[1]);
-    do {
-        buf_reserve(out, 4096);
-        n = read(fds[0], out->p + out->len, 4095);
-        out->len += n > 0 ? (size_t)n : 0;
-    } while (n > 0 || (n < 0 && errno == EINTR));
-    close(fds[0]);
-    buf_reserve(out, 1);
-    out->p[out->len] = '\0';
-    CHECK(waitpid(pid, &status, 0) == pid);
-    return WIFEXITED(status) ? WEXITSTATUS(status) : 128;
-}
-
-/* What redis-cli says to a command given as words. */
-static struct buf
-cli(const struct rserver *s, const char *word, ...)
-{
-    const char *argv[40] = {"redis-cli", "-h", "127.0.0.1", "-p", NULL};
-    char port[16];
-    struct buf out = {0};
-    int n = 4;
-    va_list ap;
-
-    snprintf(port, sizeof port, "%d", s->port);
-    argv[n++] = port;
-    if (s->password[0] != '\0') {
-        argv[n++] = "--no-auth-warning";
-        argv[n++] = "-a";
-        argv[n++] = s->password;
-    }
-    if (s->tls) {
-        argv[n++] = "--tls";
-        argv[n++] = "--cacert";
-        argv[n++] = "cert.pem";
-    }
-    va_start(ap, word);
-    for (; word != NULL && n < 39; word = va_arg(ap, const char *))
-        argv[n++] = word;
-    va_end(ap);
-    run(&out, argv);
-    return out;
-}
-
-static bool
-cli_says(const struct rserver *s, const char *part, const char *word, const char *second)
-{
-    struct buf out = cli(s, word, second, NULL);
-    bool yes = strstr(out.p, part) != NULL;
-
-    buf_free(&out);
-    return yes;
-}
-
-#define WAIT_FOR(condition) \
-    do { \
-        int64_t end = time_mono_ms() + LONG_MS; \
-        while (!(condition)) { \
-            if (time_mono_ms() > end) \
-                test_fail(__FILE__, __LINE__, "never: %s", #condition); \
-            usleep(20000); \
-        } \
-    } while (0)
-
-/* False: it has ended at once; somebody may have been quicker to take its port. */
-static bool
-try_launch(struct rserver *s)
-{
-    char port[16];
-    const char *argv[40] = {"redis-server"};
-    int n = 1;
-
-    snprintf(port, sizeof port, "%d", s->port);
-    if (s->sentinel) {
-        argv[n++] = "sentinel.conf";
-        argv[n++] = "--sentinel";
-    } else {
-        const char *const common[] = {s->tls ? "--tls-port" : "--port", port, "--save", "",
-                                      "--bind", "127.0.0.1"};
-        for (size_t i = 0; i < sizeof common / sizeof common[0]; i++)
-            argv[n++] = common[i];
-    }
-    for (size_t i = 0; s->args[i] != NULL; i++)
-        argv[n++] = s->args[i];
-    s->pid = fork();
-    CHECK(s->pid >= 0);
-    if (s->pid == 0) {
-        int log = open("/dev/null", O_WRONLY);
-        if (chdir(s->dir) != 0 || (log = open("log", O_WRONLY | O_CREAT | O_APPEND, 0600)) < 0)
-            _exit(126);
-        dup2(log, 1);
-        dup2(log, 2);
-        execvp(argv[0], (char *const *)(uintptr_t)argv);
-        _exit(127);
-    }
-    WAIT_FOR(waitpid(s->pid, NULL, WNOHANG) == s->pid || cli_says(s, "PONG", "PING", NULL));
-    return kill(s->pid, 0) == 0;
-}
-
-static void
-launch(struct rserver *s)
-{
-    CHECK(try_launch(s));
-}
-
-static void
-rserver_start(struct rserver *s, const char *dir, const char *arg, ...)
-{
-    va_list ap;
-    size_t n = 0;
-
-    snprintf(s->dir, sizeof s->dir, "%s", dir);
-    CHECK(mkdir(dir, 0700) == 0 || errno == EEXIST);
-    va_start(ap, arg);
-    for (; arg != NULL && n < 23; arg = va_arg(ap, const char *))
-        s->args[n++] = arg;
-    va_end(ap);
-    if (s->sentinel) { /* its port is in its file */
-        launch(s);
-        return;
-    }
-    do
-        s->port = free_port();
-    while (!try_launch(s));
-}
-
-static void
-rserver_kill(struct rserver *s)
-{
-    CHECK(kill(s->pid, SIGKILL) == 0 && waitpid(s->pid, NULL, 0) == s->pid);
-    s->pid = 0;
-}
 
 /* --- the writer ------------------------------------------------------------------------------- */
 
@@ -519,7 +330,8 @@ TEST(real_user_and_database)
     struct writer w;
 
     rserver_start(&s, "a", "--requirepass", "topsecret", NULL);
-    struct buf out = cli(&s, "ACL", "SETUSER", "jim", "on", ">other", "~*", "&*", "+@all", NULL);
+    struct buf out = redis_cli(&s, "ACL", "SETUSER", "jim", "on", ">other", "~*", "&*", "+@all",
+                               NULL);
     CHECK(strncmp(out.p, "OK", 2) == 0);
     buf_free(&out);
     writer_begin(&w);
@@ -568,7 +380,7 @@ TEST(real_tls)
                                 "-keyout", "key.pem", "-out", "cert.pem", NULL};
 
     CHECK(tls_version() != NULL);
-    CHECK_INT(run(&out, make), 0);
+    CHECK_INT(run_to_end(&out, make), 0);
     rserver_start(&s, "a", "--port", "0", "--tls-cert-file", "../cert.pem", "--tls-key-file",
                   "../key.pem", "--tls-ca-cert-file", "../cert.pem", "--tls-auth-clients", "no",
                   NULL);
@@ -586,7 +398,7 @@ TEST(real_tls)
         w.last[i] = 0;
     memset(w.fate, 99, w.n);
     w.fates[WRITTEN] = 0;
-    launch(&s);
+    rserver_again(&s);
     TURN_UNTIL(&w, w.up);
     write_for(&w, 500);
     writer_end(&w, "TLS");
@@ -632,33 +444,13 @@ TEST(real_killed_with_aof)
         write_for(&w, 500);
         rserver_kill(&s);
         write_for(&w, 100);
-        launch(&s);
+        rserver_again(&s);
     }
     CHECK_INT(w.downs, 5);
     writer_end(&w, "killed 5 times");
 }
 
 /* --- Sentinel --------------------------------------------------------------------------------- */
-
-static void
-start_sentinel(struct rserver *s, int i, const struct rserver *first)
-{
-    char path[64], dir[16];
-    struct buf b = {0};
-
-    s->sentinel = true;
-    s->port = free_port();
-    snprintf(dir, sizeof dir, "s%d", i);
-    CHECK(mkdir(dir, 0700) == 0);
-    snprintf(path, sizeof path, "%s/sentinel.conf", dir);
-    buf_printf(&b, "port %d\nbind 127.0.0.1\nsentinel monitor mine 127.0.0.1 %d 2\n"
-                   "sentinel down-after-milliseconds mine 1000\n"
-                   "sentinel failover-timeout mine 5000\n", s->port, first->port);
-    buf_add(&b, "", 1);
-    write_file(path, b.p);
-    buf_free(&b);
-    rserver_start(s, dir, NULL);
-}
 
 TEST(real_sentinel)
 {
@@ -671,7 +463,7 @@ TEST(real_sentinel)
     rserver_start(&r[1], "b", "--replicaof", "127.0.0.1", port, NULL);
     WAIT_FOR(cli_says(&r[1], "master_link_status:up", "INFO", "replication"));
     for (int i = 0; i < 3; i++)
-        start_sentinel(&s[i], i, &r[0]);
+        sentinel_start(&s[i], i, &r[0]);
     for (int i = 0; i < 3; i++) {
         WAIT_FOR(cli_says(&s[i], "slaves=1,sentinels=3", "INFO", "sentinel"));
     }
@@ -682,7 +474,7 @@ TEST(real_sentinel)
     writer_start(&w);
     TURN_UNTIL(&w, w.up);
     write_for(&w, 500);
-    struct buf out = cli(&s[0], "SENTINEL", "failover", "mine", NULL); /* planned */
+    struct buf out = redis_cli(&s[0], "SENTINEL", "failover", "mine", NULL); /* planned */
     CHECK(strncmp(out.p, "OK", 2) == 0);
     buf_free(&out);
     for (int i = 0; i < 300 && !cli_says(&r[1], "role:master", "INFO", "replication"); i++)
@@ -730,7 +522,7 @@ start_cluster(struct rserver *s)
     argv[n++] = "--cluster-replicas";
     argv[n++] = "1";
     argv[n++] = "--cluster-yes";
-    if (run(&out, argv) != 0)
+    if (run_to_end(&out, argv) != 0)
         test_fail(__FILE__, __LINE__, "%s", out.p);
     buf_free(&out);
     for (int i = 0; i < NODES; i++) {
@@ -750,7 +542,7 @@ is_master(const struct rserver *s)
 static void
 my_id(const struct rserver *s, char id[41])
 {
-    struct buf out = cli(s, "CLUSTER", "MYID", NULL);
+    struct buf out = redis_cli(s, "CLUSTER", "MYID", NULL);
 
     CHECK(out.len >= 40);
     snprintf(id, 41, "%.40s", out.p);
@@ -774,7 +566,7 @@ migrate(struct writer *w, const struct rserver *from, const struct rserver *to)
         const char *const argv[] = {"redis-cli", "--cluster", "reshard", at, "--cluster-from",
                                     source, "--cluster-to", target, "--cluster-slots", slots,
                                     "--cluster-pipeline", "1", "--cluster-yes", NULL};
-        int code = run(&out, argv);
+        int code = run_to_end(&out, argv);
         if (code != 0)
             fputs(out.p, stderr);
         _exit(code);
@@ -802,7 +594,7 @@ TEST(real_cluster)
     int replica = 3;
     while (replica < NODES && is_master(&s[replica]))
         replica++;
-    struct buf out = cli(&s[replica], "CLUSTER", "FAILOVER", NULL); /* planned */
+    struct buf out = redis_cli(&s[replica], "CLUSTER", "FAILOVER", NULL); /* planned */
     CHECK(strncmp(out.p, "OK", 2) == 0);
     buf_free(&out);
     for (int i = 0; i < 300 && !is_master(&s[replica]); i++)
@@ -835,7 +627,7 @@ TEST(real_cluster_master_killed)
     CHECK(w.up && w.ups == 2);
     test_note("a dead master was replaced after %d ms (cluster-node-timeout 2000)",
               (int)(time_mono_ms() - from));
-    launch(&s[dead]); /* comes back as a replica */
+    rserver_again(&s[dead]); /* comes back as a replica */
     for (int i = 0; i < 300 && is_master(&s[dead]); i++)
         write_for(&w, 100);
     write_for(&w, 1000);
