@@ -258,10 +258,11 @@ piece_new(struct conn *c, uint8_t command, uint32_t seq, size_t n)
     return m;
 }
 
+_Static_assert(MAX_PKT_HEAD < 16 && MAX_WS_HEAD < 16, "heads are short");
 static inline void
 piece_put(struct msg *m, struct str head, const char *data, size_t n)
 {
-    copy_short(m->data + m->len, head.p, head.n);
+    copy_short(m->data + m->len, head.p, head.n & 15); /* & 15: gcc would not believe it */
     if (n > 0)
         memcpy(m->data + m->len + head.n, data, n);
     m->len += (uint32_t)(head.n + n);
