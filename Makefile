@@ -322,12 +322,13 @@ limits: jim build/limits
 	JIM_SOURCE="$$PWD" JIM="$$PWD/jim" build/limits -j 1 $(ONLY)
 
 # jim-cli through restarts, under valgrind; the completions (bash, valgrind; zsh, fish).
-build/check-cli: $(LIBO) $(CLILIBO) tests/run.c tests/client.c tests/screen.c tests/cli_run.c \
-    tests/cli_deep.c tests/test.h tests/client.h tests/screen.h tests/cli_run.h
+CLIDEEP = tests/run.c tests/client.c tests/no_engine.c tests/screen.c tests/cli_run.c tests/cli_deep.c
+build/check-cli: $(LIBO) $(CLILIBO) $(CLIDEEP) \
+    tests/test.h tests/client.h tests/screen.h tests/cli_run.h
 	mkdir -p build
 	sed -n 's/^TEST(\([a-z0-9_]*\)).*/TEST_ENTRY(\1)/p' tests/cli_deep.c > build/check-cli.inc
-	$(CC) $(ALL) -DTIME_LIMIT=300 -DTEST_LIST='"../build/check-cli.inc"' $(LDFLAGS) -o $@ tests/run.c \
-	    tests/client.c tests/screen.c tests/cli_run.c tests/cli_deep.c $(LIBO) $(LIBS)
+	$(CC) $(ALL) -DTIME_LIMIT=300 -DTEST_LIST='"../build/check-cli.inc"' $(LDFLAGS) -o $@ $(CLIDEEP) \
+	    $(LIBO) $(LIBS)
 check-cli: jim jim-cli build/run-tests build/check-cli
 	sh tests/check_cli.sh
 

@@ -1511,8 +1511,10 @@ TEST(embed_no_cluster)
     host_set(&h, "jim.log.file", "log");
     CHECK_INT(jim_start(h.j), JIM_BAD_CONFIG);
     jim_free(h.j);
-    CHECK(has(read_whole("log"), " error: jim.cluster=on is for the program jim: an embedding "
-                                 "program would be told of this node alone\n"));
+    struct buf log = read_whole("log");
+    CHECK(has(log, " error: jim.cluster=on is for the program jim: an embedding program would be "
+                   "told of this node alone\n"));
+    buf_free(&log);
     close(h.pipe[0]);
     close(h.pipe[1]);
 }
