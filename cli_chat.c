@@ -1025,9 +1025,10 @@ cli_chat(struct cli *c)
     struct jim_client_options o = {.on_state = on_state, .on_message = on_message,
                                    .on_event = on_event, .arg = &ch};
 
-    c->arg = &ch;
+    c->arg = &ch; /* until the end of this function */
     if (!chat_begin(&ch) || cli_open(c, &o) != CLI_OK) {
         chat_end(&ch);
+        c->arg = NULL;
         return c->status;
     }
     c->before_say = chat_before_say;
@@ -1038,5 +1039,6 @@ cli_chat(struct cli *c)
         chat_turn(&ch);
     c->before_say = NULL;
     chat_end(&ch);
+    c->arg = NULL;
     return c->status;
 }

@@ -409,7 +409,7 @@ cluster_import(const char *file, FILE *in, FILE *out)
     int code = 2;
 
     if (carry_open(c, file)) {
-        while (!c->failed && (n = getline(&line, &cap, in)) > 0 && n <= MAX_CARRY_LINE)
+        while (!c->failed && (n = getline(&line, &cap, in)) > 0 && n <= (ssize_t)MAX_CARRY_LINE)
             import_line(c, str_trim((struct str){line, (size_t)n}));
         bool whole = feof(in) && !ferror(in);
         carry_wait(c, 0);

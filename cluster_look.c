@@ -394,7 +394,8 @@ ask_counts(struct look_op *q)
     char kind = q->kind == LOOK_USERS ? 'U' : 'G', name[8];
 
     for (int i = 0; i < BUCKETS; i++) {
-        struct str id = {name, (size_t)snprintf(name, sizeof name, "%d", i)};
+        snprintf(name, sizeof name, "%d", i);
+        struct str id = str_of(name);
         ask_plain(o, "ZCOUNT", 3);
         put_key(o, kind, id, "");
         put_int(o, 0);

@@ -6,7 +6,7 @@
 #include "jim.h"
 
 #include <errno.h>
-#include <stdatomic.h>
+#include <pthread.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -15,7 +15,8 @@ struct own_store {
     struct jim_store own;
     struct store_options o;
     struct store_stats stats;
-    _Atomic uint64_t safe; /* what jim_store_durable() has said; any thread */
+    pthread_mutex_t mutex; /* for `safe`: 64-bit atomics want a library on small machines */
+    uint64_t safe;         /* what jim_store_durable() has said; any thread */
     bool lost;             /* jim_store_lost() */
 };
 
@@ -69,10 +70,10 @@ static enum store_news
 own_poll(struct store *base)
 {
     struct own_store *s = of(base);
-    uint64_t safe = atomic_load(&s->safe);
 
-    if (safe > base->last)
-        safe = base->last;
+    pthread_mutex_lock(&s->mutex);
+    uint64_t safe = s->safe > base->last ? base->last : s->safe;
+    pthread_mutex_unlock(&s->mutex);
     bool more = safe > base->durable;
     s->stats.durable += more ? safe - base->durable : 0;
     if (more)
@@ -95,13 +96,13 @@ void
 jim_store_durable(struct jim *j, uint64_t number)
 {
     struct own_store *s = store_in(j);
-    uint64_t was;
 
     if (s == NULL)
         return;
-    was = atomic_load(&s->safe);
-    while (was < number && !atomic_compare_exchange_weak(&s->safe, &was, number))
-        ;
+    pthread_mutex_lock(&s->mutex);
+    if (number > s->safe)
+        s->safe = number;
+    pthread_mutex_unlock(&s->mutex);
     s->o.ready(s->o.arg);
 }
 
@@ -152,6 +153,7 @@ own_close(struct store *base)
     struct own_store *s = of(base);
     int result = s->own.close(s->own.arg);
 
+    pthread_mutex_destroy(&s->mutex);
     free(s);
     return result == 0 ? 0 : -1;
 }
@@ -184,7 +186,13 @@ own_store_open(struct hooks *h, const struct store_options *o)
                                          .stats = own_stats};
     struct own_store *s = xcalloc(1, sizeof *s);
     struct jim_replay r = {.store = s};
+    int e = pthread_mutex_init(&s->mutex, NULL);
 
+    if (e != 0) {
+        log_write(o->log, LOG_LEVEL_ERROR, "own store: %s", strerror(e));
+        free(s);
+        return NULL;
+    }
     s->base.ops = &ops;
     s->base.keeps = true;
     s->own = h->store;
@@ -192,10 +200,11 @@ own_store_open(struct hooks *h, const struct store_options *o)
     if (s->own.open(s->own.arg, &r) != 0 || r.bad) {
         log_write(o->log, LOG_LEVEL_ERROR, r.bad ? "own store: its records do not rise"
                                                  : "own store: cannot be opened");
+        pthread_mutex_destroy(&s->mutex);
         free(s);
         return NULL;
     }
     s->base.durable = s->base.last;
-    atomic_store(&s->safe, s->base.last);
+    s->safe = s->base.last;
     return &s->base;
 }

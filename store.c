@@ -613,8 +613,8 @@ logstore_held(const struct store *base)
 {
     const struct logstore *s = of_const(base);
 
-    return s->gather.buf.cap + s->work.buf.cap + s->seg_cap * sizeof s->seg[0] + s->indexed * 6 +
-           (s->sum != NULL ? summary_held(s->sum) : 0);
+    return s->gather.buf.cap + s->work.buf.cap + s->seg_cap * sizeof s->seg[0] +
+           (size_t)s->indexed * 6 + (s->sum != NULL ? summary_held(s->sum) : 0);
 }
 
 /* --- retention -------------------------------------------------------------------------------- */

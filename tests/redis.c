@@ -40,6 +40,7 @@ struct writer {
     int ups, downs;
     uint8_t *fate;        /* of each command: 0: on its way; 1 + enum fate */
     uint64_t n, cap;      /* commands so far */
+    int64_t refused_ms;   /* when some were given while it was down */
     uint64_t out;         /* on their way */
     uint64_t fates[4], waited;
     bool wait;            /* only what a replica has counts as written */
@@ -211,8 +212,11 @@ static void
 write_for(struct writer *w, int64_t ms)
 {
     for (int64_t end = time_mono_ms() + ms; time_mono_ms() < end;) {
-        /* While it is down, a few a turn: each is refused at once. */
-        for (int i = 0; w->out < WINDOW && (w->up || i < 3); i++)
+        /* While it is down, a few a millisecond: each is refused at once. */
+        int64_t now = time_mono_ms();
+        int most = w->up ? WINDOW : now > w->refused_ms ? 3 : 0;
+        w->refused_ms = now;
+        for (int i = 0; w->out < WINDOW && i < most; i++)
             write_one(w);
         writer_turn(w);
     }
