@@ -5,7 +5,8 @@
  * place that was told, and every member must have got it.
  *
  *   build/cluster-chaos [-v] [-s SEED] [-u USERS] [-t SECONDS] [-c]     JIM: the program, ./jim
- *   -c: a Redis Cluster of three masters and three replicas, with a failover and a slot migration
+ *   -c: a Redis Cluster of three masters and three replicas, with a failover and a slot migration,
+ *   which must have happened at the end
  *
  * Half of the users speak TCP-IM, half WebSocket; ten share a group, two a private conversation.
  * Each connects to any node, fetches what he has missed, sends with ids of his own, and sends again
@@ -29,9 +30,14 @@
 #include <sys/stat.h>
 #include <sys/wait.h>
 #include <unistd.h>
+#ifdef __linux__
+#include <sys/prctl.h>
+#endif
 
 #define NODES 3
 #define ENGINES 6      /* of a Redis Cluster; else one */
+#define SLOTS 16384
+#define TARGET 1       /* the server slots are moved to: a master, which is never killed */
 #define MEMBERS 10     /* of a group */
 #define WINDOW 3       /* messages of a user on their way */
 #define PATIENCE 60000 /* ms for anything that has to come */
@@ -82,6 +88,10 @@ struct test {
     int users;
     struct process node[NODES], engine[ENGINES];
     int engines;
+    uint8_t owner[SLOTS];  /* of a Redis Cluster, at the start: which engine */
+    int moved, failed_over; /* slots, at the end */
+    pid_t reshard;         /* at work; 0: none */
+    bool kill_due;         /* a master, when that has ended */
     uint64_t rng;
     bool verbose, sending, cluster;
     const char *jim;
@@ -143,22 +153,31 @@ connect_to(int port)
     return fd;
 }
 
+static bool
+is_free(int port)
+{
+    struct sockaddr_in a = {.sin_family = AF_INET, .sin_port = htons((uint16_t)port),
+                            .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
+    int fd = socket(AF_INET, SOCK_STREAM, 0);
+    bool is = bind(fd, (struct sockaddr *)&a, sizeof a) == 0;
+
+    close(fd);
+    return is;
+}
+
+/* Below the ports that systems give to clients, and so is the one 10000 above, on which a cluster's
+ * servers speak among themselves. */
 static int
 free_port(void)
 {
-    struct sockaddr_in a = {.sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
-    socklen_t n = sizeof a;
+    uint16_t any;
+    int port;
 
-    for (;;) { /* a Redis Cluster wants another one, 10000 above */
-        int fd = socket(AF_INET, SOCK_STREAM, 0);
-        if (fd < 0 || bind(fd, (struct sockaddr *)&a, sizeof a) != 0 ||
-            getsockname(fd, (struct sockaddr *)&a, &n) != 0)
-            die("bind");
-        close(fd);
-        if (ntohs(a.sin_port) < 55000)
-            return ntohs(a.sin_port);
-        a.sin_port = htons((uint16_t)(20000 + getpid() % 1000 + rand() % 20000));
-    }
+    do {
+        random_bytes(&any, sizeof any);
+        port = 10000 + any % 12000;
+    } while (!is_free(port) || !is_free(port + 10000));
+    return port;
 }
 
 static pid_t
@@ -172,6 +191,9 @@ run(struct test *t, const char *log, char *const argv[])
     if (pid > 0)
         return pid;
     snprintf(path, sizeof path, "%s/%s", t->dir, log);
+#ifdef __linux__
+    prctl(PR_SET_PDEATHSIG, SIGKILL); /* die() leaves nobody behind */
+#endif
     int fd = open(path, O_WRONLY | O_CREAT | O_APPEND, 0600);
     if (fd < 0 || dup2(fd, 1) < 0 || dup2(fd, 2) < 0)
         _exit(126);
@@ -278,6 +300,59 @@ command(const char *format, ...)
         printf("note: failed: %s\n", line);
 }
 
+/* A line of CLUSTER NODES: `ID HOST:PORT@BUS FLAGS MASTER PING PONG EPOCH LINK SLOTS...`. */
+static void
+read_owner(const struct test *t, char *line, uint8_t *owner)
+{
+    const char *port = strchr(line, ':');
+    int which = 0, field = 0;
+
+    while (port != NULL && which < t->engines && atoi(port + 1) != t->engine[which].port)
+        which++;
+    if (port == NULL || which == t->engines)
+        return;
+    for (char *word = strtok(line, " \n"); word != NULL; word = strtok(NULL, " \n")) {
+        int first = 0, last = 0, n = field++ < 8 ? 0 : sscanf(word, "%d-%d", &first, &last);
+        for (int slot = first; n > 0 && slot <= (n == 2 ? last : first) && slot < SLOTS; slot++)
+            owner[slot] = (uint8_t)which;
+    }
+}
+
+/* Which engine has each slot, as one says that is never killed. */
+static void
+read_owners(const struct test *t, uint8_t *owner)
+{
+    char line[4096];
+
+    memset(owner, UINT8_MAX, SLOTS);
+    snprintf(line, sizeof line, "redis-cli -p %d cluster nodes", t->engine[TARGET].port);
+    FILE *f = popen(line, "r");
+    if (f == NULL)
+        die("popen");
+    while (fgets(line, sizeof line, f) != NULL)
+        read_owner(t, line, owner);
+    pclose(f);
+    for (int i = 0; i < SLOTS; i++)
+        if (owner[i] == UINT8_MAX)
+            die("a slot has no owner");
+}
+
+/* A reshard gives slots to TARGET; a failover gives a master's to who was none. */
+static void
+compare_owners(struct test *t)
+{
+    uint8_t now[SLOTS];
+    bool master[ENGINES] = {false};
+
+    read_owners(t, now);
+    for (int i = 0; i < SLOTS; i++)
+        master[t->owner[i]] = true;
+    for (int i = 0; i < SLOTS; i++) {
+        t->moved += now[i] == TARGET && t->owner[i] != TARGET;
+        t->failed_over += !master[now[i]];
+    }
+}
+
 static void
 start_engines(struct test *t)
 {
@@ -289,8 +364,10 @@ start_engines(struct test *t)
         t->engine[i].port = free_port();
         start_engine(t, i);
         n += (size_t)snprintf(all + n, sizeof all - n, " 127.0.0.1:%d", t->engine[i].port);
-        for (int fd; (fd = connect_to(t->engine[i].port)) < 0 || close(fd) != 0;)
-            poll(NULL, 0, 10);
+        int64_t until = time_mono_ms() + PATIENCE;
+        for (int fd; (fd = connect_to(t->engine[i].port)) < 0 || close(fd) != 0; poll(NULL, 0, 10))
+            if (time_mono_ms() > until)
+                die("a redis-server does not start");
     }
     if (!t->cluster)
         return;
@@ -299,6 +376,7 @@ start_engines(struct test *t)
     poll(NULL, 0, 500);
     command("redis-cli --cluster create%s --cluster-replicas 1 --cluster-yes > %s/create.log 2>&1",
             all, t->dir);
+    read_owners(t, t->owner);
 }
 
 /* --- frames ----------------------------------------------------------------------------------- */
@@ -705,11 +783,42 @@ end_process(struct process *p, int sig, int64_t back_ms)
     p->start_at = time_mono_ms() + back_ms;
 }
 
+/* A hundred slots to TARGET, from all the others. */
+static void
+reshard(struct test *t)
+{
+    char line[320];
+    const char *argv[] = {"sh", "-c", line, NULL};
+
+    if (t->reshard > 0)
+        return;
+    snprintf(line, sizeof line, "exec redis-cli --cluster reshard 127.0.0.1:%d --cluster-from all "
+             "--cluster-to $(redis-cli -p %d cluster myid) --cluster-slots 100 --cluster-yes",
+             t->engine[TARGET].port, t->engine[TARGET].port);
+    t->reshard = run(t, "reshard.log", (char *const *)(uintptr_t)argv);
+}
+
+/* A master that dies while it gives a slot away may leave it without an owner, which no client can
+ * help: so it does not die before. */
+static void
+kill_engine(struct test *t)
+{
+    t->kill_due = t->reshard > 0;
+    if (t->kill_due)
+        return;
+    end_process(&t->engine[0], SIGKILL, t->cluster ? 6000 : 1500);
+    t->kills++;
+}
+
 static void
 tend(struct test *t)
 {
     int64_t now = time_mono_ms();
 
+    if (t->reshard > 0 && waitpid(t->reshard, NULL, WNOHANG) == t->reshard)
+        t->reshard = 0;
+    if (t->kill_due)
+        kill_engine(t);
     for (int i = 0; i < NODES; i++)
         if (t->node[i].start_at > 0 && now >= t->node[i].start_at)
             start_node(t, i);
@@ -737,9 +846,7 @@ event(struct test *t, int n, int64_t stand_ms)
         end_process(node, SIGKILL, 1500);
         t->kills++;
     } else if (n % 4 == 1 && t->cluster) {
-        command("redis-cli --cluster reshard 127.0.0.1:%d --cluster-from all --cluster-to "
-                "$(redis-cli -p %d cluster myid) --cluster-slots 300 --cluster-yes "
-                "> %s/reshard.log 2>&1 &", t->engine[1].port, t->engine[1].port, t->dir);
+        reshard(t);
     } else if (n % 4 == 1) {
         kill(engine->pid, SIGSTOP);
         engine->go_at = time_mono_ms() + stand_ms;
@@ -747,8 +854,7 @@ event(struct test *t, int n, int64_t stand_ms)
     } else if (n % 4 == 2 && node->start_at == 0) {
         end_process(node, SIGTERM, 500);
     } else if (n % 4 == 3 && engine->start_at == 0 && engine->go_at == 0) {
-        end_process(engine, SIGKILL, t->cluster ? 6000 : 1500);
-        t->kills++;
+        kill_engine(t);
     }
     fflush(stdout);
 }
@@ -887,8 +993,14 @@ report(const struct test *t)
         printf("%s: %llu\n", names[i], bad[i]);
         failed += bad[i] > 0;
     }
+    if (t->cluster) {
+        printf("slots moved to another master: %d\nslots a replica has taken over: %d\n", t->moved,
+               t->failed_over);
+        failed += (t->moved == 0) + (t->failed_over == 0);
+    }
+    int checks = t->cluster ? 10 : 8;
     failed += t->acked == 0;
-    printf("%d passed, %d failed\n", 7 - (failed > 7 ? 7 : failed), failed);
+    printf("%d passed, %d failed\n", checks - failed, failed);
     return failed > 0;
 }
 
@@ -941,6 +1053,8 @@ main(int argc, char **argv)
     settle(&t, fds);
     await_nodes(&t);
     compare(&t);
+    if (t.cluster)
+        compare_owners(&t);
     int bad = report(&t);
     for (int i = 0; i < NODES; i++)
         end_process(&t.node[i], SIGTERM, 0);
