@@ -228,7 +228,7 @@ check-cluster: all
 # Three nodes and a Redis that die, stand still and come back: CHAOS="-u 600 -t 300" for more, -c for
 # a Redis Cluster of six.
 CHAOS = -u 60 -t 60
-build/cluster-chaos: tests/cluster_chaos.c $(LIBO)
+build/cluster-chaos: tests/cluster_chaos.c tests/ports.h $(LIBO)
 	mkdir -p build
 	$(CC) $(ALL) $(LDFLAGS) -o $@ tests/cluster_chaos.c $(LIBO) $(LIBS)
 cluster-chaos: all build/cluster-chaos

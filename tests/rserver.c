@@ -3,6 +3,7 @@
  * rserver.c - see rserver.h.
  */
 #include "rserver.h"
+#include "ports.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -10,33 +11,6 @@
 #include <sys/stat.h>
 #include <sys/wait.h>
 #include <unistd.h>
-
-static bool
-is_free(int port)
-{
-    struct sockaddr_in a = {.sin_family = AF_INET, .sin_port = htons((uint16_t)port)};
-    int fd = socket(AF_INET, SOCK_STREAM, 0);
-
-    a.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
-    bool is = bind(fd, (struct sockaddr *)&a, sizeof a) == 0;
-    close(fd);
-    return is;
-}
-
-/* Below the ports that systems give to clients, and so is the one 10000 above, on which a cluster's
- * servers speak among themselves. */
-static int
-free_port(void)
-{
-    uint16_t any;
-    int port;
-
-    do {
-        random_bytes(&any, sizeof any);
-        port = 10000 + any % 12000;
-    } while (!is_free(port) || !is_free(port + 10000));
-    return port;
-}
 
 /* Run a program to its end; what it said is in `out`. */
 int
