@@ -46,7 +46,8 @@ struct far_send { /* a message of one of our connections */
     struct op op;
     struct far_send *next; /* of the same connection, behind it; the last one's: the first */
     struct pending p;
-    struct buf json;       /* as in struct far_draft */
+    struct buf json;       /* as in struct far_draft; of a retry what was sent the first time */
+    size_t way;            /* bytes counted in cluster.way */
     size_t head, seq_at;
     bool online;           /* private: the receiver is */
     bool shown;            /* its turn here is over */
@@ -548,7 +549,7 @@ sent_free(struct op *o)
 {
     struct far_send *s = (struct far_send *)(void *)o;
 
-    o->k->way -= s->json.len;
+    o->k->way -= s->way;
     s->p.conv->pins--;
     s->p.from->pins--;
     if (s->p.to != NULL)
@@ -830,7 +831,8 @@ cluster_send(struct cluster *k, const struct far_draft *d)
     buf_str(&s->json, d->json);
     s->head = d->head;
     s->seq_at = d->seq_at;
-    k->way += s->json.len;
+    s->way = d->json.n;
+    k->way += s->way;
     d->conv->pins++;
     d->from->pins++;
     if (d->to != NULL)

@@ -142,6 +142,26 @@ TEST(cluster_retry)
     CHECK_INT(number(&b, "seq"), 2);
 }
 
+/* However often a client sends again: the node's count of what is on its way stays right, or it
+ * would in the end take the way for full, and refuse everybody everything. */
+TEST(cluster_many_retries)
+{
+    struct engine e = {0};
+    struct server s;
+    struct peer p;
+
+    engine_start(&e);
+    node_start(&s, &e, GROUP);
+    peer_open(&p, &s, PROTO_TCP);
+    say(&p, CMD_LOGIN, "{'userId':'a'}");
+    CHECK(hear(&p) && hear(&p));
+    for (int n = 1; n <= 10; n++)
+        tell(&p, n);
+    for (int n = 0; n < 400; n++) /* what Redis has kept is longer than what was sent: its seq */
+        tell(&p, 10);
+    CHECK_INT(number(&p, "seq"), 10);
+}
+
 /* All connections of a user hear, wherever they are, but the one that has sent. */
 TEST(cluster_devices)
 {

@@ -42,6 +42,7 @@
 #define MEMBERS 10     /* of a group */
 #define WINDOW 3       /* messages of a user on their way */
 #define PATIENCE 60000 /* ms for anything that has to come */
+#define GRACE 10000    /* ms after Redis is back in which a refusal is no wonder */
 
 /* --- model ------------------------------------------------------------------------------------ */
 
@@ -59,7 +60,7 @@ struct talk {
     uint64_t last;      /* highest seq in the store */
 };
 
-enum state { AWAY, UPGRADING, LOGGING_IN, FETCHING, READY, LEAVING };
+enum state { AWAY, UPGRADING, LOGGING_IN, FETCHING, REFUSED, READY, LEAVING };
 
 struct client {
     int fd, node;
@@ -69,8 +70,10 @@ struct client {
     int way[WINDOW], nway;      /* sent and not answered, in order */
     int again[2 * WINDOW], nagain; /* to be sent again first */
     int64_t pause_until;
+    int refusals;               /* since something was last granted */
     uint64_t live[2];           /* highest seq heard live on this connection: group, pair */
     int64_t since_ms;           /* in this state */
+    int64_t sent_ms;            /* when the last message left */
 };
 
 struct process {
@@ -93,11 +96,13 @@ struct test {
     int moved, failed_over; /* slots, at the end */
     pid_t reshard;         /* at work; 0: none */
     bool kill_due;         /* a master, when that has ended */
+    int64_t trouble_until;  /* Redis may be away until then */
     uint64_t rng;
     bool verbose, sending, cluster;
     const char *jim;
     char dir[64], seeds[128];
-    unsigned long long acked, live, fetched, repeats, refused, unanswered, logins, kills, stops;
+    unsigned long long acked, live, fetched, repeats, refused, stopping, unanswered, logins;
+    unsigned long long kills, stops;
     unsigned long long missing, doubles, different, order, unheard, gaps, answers;
 };
 
@@ -479,6 +484,14 @@ send_again(struct client *c, int m)
         c->again[c->nagain++] = m;
 }
 
+/* Ask again later, and the later, the more often it was in vain. */
+static void
+pause_longer(struct test *t, struct client *c)
+{
+    c->refusals += c->refusals < 5;
+    c->pause_until = time_mono_ms() + 50 + below(t, 50u << c->refusals);
+}
+
 static void
 heard_ack(struct test *t, struct client *c, const char *p, const char *end)
 {
@@ -494,12 +507,15 @@ heard_ack(struct test *t, struct client *c, const char *p, const char *end)
     memmove(c->way, c->way + 1, (size_t)--c->nway * sizeof c->way[0]);
     if (code != CODE_SENT && code != CODE_OFFLINE) {
         t->refused++;
-        c->pause_until = time_mono_ms() + 50 + below(t, 100);
+        t->stopping += code == CODE_STOPPING;
+        pause_longer(t, c);
         send_again(c, i);
-        if (code != CODE_STORE && code != CODE_STOPPING)
-            complain(&t->answers, "refused with %lld", code);
+        if (code != CODE_STOPPING && (code != CODE_STORE || time_mono_ms() > t->trouble_until))
+            complain(&t->answers, "message %d of user %d: node %d refused it with %lld", i,
+                     t->m[i].from, c->node, code);
         return;
     }
+    c->refusals = 0;
     struct message *m = &t->m[i];
     if (next_chat(p, end, &told, &seq) == NULL || told != i)
         complain(&t->answers, "the answer to %d is for %d", i, told);
@@ -539,12 +555,16 @@ heard(struct test *t, int who, const char *p, size_t n)
         while ((at = next_chat(at, end, &m, &seq)) != NULL)
             heard_chat(t, who, m, seq, false);
         bool more = number(p, end, "\"more\":tru") >= 0 || strstr(p, "\"more\":true") != NULL;
-        if (good && !more)
-            c->state = READY;
-        else
-            c->pause_until = time_mono_ms() + (good ? 0 : 100);
-        if (c->state == FETCHING)
+        if (!good) {
+            c->state = REFUSED;
+            pause_longer(t, c);
+        } else if (more) {
             fetch(c, who);
+        } else {
+            c->state = READY;
+            c->since_ms = time_mono_ms();
+            c->refusals = 0;
+        }
     }
 }
 
@@ -570,9 +590,13 @@ lose(struct test *t, struct client *c)
     t->unanswered += (unsigned)c->nway;
     c->nway = 0;
     c->in.len = c->out.len = 0;
-    c->state = AWAY;
     c->live[0] = c->live[1] = 0;
-    c->pause_until = time_mono_ms() + 50 + below(t, 300);
+    if (c->state == READY || c->state == LEAVING)
+        c->pause_until = time_mono_ms() + 50 + below(t, 300);
+    else
+        pause_longer(t, c);
+    c->state = AWAY;
+    c->since_ms = time_mono_ms();
 }
 
 /* Say no more, but hear what has been said: what has left the server counts as delivered. */
@@ -602,7 +626,7 @@ connect_somewhere(struct test *t, int who)
     c->node = (int)below(t, NODES);
     c->fd = connect_to(t->node[c->node].port);
     if (c->fd < 0) {
-        c->pause_until = time_mono_ms() + 100;
+        pause_longer(t, c);
         return;
     }
     fcntl(c->fd, F_SETFL, O_NONBLOCK);
@@ -651,6 +675,7 @@ send_one(struct test *t, int who)
         n = snprintf(json, sizeof json, "{\"chatType\":2,\"content\":\"%d\",\"id\":\"m%d\","
                      "\"to\":\"u%d\"}", m, m, who ^ 1);
     c->way[c->nway++] = m;
+    c->sent_ms = time_mono_ms();
     say(c, CMD_CHAT, json, (size_t)n);
 }
 
@@ -710,6 +735,10 @@ client_turn(struct test *t, int who)
 
     if (c->state == AWAY && now >= c->pause_until)
         connect_somewhere(t, who);
+    if (c->state == REFUSED && now >= c->pause_until) {
+        c->state = FETCHING;
+        fetch(c, who);
+    }
     if (c->state == LEAVING && now - c->since_ms > 20000)
         lose(t, c);
     else if (c->fd >= 0 && c->state != READY && c->state != LEAVING && now - c->since_ms > 20000)
@@ -800,6 +829,8 @@ tend(struct test *t)
         struct process *p = &t->engine[i];
         if (p->start_at > 0 && now >= p->start_at)
             start_engine(t, i);
+        if (p->start_at > 0 || p->go_at > 0 || t->reshard > 0)
+            t->trouble_until = now + GRACE;
         if (p->go_at > 0 && now >= p->go_at) {
             kill(p->pid, SIGCONT);
             p->go_at = 0;
@@ -896,6 +927,24 @@ compare(struct test *t)
     }
 }
 
+/* Who still waits for something, and for what. */
+static void
+complain_of_client(struct test *t, int who)
+{
+    static const char *const state[] = {"away", "upgrading", "logging in", "fetching",
+                                        "refused", "ready", "leaving"};
+    const struct client *c = &t->client[who];
+    int64_t now = time_mono_ms();
+
+    if (c->state == READY && c->nway + c->nagain == 0)
+        return;
+    complain(&t->answers, "user %d (%s, node %d) is not done: %s for %lld ms, %d on their way"
+             " (message %d for %lld ms), %d to be sent again (message %d)", who,
+             c->ws ? "ws" : "tcp", c->node, state[c->state], (long long)(now - c->since_ms),
+             c->nway, c->nway > 0 ? c->way[0] : -1, (long long)(now - c->sent_ms), c->nagain,
+             c->nagain > 0 ? c->again[0] : -1);
+}
+
 /* Let everybody send what is left, then connect once more and fetch what he has missed. */
 static void
 settle(struct test *t, struct pollfd *fds)
@@ -911,8 +960,8 @@ settle(struct test *t, struct pollfd *fds)
         for (int i = 0; i < t->users; i++)
             busy |= t->client[i].state != READY || t->client[i].nway + t->client[i].nagain > 0;
     }
-    if (busy)
-        complain(&t->answers, "not everything has been answered after a minute");
+    for (int i = 0; i < t->users && busy; i++)
+        complain_of_client(t, i);
     for (int i = 0; i < t->users; i++)
         if (t->client[i].fd >= 0)
             leave(&t->client[i]);
@@ -960,9 +1009,10 @@ report(const struct test *t)
     int failed = 0;
 
     printf("note: %llu messages acknowledged, %llu heard live, %llu fetched, %llu heard again;"
-           " %llu refused, %llu unanswered; %llu logins, %llu kills, %llu standstills\n",
-           t->acked, t->live, t->fetched, t->repeats, t->refused, t->unanswered, t->logins,
-           t->kills, t->stops);
+           " %llu refused (%llu by a node that stopped), %llu unanswered; %llu logins, %llu kills,"
+           " %llu standstills\n",
+           t->acked, t->live, t->fetched, t->repeats, t->refused, t->stopping, t->unanswered,
+           t->logins, t->kills, t->stops);
     for (size_t i = 0; i < sizeof bad / sizeof bad[0]; i++) {
         printf("%s: %llu\n", names[i], bad[i]);
         failed += bad[i] > 0;
@@ -1020,9 +1070,9 @@ main(int argc, char **argv)
     t.sending = true;
     while (time_mono_ms() - begun < seconds * 1000) {
         turn(&t, fds);
-        tend(&t);
         if ((time_mono_ms() - begun) / every > n && time_mono_ms() - begun + every < seconds * 1000)
             event(&t, n++, seconds >= 120 ? 10000 : every * 3 / 4);
+        tend(&t);
     }
     settle(&t, fds);
     await_nodes(&t);
