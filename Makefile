@@ -44,7 +44,7 @@ CLIO = $(CLI:.c=.o)
 CLILIBO = $(CLILIB:.c=.o)
 FUZZSRC = tests/fuzz.c tests/fuzz_disk.c tests/fuzz_server.c
 TESTSRC = tests/run.c tests/client.c tests/no_engine.c tests/screen.c tests/cli_run.c \
-	$(FUZZSRC) tests/test_*.c
+	tests/fakeredis.c $(FUZZSRC) tests/test_*.c
 PAGE = web/index.html web/jim.js web/jim.css
 
 all: jim jim-cli
@@ -125,7 +125,7 @@ tests/list.inc: tests/test_*.c Makefile
 	sed -n 's/^TEST(\([a-z0-9_]*\)).*/TEST_ENTRY(\1)/p' tests/test_*.c > $@
 
 build/run-tests: $(LIBO) $(CLIENTO) $(CLILIBO) $(TESTSRC) tests/test.h tests/client.h tests/fuzz.h \
-    tests/screen.h tests/cli_run.h tests/list.inc
+    tests/screen.h tests/cli_run.h tests/fakeredis.h tests/list.inc
 	mkdir -p build
 	$(CC) $(ALL) -DTEST_LIST='"list.inc"' $(LDFLAGS) -o $@ $(TESTSRC) $(LIBO) $(CLIENTO) $(CLILIBO) \
 	    $(LIBS)
