@@ -410,16 +410,31 @@ base64url_decode(void *dst, const char *p, size_t n)
 /* Where the processor has an instruction for it, that is several times as fast as any table. One of
  * x86-64 has to be asked whether it does; for ARM the compiler knows. */
 #if defined(__x86_64__) && defined(__GNUC__)
+#include <cpuid.h>
 #define CRC_WORD(crc, word) __builtin_ia32_crc32di((crc), (word))
 #define CRC_BYTE(crc, byte) __builtin_ia32_crc32qi((uint32_t)(crc), (byte))
+#if defined(__clang__) && __clang_major__ >= 14 /* which took it out of SSE 4.2 */
+#define CRC_TARGET __attribute__((target("crc32")))
+#else
 #define CRC_TARGET __attribute__((target("sse4.2")))
-#define CRC_HERE __builtin_cpu_supports("sse4.2")
+#endif
+static bool
+crc_here(void)
+{
+    unsigned a, b, c, d;
+
+    return __get_cpuid(1, &a, &b, &c, &d) != 0 && (c & bit_SSE4_2) != 0;
+}
 #elif defined(__aarch64__) && defined(__ARM_FEATURE_CRC32) && defined(__GNUC__)
 #include <arm_acle.h>
 #define CRC_WORD(crc, word) __crc32cd((uint32_t)(crc), (word))
 #define CRC_BYTE(crc, byte) __crc32cb((uint32_t)(crc), (byte))
 #define CRC_TARGET
-#define CRC_HERE true
+static bool
+crc_here(void)
+{
+    return true;
+}
 #endif
 
 #ifdef CRC_WORD
@@ -453,7 +468,7 @@ crc32c_init(struct crc32c *c)
         for (int i = 0; i < 256; i++)
             c->t[k][i] = c->t[k - 1][i] >> 8 ^ c->t[0][c->t[k - 1][i] & 0xff];
 #ifdef CRC_WORD
-    c->instruction = CRC_HERE;
+    c->instruction = crc_here();
 #else
     c->instruction = false;
 #endif

@@ -53,7 +53,12 @@ find_user(struct jim *j)
         log_write(&j->log, LOG_LEVEL_ERROR, "jim.user=%s: only root can be somebody else", name);
         return -1;
     }
-    return initgroups(name, j->gid) == 0 ? 0 : jail_error(j, "jim.user", name);
+#ifdef __APPLE__
+    int group = (int)p->pw_gid; /* as it has it */
+#else
+    gid_t group = p->pw_gid;
+#endif
+    return initgroups(name, group) == 0 ? 0 : jail_error(j, "jim.user", name);
 }
 
 int

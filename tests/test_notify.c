@@ -66,15 +66,15 @@ TEST(notify_life_of_a_service)
     whole_life(name);
 }
 
-#ifdef __linux__
 TEST(notify_abstract_name)
 {
+#ifdef __linux__ /* elsewhere there are none */
     char name[64];
 
     snprintf(name, sizeof name, "@jim-test-%ld", (long)getpid());
     whole_life(name);
-}
 #endif
+}
 
 /* A manager that is not there, has gone, or does not read is no reason to stop. */
 TEST(notify_nobody)
