@@ -390,7 +390,8 @@ chat_command(struct chat *c, struct conn *from, int cmd, uint32_t seq, struct st
     if (n >= COMMANDS && c->hooks != NULL &&
         (own = extend_command_find(c->hooks, n, json)) != NULL)
         h = own->open ? &own_open : &own_login;
-    if (from->deferred > 0 && (n != CMD_CHAT || from->login != NULL || from->parked))
+    if (from->deferred > 0 && (n != CMD_CHAT || from->login != NULL || from->parked ||
+                               (c->cluster != NULL && cluster_slow(c->cluster))))
         return false;
     bool allowed = chat_rate_ok(c, from);
     bool pressed = takes_memory(n) && memory_full(from->jim);

@@ -26,6 +26,7 @@
 #define CLAIM_MS 10000      /* who takes a dead node's users off must say so again in this time */
 #define TRUST_MS 6000       /* after Redis was away nobody is held to be dead for so long: others
                                need time to renew their leases, too */
+#define COMPLAIN_MS 60000   /* between two errors of Redis that are logged */
 #define TICK_MS 200
 #define INBOX_ENTRIES 20000 /* about how many an inbox may hold */
 #define INBOX_S 120         /* and how long it outlives its node */
@@ -117,6 +118,18 @@ op_alive(const struct op *o)
     return o->conn != NULL && o->conn->state != CONN_DEAD && !o->conn->shut;
 }
 
+/* Every command may meet the same error: one now and then says enough. */
+static void
+op_complain(struct cluster *k, struct str error)
+{
+    int64_t now = loop_now(k->jim->loop);
+
+    if (k->said_ms != 0 && now - k->said_ms < COMPLAIN_MS)
+        return;
+    k->said_ms = now;
+    log_write(k->chat->log, LOG_LEVEL_WARN, "Redis: %.*s", (int)error.n, error.p);
+}
+
 static void
 op_reply(void *arg, uint64_t n, const struct redis_reply *r, bool sent)
 {
@@ -127,8 +140,7 @@ op_reply(void *arg, uint64_t n, const struct redis_reply *r, bool sent)
         o->failed = true;
         o->k->stats.lost++;
         if (r != NULL)
-            log_write(o->k->chat->log, LOG_LEVEL_WARN, "Redis: %.*s", (int)redis_text(r).n,
-                      redis_text(r).p);
+            op_complain(o->k, redis_text(r));
     } else if (o->reply != NULL) {
         o->reply(o, (uint32_t)n, r);
     }
@@ -274,9 +286,25 @@ ask_unindex(struct op *o, char kind, struct str id)
 }
 
 bool
+cluster_takes(const struct cluster *k, char kind, struct str id)
+{
+    char text[MAX_CONV_KEY + 64];
+
+    return k->leased && (redis_is_up(k->redis) ||
+                         redis_takes(k->redis, make_key(text, kind, id, "")));
+}
+
+bool
+cluster_can(const struct cluster *k)
+{
+    return k->leased && (redis_is_up(k->redis) || redis_takes(k->redis, (struct str){NULL, 0}));
+}
+
+bool
 cluster_up(const struct cluster *k)
 {
-    return k->leased && redis_is_up(k->redis);
+    return cluster_takes(k, 's', STR("nodes")) && cluster_takes(k, 'n', cluster_self(k)) &&
+           loop_now(k->jim->loop) - k->leased_ms < LEASE_MS;
 }
 
 struct str
@@ -517,7 +545,7 @@ inbox_read(struct cluster *k)
     char text[MAX_CONV_KEY + 64];
     struct str key = make_key(text, 'n', cluster_self(k), "");
 
-    if (k->reading || k->gone || !redis_is_up(k->inbox))
+    if (k->reading || k->gone || !redis_takes(k->inbox, key))
         return;
     k->reading = true;
     redis_begin(k->inbox, 8);
@@ -619,6 +647,8 @@ lease_renew(struct cluster *k)
     int64_t now = loop_now(k->jim->loop);
     struct op *o = op_new(k, sizeof(struct lease_op), lease_reply, lease_step, NULL);
 
+    if (now - k->leased_ms > 2 * RENEW_MS) /* we could not: nor could others, maybe */
+        k->trust_ms = now + TRUST_MS;
     o->quiet = true;
     ((struct lease_op *)(void *)o)->sent_ms = now;
     ask_plain(o, "XADD", 6); /* makes it, should it have gone with a lease that had ended */
@@ -651,10 +681,11 @@ lease_timer_fired(struct timer *t)
 {
     struct cluster *k = (struct cluster *)(void *)((char *)t - offsetof(struct cluster,
                                                                         lease_timer));
+    char text[MAX_CONV_KEY + 64];
 
     if (k->gone)
         return;
-    if (redis_is_up(k->redis))
+    if (redis_takes(k->redis, make_key(text, 's', STR("nodes"), "")))
         lease_renew(k);
     peers_tidy(k);
     loop_timer(k->jim->loop, t, loop_now(k->jim->loop) + RENEW_MS, lease_timer_fired);
@@ -730,7 +761,7 @@ tick_fired(struct timer *t)
     if (k->gone)
         return;
     roster_sweep(&k->chat->roster, SWEEP, far_gone);
-    if (!cluster_up(k))
+    if (!cluster_can(k))
         return;
     far_save(k, false);
     again_some(k);
@@ -776,7 +807,8 @@ redis_went(void *arg, struct redis *r, const char *why)
     struct cluster *k = arg;
 
     if (r == k->redis)
-        log_write(k->chat->log, LOG_LEVEL_WARN, "cluster: Redis is away: %s", why);
+        log_write(k->chat->log, LOG_LEVEL_WARN, "cluster: %s is away: %s",
+                  cluster_can(k) ? "a part of Redis" : "Redis", why);
 }
 
 int
@@ -881,7 +913,7 @@ cluster_stop(struct cluster *k)
 bool
 cluster_busy(struct cluster *k)
 {
-    if (!k->stopping || k->gone || !redis_is_up(k->redis) ||
+    if (!k->stopping || k->gone || !cluster_can(k) ||
         loop_now(k->jim->loop) - k->stopped_ms > k->chat->opt->drain_ms + 2000)
         return false;
     for (const struct op *o = k->ops; o != NULL; o = o->next)
@@ -1011,7 +1043,7 @@ cluster_metrics(const struct cluster *k, struct buf *b)
 {
     buf_printf(b, "# HELP jim_cluster_nodes Nodes whose lease holds.\n"
                "# TYPE jim_cluster_nodes gauge\njim_cluster_nodes %zu\n"
-               "# HELP jim_cluster_up Can Redis be asked?\n"
+               "# HELP jim_cluster_up Can Redis be asked, and the lease be renewed?\n"
                "# TYPE jim_cluster_up gauge\njim_cluster_up %d\n", k->nnodes, cluster_up(k));
     for (size_t i = 0; i < COUNTS; i++)
         buf_printf(b, "# HELP jim_cluster_%s_total %s\n# TYPE jim_cluster_%s_total counter\n"

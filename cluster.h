@@ -57,10 +57,12 @@ struct redis_options { /* all borrowed while the struct redis lives */
     const char *name;       /* of the connections, for CLIENT LIST: no blanks; NULL: "jim" */
     int64_t timeout_ms;     /* 0: jim.redis.timeout */
     void *arg;              /* for all of these, which may be NULL; called from loop_turn() */
-    /* Every command can be served: each master there has to be is connected. At first, and again
-     * behind each down(). */
+    /* Every command can be served: each master there has to be is connected, and says that its
+     * cluster is up. At first, and again behind each down(); when that did not last, not before a
+     * while has passed, which grows each time. */
     void (*up)(void *arg, struct redis *r);
-    /* Some or all cannot be. In a Redis Cluster those for other masters still are. */
+    /* Some or all cannot be. In a Redis Cluster those for other masters still are: redis_takes()
+     * knows. */
     void (*down)(void *arg, struct redis *r, const char *why);
     /* What Redis says unasked (RESP3: `>`), as messages of channels subscribed to. */
     void (*push)(void *arg, struct redis *r, const struct redis_reply *what);
@@ -91,6 +93,9 @@ size_t redis_queued(const struct redis *r); /* bytes of commands without a reply
  * NOSCRIPT), or sends back and forth while a migration ends, may be done behind some that had been
  * written before that was read. What is given after that waits for it. What Redis puts off is tried
  * again until its time is over; then the caller gets the refusal, or NULL.
+ *
+ * Time: a connection is lost when its oldest command has had its time and nothing has come for as
+ * long; one that is slow, but answers, has six times as long.
  */
 void redis_begin(struct redis *r, size_t argc);
 void redis_arg(struct redis *r, const void *p, size_t n);
@@ -147,6 +152,7 @@ struct redis_cmd { /* one command on its way; its bytes stand behind it */
     void *arg;
     uint64_t n;
     int64_t until;        /* loop clock: when its time is over; INT64_MAX: never */
+    int64_t ms;           /* how long that was, when it was given */
     int64_t not_before;   /* put off until then */
     uint64_t at;          /* its first byte's place in all that the link writes */
     uint64_t serial;      /* in the order they were given in */
@@ -196,6 +202,9 @@ struct redis_link {
     bool stale;              /* takes nothing more, and goes when all is answered */
     bool wanted;             /* by the map */
     bool broken;             /* a write failed: the timer tells */
+    bool down;               /* it says that its Redis Cluster is: nothing is given to it */
+    bool unsure;             /* it has not said yet */
+    bool asked;              /* and this is on its way */
     bool old;                /* HELLO did not work: AUTH and CLIENT SETNAME */
     unsigned fails;          /* since it was last ready */
     unsigned life;           /* how often it has been closed */
@@ -265,6 +274,10 @@ struct redis {
     int64_t timeout_ms;
     bool up, closing;
     bool release;            /* something held may go now */
+    int64_t up_ms;           /* when it was told to be up */
+    int64_t steady_ms;       /* it is not told to be up again before */
+    unsigned swings;         /* how often, in a row, that did not last */
+    struct timer steady_timer;
     struct workers *workers; /* owned; NULL: no name was looked up yet */
     struct redis_link *links;
     struct redis_part *part; /* owned */
@@ -301,6 +314,9 @@ struct redis_link *redis_map_link(struct redis *r, struct str text, const struct
 void redis_map_lost(struct redis *r, struct redis_link *k, const char *why);
 void redis_map_changed(struct redis *r, const char *why);
 void redis_map_sweep(struct redis *r); /* free what nobody wants */
+void redis_map_doubt(struct redis_link *k); /* is its Redis Cluster up? Asked until it says so */
+void redis_map_down(struct redis_link *k); /* it says that it is not */
+void redis_map_told(struct redis_link *k, const struct redis_reply *reply); /* CLUSTER INFO */
 /* In redis.c: from now on these keys are elsewhere. */
 void redis_part_moves(struct redis *r, size_t part, struct redis_link *to);
 

@@ -333,7 +333,7 @@ cluster_join(struct chat *c, struct conn *from, uint32_t seq, const struct reque
         code = CODE_FORBIDDEN;
     else if (!already && u->joined >= MAX_JOINED)
         code = CODE_JOIN_FAILED;
-    else if (!cluster_up(c->cluster))
+    else if (!cluster_can(c->cluster))
         code = CODE_STORE;
     if (code != 0) {
         group_join_answer(c, from, seq, code, STR(""));
@@ -384,8 +384,8 @@ cluster_leave(struct chat *c, struct conn *from, uint32_t seq, const struct requ
         return true;
     }
     bool in = member_in_group(&c->roster, from->user, id) != NULL;
-    if (c->opt->group_join == JOIN_API || !cluster_up(c->cluster)) {
-        group_leave_answer(c, from, seq, !cluster_up(c->cluster) ? CODE_STORE
+    if (c->opt->group_join == JOIN_API || !cluster_can(c->cluster)) {
+        group_leave_answer(c, from, seq, !cluster_can(c->cluster) ? CODE_STORE
                                          : in                    ? CODE_FORBIDDEN
                                                                  : CODE_NO_GROUP, id);
         return true;

@@ -383,7 +383,7 @@ cluster_login(struct cluster *k, struct conn *c, uint32_t seq, struct str id, st
     char text[3 * MAX_ID], group_text[MAX_CONV_KEY], presence[32];
     struct str user = user_key(id, text);
 
-    if (!cluster_up(k)) {
+    if (!cluster_can(k)) {
         chat->stats->logins_later++;
         chat_refuse(chat, c, seq, true);
         conn_finish(c, WS_POLICY);

@@ -628,7 +628,7 @@ cluster_user(struct chat *c, struct conn *from, uint32_t seq, const struct reque
     if (r == NULL || !request_id(r, F_USER_ID, text, &id) ||
         request_int(r, F_TYPE, 2, &type) < 0 || type < 0 || type > 2)
         code = CODE_USER_FAILED;
-    else if (!cluster_up(c->cluster))
+    else if (!cluster_can(c->cluster))
         code = CODE_STORE;
     if (code != 0) {
         answer_code(c, from, CMD_USER_RESP, seq, code);
@@ -643,7 +643,7 @@ cluster_user(struct chat *c, struct conn *from, uint32_t seq, const struct reque
 static struct look_op *
 look_api(struct call *k, enum look kind, struct str id, int64_t type)
 {
-    if (!cluster_up(k->chat->cluster)) {
+    if (!cluster_can(k->chat->cluster)) {
         call_code(k, CODE_STORE, 0);
         return NULL;
     }
@@ -745,7 +745,7 @@ online_reply(struct op *o, uint32_t n, const struct redis_reply *r)
 static struct word_op *
 word_new(struct call *k, struct str id, op_reply_fn *reply, op_fn *step)
 {
-    if (!cluster_up(k->chat->cluster)) {
+    if (!cluster_can(k->chat->cluster)) {
         call_code(k, CODE_STORE, 0);
         return NULL;
     }
@@ -973,7 +973,7 @@ far_broadcast(struct call *k, struct msg *m)
     struct op *o;
     uint64_t random;
 
-    if (!cluster_up(own)) {
+    if (!cluster_can(own)) {
         call_code(k, send_refused(k->chat, CODE_STORE), CMD_CHAT_RESP);
         return;
     }

@@ -432,7 +432,7 @@ fetch_begin(struct cluster *k, struct conn *c, const struct conn *from, uint32_t
     struct fetch_op names = {.type = type};
     int code = type == 0 || type == 1 ? fetch_names(&names, from, r) : CODE_MESSAGES_FAILED;
 
-    if (code == 0 && !cluster_up(k))
+    if (code == 0 && !cluster_can(k))
         code = CODE_STORE;
     if (code != 0) {
         buf_free(&names.keys);

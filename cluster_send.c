@@ -19,6 +19,8 @@
 #define MAX_FILL 200      /* messages read at once to close a gap */
 #define MAX_HELD 4096     /* messages of one conversation that wait for an earlier one */
 #define MAX_WAY (64u << 20) /* bytes of messages on their way to Redis: then it is too slow */
+#define SLOW_MS 250         /* and slow already when an answer takes as long as this */
+#define SLOW_WAY 256        /* then so many may be on their way, and one of each connection */
 #define MAX_CURSORS 2000  /* written at a time */
 #define SAVE_TICKS 5
 
@@ -48,6 +50,7 @@ struct far_send { /* a message of one of our connections */
     struct pending p;
     struct buf json;       /* as in struct far_draft; of a retry what was sent the first time */
     size_t way;            /* bytes counted in cluster.way */
+    int64_t given_ms;
     size_t head, seq_at;
     bool online;           /* private: the receiver is */
     bool shown;            /* its turn here is over */
@@ -387,7 +390,7 @@ gap_timer_fired(struct timer *t)
     for (struct conv *v = k->gaps, *after; v != NULL; v = after) {
         struct far *f = v->far;
         after = f->next_gap;
-        if (!f->filling && f->since_ms + GAP_MS <= now && cluster_up(k))
+        if (!f->filling && f->since_ms + GAP_MS <= now && cluster_can(k))
             fill(k, v);
     }
     if (k->gaps != NULL)
@@ -550,6 +553,7 @@ sent_free(struct op *o)
     struct far_send *s = (struct far_send *)(void *)o;
 
     o->k->way -= s->way;
+    o->k->nway--;
     s->p.conv->pins--;
     s->p.from->pins--;
     if (s->p.to != NULL)
@@ -711,6 +715,8 @@ sent_step(struct op *o)
     struct far_send *s = (struct far_send *)(void *)o;
     struct conv *v = s->p.conv;
 
+    o->k->answered_ms = loop_now(o->k->jim->loop);
+    o->k->lag_ms = o->k->answered_ms - s->given_ms;
     if (o->failed) {
         o->k->stats.unsure++;
         if (v->far != NULL)
@@ -815,13 +821,33 @@ ask_pair(struct op *o, const struct far_draft *d)
     ask_end(o, 'u', from, 2);
 }
 
+/* Nothing of a private message is done when a part of it cannot be. */
+static bool
+pair_taken(const struct cluster *k, const struct far_draft *d)
+{
+    char text[3 * MAX_ID];
+
+    return redis_is_up(k->redis) ||
+           (cluster_takes(k, 'u', user_key(user_id(d->to), text)) &&
+            cluster_takes(k, 'u', user_key(user_id(d->from), text)));
+}
+
+/* How long the last answer took does not tell when there is none. */
+bool
+cluster_slow(const struct cluster *k)
+{
+    return k->nway >= SLOW_WAY && (k->lag_ms > SLOW_MS ||
+                                   loop_now(k->jim->loop) - k->answered_ms > SLOW_MS);
+}
+
 int
 cluster_send(struct cluster *k, const struct far_draft *d)
 {
     struct far_send *s;
     struct conn *c = d->conn;
 
-    if (!cluster_up(k) || k->way + d->json.n > MAX_WAY)
+    if (!cluster_takes(k, 'c', conv_key(d->conv)) || k->way + d->json.n > MAX_WAY ||
+        (d->to != NULL && !pair_taken(k, d)))
         return CODE_STORE;
     s = (struct far_send *)(void *)op_new(k, sizeof *s, sent_reply, sent_step, sent_free);
     s->p = (struct pending){.kind = PENDING_ACK, .code = CODE_STORE, .reply_seq = d->reply_seq,
@@ -833,6 +859,11 @@ cluster_send(struct cluster *k, const struct far_draft *d)
     s->seq_at = d->seq_at;
     s->way = d->json.n;
     k->way += s->way;
+    s->given_ms = loop_now(k->jim->loop);
+    if (k->nway++ == 0) { /* the time in which nobody has asked does not count */
+        k->answered_ms = s->given_ms;
+        k->lag_ms = 0;
+    }
     d->conv->pins++;
     d->from->pins++;
     if (d->to != NULL)

@@ -77,6 +77,8 @@ bool cluster_read(struct cluster *k, struct conn *c, struct member *m, uint64_t 
 /* 0: Redis has been asked, and one of conn->deferred will be answered; or the code it is refused
  * with. */
 int cluster_send(struct cluster *k, const struct far_draft *d);
+/* Is Redis so slow that who waits for an answer should not send another message yet? */
+bool cluster_slow(const struct cluster *k);
 
 /* --- cluster_scripts.c ------------------------------------------------------------------------ */
 
@@ -132,7 +134,9 @@ struct cluster {
     bool leased;              /* the first lease is there */
     bool reading, stopping, gone;
     struct conv *gaps;        /* with something missing, or too early; pinned */
-    size_t way;               /* bytes of messages on their way to Redis */
+    size_t way, nway;         /* bytes of messages on their way to Redis; how many */
+    int64_t lag_ms, answered_ms; /* how long the last that was answered had taken; when it was */
+    int64_t said_ms;          /* when an error of Redis was last logged */
     unsigned ticks;           /* since cursors were written */
     struct cluster_stats stats;
 };
@@ -181,7 +185,11 @@ void put_group_keys(struct op *o, struct str conv);
 
 size_t reply_count(const struct redis_reply *r); /* elements; 0: it is no array, or NULL */
 
-bool cluster_up(const struct cluster *k); /* Redis can be asked, as far as is known */
+/* As far as is known: is this node one of the cluster, with a lease that it can renew? Can anything
+ * be asked of Redis? What is kept with `kind` and `id`? (Of a Redis Cluster some may be away.) */
+bool cluster_up(const struct cluster *k);
+bool cluster_can(const struct cluster *k);
+bool cluster_takes(const struct cluster *k, char kind, struct str id);
 struct str cluster_self(const struct cluster *k);
 struct str user_key(struct str id, char dst[3 * MAX_ID]); /* escaped */
 unsigned bucket_of(struct str id); /* in which part of the list of all users or groups it is */

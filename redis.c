@@ -348,12 +348,21 @@ on_ask(struct redis *r, struct redis_link *k, struct redis_cmd *cmd, const struc
 static bool
 on_later(struct redis *r, struct redis_link *k, struct redis_cmd *cmd, const struct redis_reply *e)
 {
-    (void)k;
-    if (redis_is_error(e, "CLUSTERDOWN"))
-        redis_map_look(r);
+    (void)k, (void)e;
     r->stats.retried++;
     cmd_hold(r, cmd, loop_now(r->o.loop) + RETRY_PAUSE);
     return true;
+}
+
+/* "Hash slot not served" is about the command's slot alone, all else about every slot. */
+static bool
+on_clusterdown(struct redis *r, struct redis_link *k, struct redis_cmd *cmd,
+               const struct redis_reply *e)
+{
+    redis_map_look(r);
+    if (!redis_is_error(e, "CLUSTERDOWN Hash slot"))
+        redis_map_down(k);
+    return on_later(r, k, cmd, e);
 }
 
 /* A master has become a replica: who is it now? */
@@ -390,8 +399,8 @@ again(struct redis *r, struct redis_link *k, struct redis_cmd *cmd, const struct
                    const struct redis_reply *e);
     } refusals[] = {
         {"MOVED", on_moved},       {"ASK", on_ask},           {"TRYAGAIN", on_later},
-        {"CLUSTERDOWN", on_later}, {"LOADING", on_later},     {"MASTERDOWN", on_later},
-        {"READONLY", on_readonly}, {"NOSCRIPT", on_noscript},
+        {"LOADING", on_later},     {"MASTERDOWN", on_later},  {"READONLY", on_readonly},
+        {"NOSCRIPT", on_noscript}, {"CLUSTERDOWN", on_clusterdown},
     };
 
     if (e->type != RESP_ERROR || cmd->tries >= MAX_TRIES || cmd->until <= loop_now(r->o.loop))
@@ -408,6 +417,8 @@ again(struct redis *r, struct redis_link *k, struct redis_cmd *cmd, const struct
 static void
 link_up(struct redis_link *k)
 {
+    if (k->redis->mode == REDIS_SHARDS)
+        redis_map_doubt(k);
     redis_map_changed(k->redis, "");
 }
 
@@ -422,6 +433,8 @@ link_reply(struct redis_link *k, struct redis_cmd *cmd, const struct redis_reply
         waits_over(list, reply);
     }
     if (cmd->kind != REDIS_ASKED) {
+        if (cmd->kind == REDIS_LOOK)
+            redis_map_told(k, reply);
         free(cmd);
         return;
     }
@@ -555,6 +568,7 @@ redis_end(struct redis *r, struct str key, redis_reply_fn *fn, void *arg, uint64
     cmd->arg = arg;
     cmd->n = n;
     cmd->serial = ++r->serial;
+    cmd->ms = r->cmd.until;
     cmd->until = r->cmd.until < 0 ? INT64_MAX : loop_now(r->o.loop) + r->cmd.until;
     cmd->slot = r->mode != REDIS_SHARDS ? 0 : key.p != NULL ? redis_slot(key) : -1;
     cmd->size = size;

@@ -24,6 +24,7 @@
 
 #define PAUSE_MS 100       /* before the first new try, or half of it */
 #define MAX_PAUSE_MS 2000  /* and at most */
+#define MAX_SLOW 5         /* times its time a command may have on top while others are answered */
 #define KEEP_ROOM 262144   /* bytes of a buffer that is kept while it is empty */
 #define LINK_READ MAX_READ /* bytes of one read: above TLS_MIN_READ */
 
@@ -140,7 +141,7 @@ link_why(const struct redis_link *k)
 bool
 redis_link_takes(const struct redis_link *k)
 {
-    return !k->stale && !k->broken &&
+    return !k->stale && !k->broken && !k->down &&
            (k->state == RLINK_READY || (k->state > RLINK_PAUSE && k->fails == 0));
 }
 
@@ -169,7 +170,8 @@ link_own(struct redis_link *k, enum redis_kind kind, const struct str *arg, size
     cmd->size = b.len;
     cmd->kind = (uint8_t)kind;
     cmd->slot = cmd->script = -1;
-    cmd->until = loop_now(k->redis->o.loop) + k->patience_ms;
+    cmd->ms = k->patience_ms;
+    cmd->until = loop_now(k->redis->o.loop) + cmd->ms;
     buf_free(&b);
     cmd->next = *k->fresh;
     *k->fresh = cmd;
@@ -723,6 +725,22 @@ redis_link_open(struct redis_link *k, bool pause)
         link_resolve(k);
 }
 
+/* When the oldest command has had its time. A server that answers others meanwhile is slow, not
+ * away: to leave it would lose all that is on its way and bring it back at once, as more to do. */
+static int64_t
+link_until(const struct redis_link *k)
+{
+    const struct redis_cmd *cmd = k->first;
+    int64_t heard;
+
+    if (cmd->until == INT64_MAX)
+        return INT64_MAX;
+    heard = k->heard_ms + cmd->ms;
+    if (heard > cmd->until + MAX_SLOW * cmd->ms)
+        heard = cmd->until + MAX_SLOW * cmd->ms;
+    return heard > cmd->until ? heard : cmd->until;
+}
+
 /* Ready, and it is time to look: has the oldest command had its time? Is it silent? */
 static void
 link_look(struct redis_link *k)
@@ -730,7 +748,7 @@ link_look(struct redis_link *k)
     struct loop *l = k->redis->o.loop;
     int64_t now = loop_now(l), next = now + k->patience_ms;
 
-    if (k->first != NULL && k->first->until <= now) {
+    if (k->first != NULL && link_until(k) <= now) {
         link_lost(k, "no answer in time");
         return;
     }
@@ -738,8 +756,8 @@ link_look(struct redis_link *k)
         link_own(k, REDIS_PING, (struct str[]){STR("PING")}, 1);
         redis_link_flush(k);
     }
-    if (k->first != NULL && k->first->until < next)
-        next = k->first->until;
+    if (k->first != NULL && link_until(k) < next)
+        next = link_until(k);
     if (!k->broken)
         loop_timer(l, &k->timer, next, timer_fired);
 }

@@ -21,7 +21,10 @@
 #define LOOK_PAUSE 250   /* ms between two questions while something is wrong */
 #define LOOK_MS 10000    /* and while nothing is */
 #define SCOUT_MS 2000    /* the longest a question may take */
-#define COMPLAIN_MS 10000 /* between two complaints about one trouble */
+#define COMPLAIN_MS 60000 /* between two complaints about one trouble */
+#define SWING_MS 10000    /* up for less: that did not last */
+#define SWING_PAUSE 500   /* ms it then stays down, twice as many with each time in a row */
+#define MAX_SWINGS 7      /* so 32 s at most */
 #define MAX_LINKS 1000   /* masters: what Redis Cluster is made for */
 #define MAX_SEEDS 64     /* servers in a list */
 
@@ -143,17 +146,51 @@ redis_map_link(struct redis *r, struct str text, const struct redis_link *from)
     return k;
 }
 
+/* A master that is new does not make the others' service worse while it is being connected. */
+static bool
+is_served(const struct redis *r, const struct redis_link *k)
+{
+    if (k == NULL || k->stale || k->down)
+        return false;
+    return k->state == RLINK_READY ? r->up || !k->unsure : r->up && redis_link_takes(k);
+}
+
+static void
+steady_fired(struct timer *t)
+{
+    struct redis *r = (struct redis *)(void *)((char *)t - offsetof(struct redis, steady_timer));
+
+    redis_map_changed(r, "");
+}
+
+/* It changes; false: not yet, because it has not lasted the last times. */
+static bool
+is_steady(struct redis *r, bool up)
+{
+    int64_t now = loop_now(r->o.loop);
+
+    if (up && now < r->steady_ms) {
+        loop_timer(r->o.loop, &r->steady_timer, r->steady_ms, steady_fired);
+        return false;
+    }
+    if (up) {
+        r->up_ms = now;
+        return true;
+    }
+    r->swings = now - r->up_ms >= SWING_MS ? 0 : r->swings + (r->swings < MAX_SWINGS);
+    r->steady_ms = r->swings == 0 ? now : now + (SWING_PAUSE << (r->swings - 1));
+    return true;
+}
+
 void
 redis_map_changed(struct redis *r, const char *why)
 {
     bool up = true;
 
-    for (size_t i = 0; i < r->parts && up; i++) {
-        const struct redis_link *k = r->part[i].link;
-        up = k != NULL && k->state == RLINK_READY && !k->stale;
-    }
+    for (size_t i = 0; i < r->parts && up; i++)
+        up = is_served(r, r->part[i].link);
     r->release = true;
-    if (up == r->up)
+    if (up == r->up || !is_steady(r, up))
         return;
     r->up = up;
     r->why[0] = '\0';
@@ -193,6 +230,52 @@ redis_map_lost(struct redis *r, struct redis_link *k, const char *why)
     redis_map_look(r);
     redis_map_changed(r, copy);
     complain(r, k, copy);
+}
+
+/* Is its cluster up, as it sees it? Each server has a view of its own, and serves by that. */
+static void
+ask_state(struct redis_link *k)
+{
+    if (k->state != RLINK_READY || k->asked || !(k->down || k->unsure))
+        return;
+    k->asked = true;
+    redis_link_look(k, (struct str[]){STR("CLUSTER"), STR("INFO")}, 2);
+}
+
+void
+redis_map_doubt(struct redis_link *k)
+{
+    k->unsure = true;
+    k->asked = false;
+    ask_state(k);
+}
+
+void
+redis_map_down(struct redis_link *k)
+{
+    if (k->down || k->redis->mode != REDIS_SHARDS)
+        return;
+    k->down = true;
+    redis_map_changed(k->redis, "CLUSTERDOWN The cluster is down");
+    complain(k->redis, k, "CLUSTERDOWN The cluster is down");
+}
+
+/* Who may not say (an ACL) is believed to be up until a command of his tells otherwise. */
+void
+redis_map_told(struct redis_link *k, const struct redis_reply *reply)
+{
+    struct str text = redis_text(reply), line;
+    bool fail = false;
+
+    while (str_split(&text, '\n', &line))
+        fail = fail || str_eq(str_trim(line), STR("cluster_state:fail"));
+    k->asked = k->unsure = false;
+    if (fail) {
+        redis_map_down(k);
+        return;
+    }
+    k->down = false;
+    redis_map_changed(k->redis, "");
 }
 
 /* From a callback of the loop: nobody wants it any more. What it still owes comes or fails. */
@@ -299,9 +382,13 @@ take_slots(struct redis *r, const struct redis_link *from, const struct redis_re
     r->known.len = 0;
     for (int64_t i = 0; i < reply->n; i++, e = redis_next(e))
         take_range(r, from, e, to);
-    for (size_t s = 0; s < REDIS_SLOTS; s++)
-        if (r->part[s].link != to[s])
+    for (size_t s = 0; s < REDIS_SLOTS; s++) {
+        struct redis_link *old = r->part[s].link;
+        /* Who knows an owner is believed before who knows none. If he is wrong, the one who was
+         * named refuses. */
+        if (old != to[s] && (to[s] != NULL || old == NULL || !old->wanted))
             redis_part_moves(r, s, to[s]);
+    }
     free(to);
     for (struct redis_link *k = r->links; k != NULL; k = k->next)
         if (!k->wanted)
@@ -437,6 +524,8 @@ look_fired(struct timer *t)
     struct redis *r = (struct redis *)(void *)((char *)t - offsetof(struct redis, look_timer));
     struct str host, port;
 
+    for (struct redis_link *k = r->links; k != NULL; k = k->next)
+        ask_state(k);
     if (r->scout != NULL && r->scout->state != RLINK_OFF)
         return;
     scout_end(r);
@@ -476,6 +565,7 @@ void
 redis_map_end(struct redis *r)
 {
     loop_timer_clear(r->o.loop, &r->look_timer);
+    loop_timer_clear(r->o.loop, &r->steady_timer);
     scout_end(r);
     buf_free(&r->known);
 }

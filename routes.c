@@ -261,7 +261,7 @@ route_user_close(struct call *k)
 static int
 change_code(const struct chat *c)
 {
-    bool away = store_failed(c->store) || (c->cluster != NULL && !cluster_up(c->cluster));
+    bool away = store_failed(c->store) || (c->cluster != NULL && !cluster_can(c->cluster));
 
     return away ? CODE_STORE : c->stopping ? CODE_STOPPING : 0;
 }

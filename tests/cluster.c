@@ -8,7 +8,7 @@
  *   Redis away, nodes dead, stops
  *   machines     a cut link between network namespaces
  *   one port     several processes on it
- *   Sentinel, old messages
+ *   Sentinel, a Redis Cluster, old messages
  *   export and import
  */
 #include "engine.h"
@@ -401,6 +401,49 @@ TEST(cluster_away)
     EXPECT(&b, "{'command':11,'data':{'chatType':2,'content':'two',<...>");
     r = ask_for(&s[0], "GET", "/api/message/history?userId=a&fromUserId=b", "", NULL);
     CHECK(memmem(r.body.p, r.body.n, "\"content\":\"one\"", 15) != NULL);
+}
+
+static long
+metric(const struct server *s, const char *name)
+{
+    struct reply r = ask_for(s, "GET", "/metrics", "", NULL);
+    char key[64];
+    int n = snprintf(key, sizeof key, "\njim_cluster_%s ", name);
+    const char *at = memmem(r.body.p, r.body.n, key, (size_t)n);
+
+    CHECK(at != NULL);
+    return atol(at + n);
+}
+
+/* Redis does not keep up: who waits for an answer is not read from when much is on its way; and all
+ * are answered in the end, in order. */
+TEST(cluster_slow)
+{
+    struct engine e = {0};
+    struct server s;
+    struct peer a, b;
+
+    engine_start(&e);
+    node_start(&s, &e, ALONE);
+    peer_login(&a, &s, PROTO_TCP, "a");
+    peer_login(&b, &s, PROTO_TCP, "b");
+    CHECK(kill(e.pid, SIGSTOP) == 0);
+    say(&a, CMD_CHAT, "{'chatType':2,'content':'x','to':'b'}");
+    poll(NULL, 0, 600);
+    long before = metric(&s, "commands_total");
+    for (int n = 0; n < 1000; n++)
+        say(&a, CMD_CHAT, "{'chatType':2,'content':'x','to':'b'}");
+    poll(NULL, 0, 200);
+    long given = metric(&s, "commands_total") - before;
+    CHECK(given > 0 && given < 5 * 256 + 200); /* leases and looks; it would be 5000 */
+    CHECK(kill(e.pid, SIGCONT) == 0);
+    for (int n = 1; n <= 1001; n++) {
+        CHECK(hear(&a));
+        CHECK(heard(&a, "\"code\":10000"));
+        CHECK_INT(number(&a, "seq"), n);
+        CHECK(hear(&b));
+        CHECK_INT(number(&b, "seq"), n);
+    }
 }
 
 /* A node that is killed: its users are offline within 15 s, their groups are told. */
@@ -811,7 +854,7 @@ TEST(cluster_one_port)
     }
 }
 
-/* --- Sentinel, old messages ------------------------------------------------------------------- */
+/* --- Sentinel --------------------------------------------------------------------------------- */
 
 /* The master dies, the Sentinels choose another, the nodes find it; what two servers had before the
  * ack is there. */
@@ -870,6 +913,114 @@ TEST(cluster_sentinel)
     EXPECT(&b, "{'code':10000,'command':12,<...>");
     EXPECT(&a, "{'command':11,<...>");
 }
+
+/* --- a Redis Cluster -------------------------------------------------------------------------- */
+
+#define MASTERS 3
+
+/* Masters without replicas, and a node on them which logs to `log`. Returns who has its leases. */
+static struct rserver *
+masters_start(struct rserver *r, struct server *s)
+{
+    const char *argv[10] = {"redis-cli", "--cluster", "create"};
+    char at[MASTERS][32], nodes[80];
+    struct rserver *owner = NULL;
+    struct buf out = {0};
+
+    test_begins();
+    for (int i = 0; i < MASTERS; i++) {
+        char dir[8];
+        snprintf(dir, sizeof dir, "n%d", i);
+        rserver_start(&r[i], dir, "--cluster-enabled", "yes", "--cluster-node-timeout", "2000",
+                      NULL);
+        snprintf(at[i], sizeof at[i], "127.0.0.1:%d", r[i].port);
+        argv[3 + i] = at[i];
+    }
+    argv[3 + MASTERS] = "--cluster-yes";
+    if (run_to_end(&out, argv) != 0)
+        test_fail(__FILE__, __LINE__, "%s", out.p);
+    buf_free(&out);
+    for (int i = 0; i < MASTERS; i++)
+        WAIT_FOR(cli_says(&r[i], "cluster_state:ok", "CLUSTER", "INFO"));
+    snprintf(nodes, sizeof nodes, "jim.redis.nodes=%s,%s", at[0], at[1]);
+    server_start(s, "-o", "jim.cluster=on", "-o", nodes, FAST, "-o", ALONE, "-o",
+                 "jim.log.file=log", NULL);
+    node_ready(s);
+    for (int i = 0; i < MASTERS; i++)
+        if (!cli_says(&r[i], "MOVED", "EXISTS", "jim:{s:nodes}"))
+            owner = &r[i];
+    CHECK(owner != NULL);
+    return owner;
+}
+
+/* DELSLOTS or ADDSLOTS: tell him that the leases' slot is not his, or is. */
+static void
+set_slot(const struct rserver *owner, const char *what)
+{
+    char slot[8];
+
+    snprintf(slot, sizeof slot, "%d", redis_slot(STR("jim:{s:nodes}")));
+    struct buf out = redis_cli(owner, "CLUSTER", what, slot, NULL);
+    CHECK(strncmp(out.p, "OK", 2) == 0);
+    buf_free(&out);
+}
+
+/* Forty messages between as many users; how many were taken: the others are refused with 10027. */
+static int
+send_some(const struct server *s)
+{
+    int taken = 0;
+
+    for (int i = 0; i < 40; i++) {
+        char body[80];
+        snprintf(body, sizeof body, "{\"chatType\":2,\"from\":\"f%d\",\"to\":\"t%d\"}", i, i);
+        struct reply r = ask_for(s, "POST", "/api/message/send", "", body);
+        taken += memmem(r.body.p, r.body.n, "\"code\":10001", 12) != NULL;
+        CHECK(memmem(r.body.p, r.body.n, "\"code\":10001", 12) != NULL ||
+              memmem(r.body.p, r.body.n, "\"code\":10027", 12) != NULL);
+    }
+    return taken;
+}
+
+static int
+lines(void)
+{
+    struct buf b = read_whole("log");
+    int n = 0;
+
+    for (size_t i = 0; i < b.len; i++)
+        n += b.p[i] == '\n';
+    buf_free(&b);
+    return n;
+}
+
+/* One master holds the cluster to be down, the others do not: what is with those goes on, the rest
+ * is refused, /healthz says so, and the log says it once. */
+TEST(cluster_part_away)
+{
+    struct rserver r[MASTERS] = {{0}}, *owner;
+    struct server s;
+
+    owner = masters_start(r, &s);
+    CHECK_INT(send_some(&s), 40);
+    int before = lines();
+    set_slot(owner, "DELSLOTS");
+    WAIT_FOR(ask_for(&s, "GET", "/healthz", "", NULL).status == 503);
+    int64_t begun = time_mono_ms();
+    do {
+        int taken = send_some(&s);
+        CHECK(taken > 0 && taken < 40);
+        CHECK_INT(ask_for(&s, "GET", "/healthz", "", NULL).status, 503);
+        poll(NULL, 0, 50);
+    } while (time_mono_ms() - begun < 5000);
+    CHECK(lines() - before < 10);
+    set_slot(owner, "ADDSLOTS");
+    WAIT_FOR(ask_for(&s, "GET", "/healthz", "", NULL).status == 200);
+    WAIT_FOR(send_some(&s) == 40);
+    CHECK(lines() - before < 20);
+}
+
+/* --- old messages ----------------------------------------------------------------------------- */
 
 static int
 length(const struct engine *e, const char *conv)

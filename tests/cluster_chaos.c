@@ -1068,6 +1068,7 @@ main(int argc, char **argv)
     struct pollfd *fds = xcalloc((size_t)t.users, sizeof *fds);
     int64_t begun = time_mono_ms(), every = seconds * 1000 / 9 > 30000 ? 30000 : seconds * 1000 / 9;
     t.sending = true;
+    t.trouble_until = begun + GRACE; /* replicas have to catch up before WAIT can be satisfied */
     while (time_mono_ms() - begun < seconds * 1000) {
         turn(&t, fds);
         if ((time_mono_ms() - begun) / every > n && time_mono_ms() - begun + every < seconds * 1000)

@@ -26,6 +26,7 @@ struct fake { /* a server */
     bool deaf;          /* reads and says nothing */
     struct buf heard;   /* commands, a line each, but for the login */
     int connects;
+    int slow[PEERS];    /* commands to be answered later */
 };
 
 struct setup {
@@ -793,6 +794,72 @@ TEST(redis_no_answer_in_time)
     end(&s);
 }
 
+static int64_t answer_at;
+
+/* One ECHO a second of the test's clock is answered. */
+static void
+says_slowly(struct fake *f, int peer, const struct str *arg, size_t n)
+{
+    (void)n;
+    if (!welcome(f, peer, arg))
+        f->slow[peer]++;
+}
+
+static void
+answer_slowly(struct fake *f)
+{
+    if (now_ms < answer_at)
+        return;
+    answer_at = now_ms + 1000;
+    for (int i = 0; i < PEERS; i++)
+        if (f->peer[i] >= 0 && f->slow[i] > 0) {
+            f->slow[i]--;
+            tell(f, i, "+slow\r\n");
+        }
+}
+
+/* A server that has more to do than its time allows, but goes on, is not left: all that is on its
+ * way would be lost, and come again. But not for ever. */
+TEST(redis_slow)
+{
+    struct setup s;
+
+    begin(&s);
+    s.fake[0].answer = says_slowly;
+    start(&s);
+    UNTIL(&s, s.ups == 1);
+    for (uint64_t i = 0; i < 20; i++)
+        echo(&s, "k", "x", i);
+    while (s.calls < 20) {
+        answer_slowly(&s.fake[0]);
+        now_ms += 10;
+        turn(&s);
+    }
+    CHECK_INT(s.downs, 0);
+    CHECK(memmem(s.got.p, s.got.len, "unknown", 7) == NULL);
+    for (uint64_t i = 0; i < 3; i++) /* it stops in the middle */
+        echo(&s, "k", "y", i);
+    while (s.calls < 22) {
+        answer_slowly(&s.fake[0]);
+        now_ms += 10;
+        turn(&s);
+    }
+    int64_t from = now_ms;
+    UNTIL_BY(&s, 10, s.downs == 1);
+    CHECK(now_ms - from > 4900 && now_ms - from < 5100);
+    UNTIL_BY(&s, 10, s.ups == 2);
+    from = now_ms;
+    for (uint64_t i = 0; i < 100; i++)
+        echo(&s, "k", "z", i);
+    while (s.downs < 2) {
+        answer_slowly(&s.fake[0]);
+        now_ms += 10;
+        turn(&s);
+    }
+    CHECK(now_ms - from > 29000 && now_ms - from < 31000); /* six times its time */
+    end(&s);
+}
+
 static void
 ask_slowly(struct setup *s, int64_t ms, uint64_t n)
 {
@@ -1015,6 +1082,8 @@ static struct { /* what the fakes of a cluster do */
     const char *first;     /* or, the first, with this; NULL: not */
     int elsewhere;
     bool nothing;          /* they know of no slots */
+    bool down[FAKES];      /* its cluster is down, as it sees it */
+    bool hole[FAKES];      /* it knows no owner of slot 12182 */
 } world;
 
 static void
@@ -1029,12 +1098,20 @@ in_cluster(struct fake *f, int peer, const struct str *arg, size_t n)
 {
     int i = (int)(f - world.s->fake);
 
-    if (str_eq(arg[0], STR("CLUSTER"))) {
-        tell(f, peer, world.nothing ? "*0\r\n" : "*2\r\n");
+    if (str_eq(arg[0], STR("CLUSTER")) && str_eq(arg[1], STR("INFO"))) {
+        tell(f, peer, world.down[i] ? "$39\r\ncluster_state:fail\r\ncluster_slots_ok:1\r\n"
+                                    : "$18\r\ncluster_state:ok\r\n");
+        tell(f, peer, "\r\n");
+    } else if (str_eq(arg[0], STR("CLUSTER"))) {
+        tell(f, peer, world.nothing ? "*0\r\n" : world.hole[i] ? "*3\r\n" : "*2\r\n");
         if (world.nothing)
             return;
         put_range(&f->out[peer], 0, 8191, world.low);
-        put_range(&f->out[peer], 8192, 16383, world.high);
+        put_range(&f->out[peer], 8192, world.hole[i] ? 12181 : 16383, world.high);
+        if (world.hole[i])
+            put_range(&f->out[peer], 12183, 16383, world.high);
+    } else if (str_eq(arg[0], STR("ECHO")) && world.down[i]) {
+        tell(f, peer, "-CLUSTERDOWN The cluster is down\r\n");
     } else if (str_eq(arg[0], STR("ASKING"))) {
         tell(f, peer, "+OK\r\n");
     } else if (str_eq(arg[0], STR("ECHO")) && world.refusals[i] > 0) {
@@ -1213,6 +1290,93 @@ TEST(redis_cluster_puts_off)
     UNTIL_BY(&s, 10, s.calls == 13);
     CHECK(memcmp(s.got.p, "1 -MASTERDOWN", 13) == 0 || memcmp(s.got.p, "1 not sent", 10) == 0);
     CHECK(now_ms - from <= 5200);
+    end(&s);
+}
+
+/* A master that holds its cluster to be down says so once: what it has is refused at once, the rest
+ * is served, and there is no up and down until it says otherwise. */
+TEST(redis_cluster_down)
+{
+    struct setup s;
+
+    begin_cluster(&s);
+    world.down[1] = true;
+    echo(&s, HIGH, "1", 1);
+    UNTIL_BY(&s, 10, s.downs == 1);
+    CHECK(strstr(s.why, "CLUSTERDOWN") != NULL);
+    CHECK(redis_takes(s.r, STR(LOW)) && !redis_takes(s.r, STR(HIGH)));
+    UNTIL_BY(&s, 10, s.calls == 1); /* it has waited as long as it may */
+    check_got(&s, "1 not sent\n");
+    echo(&s, HIGH, "2", 2);
+    echo(&s, LOW, "3", 3);
+    UNTIL(&s, s.calls == 3);
+    CHECK(memmem(s.got.p, s.got.len, "2 not sent\n", 11) != NULL);
+    CHECK(memmem(s.got.p, s.got.len, "3 $3\n", 5) != NULL);
+    s.got.len = 0;
+    fake_drop(&s.fake[1]); /* nor when it is connected to again */
+    int64_t from = now_ms;
+    UNTIL_BY(&s, 50, now_ms >= from + 100000);
+    CHECK_INT(s.ups, 1);
+    CHECK_INT(s.downs, 1);
+    CHECK(!redis_takes(s.r, STR(HIGH)));
+    check_echoes(&s.fake[1], "ECHO 1\n");
+    world.down[1] = false;
+    UNTIL_BY(&s, 20, s.ups == 2);
+    echo(&s, HIGH, "4", 4);
+    UNTIL(&s, s.calls == 4);
+    check_got(&s, "4 $4\n");
+    end(&s);
+}
+
+/* Servers that see it differently: one knows no owner of a slot, the others do. */
+TEST(redis_cluster_hole)
+{
+    struct setup s;
+
+    begin_cluster(&s);
+    world.hole[1] = true;
+    world.refusal = "CLUSTERDOWN Hash slot not served"; /* somebody has to look */
+    world.refusals[1] = 1;
+    echo(&s, HIGH, "0", 0);
+    for (uint64_t i = 1; i <= 40; i++) { /* it is asked every 10 s, by turns with the others */
+        int64_t from = now_ms;
+        UNTIL_BY(&s, 100, now_ms >= from + 5000);
+        echo(&s, HIGH, "x", i);
+    }
+    UNTIL_BY(&s, 10, s.calls == 41);
+    CHECK(memmem(s.got.p, s.got.len, "sent", 4) == NULL);
+    CHECK(memmem(s.got.p, s.got.len, "-", 1) == NULL);
+    CHECK_INT(s.downs, 0);
+    end(&s);
+}
+
+/* A server that goes again each time it has come is not told to be up each time. */
+TEST(redis_swings)
+{
+    struct setup s;
+
+    begin(&s);
+    start(&s);
+    UNTIL(&s, s.ups == 1);
+    int64_t from = now_ms, since = 0;
+    while (now_ms < from + 120000) {
+        UNTIL_BY(&s, 10, redis_takes(s.r, STR("k")));
+        echo(&s, "k", "served", 1); /* all the same */
+        int calls = s.calls;
+        UNTIL(&s, s.calls == calls + 1);
+        check_got(&s, "1 $served\n");
+        fake_drop(&s.fake[0]);
+        UNTIL(&s, !redis_takes(s.r, STR("k")));
+    }
+    CHECK(s.ups <= 9);
+    UNTIL_BY(&s, 10, redis_is_up(s.r)); /* it stays: half a minute at the most */
+    since = now_ms;
+    UNTIL_BY(&s, 100, now_ms >= since + 20000);
+    fake_drop(&s.fake[0]);
+    UNTIL(&s, !redis_is_up(s.r));
+    since = now_ms;
+    UNTIL_BY(&s, 10, redis_is_up(s.r));
+    CHECK(now_ms - since < 500); /* and that is forgotten */
     end(&s);
 }
 
@@ -1413,7 +1577,7 @@ TEST(redis_junk)
     s.fake[0].answer = says_junk;
     start(&s);
     for (seed = 1; s.fake[0].connects < 100;) {
-        UNTIL_BY(&s, 20, redis_is_up(s.r));
+        UNTIL_BY(&s, 20, redis_takes(s.r, STR("k")));
         int calls = s.calls;
         for (uint64_t i = 0; i < 5; i++)
             echo(&s, "k", "1", i);
