@@ -83,6 +83,9 @@ void buf_str(struct buf *b, struct str s);
     (buf_reserve((b), sizeof(literal) - 1), \
      (void)memcpy((b)->p + (b)->len, (literal), sizeof(literal) - 1), \
      (void)((b)->len += sizeof(literal) - 1))
+/* The same where there is room; what is behind it. */
+#define at_lit(to, literal) \
+    ((char *)memcpy((to), (literal), sizeof(literal) - 1) + sizeof(literal) - 1)
 void buf_printf(struct buf *b, const char *format, ...) __attribute__((format(printf, 2, 3)));
 void buf_drop(struct buf *b, size_t n); /* remove n bytes from the front */
 void buf_free(struct buf *b);           /* back to the zero struct */

@@ -450,7 +450,6 @@ chat_free(struct chat *c)
     free(c->redo);
     buf_free(&c->out);
     buf_free(&c->line);
-    buf_free(&c->put_digits);
     *c = (struct chat){0};
 }
 

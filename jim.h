@@ -1074,7 +1074,8 @@ struct chat {
     int64_t burst_ms;          /* its answer for all requests of one read; 0: not asked yet; -1: no
                                   read is being handled */
     int64_t put_ms;            /* the time whose digits put_time() has at hand */
-    struct buf put_digits;
+    char put_digits[JSON_INT_ROOM];
+    uint8_t put_n;
     struct order order;        /* of what clients ask */
     struct pending *pending;   /* ring of pending_cap entries in record order; owned */
     size_t pending_head, pending_n, pending_cap;
@@ -1132,7 +1133,15 @@ enum field request_field(const struct json *name); /* FIELDS: none that a reques
 bool request_id(const struct request *r, enum field f, char dst[MAX_ID], struct str *id);
 bool value_id(const struct json *v, char dst[MAX_ID], struct str *id); /* the same of a value */
 /* An integer member: 1 and *n, 0 and `missing` when absent, -1 when it is none. */
-int request_int(const struct request *r, enum field f, int64_t missing, int64_t *n);
+static inline int
+request_int(const struct request *r, enum field f, int64_t missing, int64_t *n)
+{
+    int got = json_int(&r->f[f], n);
+
+    if (got == 0)
+        *n = missing;
+    return got;
+}
 
 /* Parts of answers; all append to b. */
 void put_answer(struct buf *b, int code, int command); /* {"code":…,"command":… ; code 0: none */
@@ -1141,7 +1150,18 @@ void put_text(struct buf *b, const char *key, struct str text); /* ,"key":"text"
 /* A request's member as a text, left out when absent: what is no string becomes one. */
 void put_field(struct buf *b, const char *key, const struct json *v);
 void put_as_text(struct buf *b, const struct json *v); /* its value alone */
-void put_user_id(struct buf *b, const struct user *u); /* "id" */
+/* A string that needs no escapes, where there is room for n + 2 bytes; what is behind it. */
+static inline char *
+put_plain(char *to, const char *p, size_t n)
+{
+    to[0] = '"';
+    if (n <= 32)
+        copy_short(to + 1, p, n);
+    else
+        memcpy(to + 1, p, n);
+    to[n + 1] = '"';
+    return to + n + 2;
+}
 const char *proto_name(unsigned proto); /* "tcp", "ws", "http" */
 void put_user(struct buf *b, const struct user *u);    /* a flat User, braces included */
 /* The same without braces, in two parts: what comes before and after `friends` and `groups`. */
@@ -1149,8 +1169,6 @@ void put_user_front(struct buf *b, const struct user *u);
 void put_user_back(struct buf *b, const struct user *u);
 void put_user_brief(struct buf *b, const struct user *u, bool online);
 void put_profile(struct buf *b, const char *key, const char *json); /* JSON or NULL: left out */
-/* A time in ms. Each is written several times: its digits are made once. */
-void put_time(struct chat *c, struct buf *b, int64_t ms);
 
 /* An answer to one connection, in c->out: begun, added to by the caller, closed and sent. */
 struct buf *answer_begin(struct chat *c, int code, int command);

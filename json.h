@@ -108,7 +108,15 @@ size_t json_text(const struct json *v, char *dst);
  * Returns 1 and *out; 0 when there is none (JSON_NONE, null, "" and "null"); -1 when it is
  * something else or does not fit.
  */
-int json_int(const struct json *v, int64_t *out);
+int json_int_any(const struct json *v, int64_t *out);
+static inline int
+json_int(const struct json *v, int64_t *out)
+{
+    if (v->type != JSON_NUMBER || v->n != 1)
+        return json_int_any(v, out);
+    *out = *v->p - '0'; /* kinds and flags: what has been read is a digit */
+    return 1;
+}
 
 /*
  * A member name folded for tolerant comparison: ASCII lower case, without '_' and '-'. Writes at
@@ -227,19 +235,36 @@ json_eight(const char *p, int64_t *value)
     return true;
 }
 
+/* Of the 8 bytes at p, the high bit of each that is no digit; exact, as json_stops() is. */
+static inline uint64_t
+json_no_digits(const char *p)
+{
+    const uint64_t ones = UINT64_MAX / 255, high = ones * 0x80;
+    uint64_t x;
+
+    memcpy(&x, p, sizeof x);
+    x ^= ones * '0'; /* digits are 0 to 9 now */
+    return (((x & ~high) + ones * 0x76) | x) & high;
+}
+
+/* The first byte that is no digit, or end. */
 static inline const char *
 json_digits(const char *p, const char *end)
 {
-    int64_t unused;
-
-    while (end - p >= 8 && json_eight(p, &unused))
-        p += 8;
+    for (; end - p >= 8; p += 8)
+        if (json_no_digits(p) != 0)
+            return p + json_first(json_no_digits(p));
     while (p < end && json_is_digit(*p))
         p++;
     return p;
 }
 
-/* The first half of json_quick(): a name and its colon. NULL, or where the value begins. */
+/*
+ * The usual member of an object, in place of a call of json_next(): no blanks, a plain name, and a
+ * plain string or a whole number for a value. Nothing is read of everything else, right or wrong:
+ * json_next() reads that, and says what is wrong. Takes nothing that it would not.
+ * The first half: a name and its colon. NULL, or where the value begins.
+ */
 static inline const char *
 json_quick_name(const struct json_iter *it, struct json *key)
 {
@@ -258,7 +283,7 @@ json_quick_name(const struct json_iter *it, struct json *key)
     return stop + 2;
 }
 
-/* The second half: the value at p, which is before the end. */
+/* The second half: the value at p, which is before the end. False: not a usual one. */
 static inline bool
 json_quick_value(struct json_iter *it, const char *p, struct json *val)
 {
@@ -282,19 +307,6 @@ json_quick_value(struct json_iter *it, const char *p, struct json *val)
     it->p = stop + val->plain;
     it->first = false;
     return true;
-}
-
-/*
- * The usual member of an object, in place of a call of json_next(): no blanks, a plain name, and a
- * plain string or a whole number for a value. False, with nothing read, for everything else, right
- * or wrong: json_next() reads that, and says what is wrong. Takes nothing that it would not.
- */
-static inline bool
-json_quick(struct json_iter *it, struct json *key, struct json *val)
-{
-    const char *p = json_quick_name(it, key);
-
-    return p != NULL && json_quick_value(it, p, val);
 }
 
 /* --- writing ---------------------------------------------------------------------------------- */
@@ -323,6 +335,17 @@ void json_put_string(JSON_BUF *b, const char *p, size_t n);
 bool json_is_plain(const char *p, size_t n);
 /* Append a decimal integer. */
 void json_put_int(JSON_BUF *b, int64_t v);
+/* Write one where there is room for JSON_INT_ROOM bytes, and return what is behind it. */
+#define JSON_INT_ROOM 20 /* 19 digits and a sign */
+char *json_int_long(char *to, int64_t v);
+static inline char *
+json_int_at(char *to, int64_t v)
+{
+    if (v < 0 || v > 9)
+        return json_int_long(to, v);
+    *to = (char)('0' + v);
+    return to + 1;
+}
 /* Append a value that was read: compact, escapes as above, null members of objects left out,
  * numbers as they were written, duplicate members as they were; JSON_NONE as null. The value must
  * have been checked. */
@@ -376,11 +399,9 @@ json_span_more(const char *p, const char *end)
             return p + __builtin_ctz(stops);
     }
 #endif
-    for (; end - p >= 8; p += 8) {
-        uint64_t stops = json_stops(p);
-        if (stops != 0)
-            return p + json_first(stops);
-    }
+    for (; end - p >= 8; p += 8)
+        if (json_stops(p) != 0)
+            return p + json_first(json_stops(p));
     while (p < end && *p >= 0x20 && *p < 0x7f && *p != '"' && *p != '\\')
         p++;
     return p;
@@ -853,14 +874,16 @@ json_whole(const char *p, const char *end, int64_t count, bool negative, int64_t
 static inline bool
 json_short(const char *p, const char *end, bool negative, int64_t *out)
 {
-    int64_t value = 0, part;
+    static const int64_t ten[] = {1, 10, 100, 1000, 10000, 100000, 1000000, 10000000, 100000000};
+    int64_t value = 0, last;
 
-    if (p == end || end - p > 18)
+    if (p == end || end - p > 16)
         return false;
-    for (; end - p >= 8; p += 8) {
-        if (!json_eight(p, &part))
+    if (end - p > 8) { /* two eights: the second has what the first has not */
+        if (!json_eight(p, &value) || !json_eight(end - 8, &last))
             return false;
-        value = value * 100000000 + part;
+        value = value * ten[end - p - 8] + last % ten[end - p - 8];
+        p = end;
     }
     for (; p < end; p++) {
         if (!json_is_digit(*p))
@@ -906,7 +929,7 @@ json_decimal(const char *p, const char *end, int64_t *out)
 
 /* An integer that is not written as one. */
 static JSON_ASIDE int
-json_int_any(const struct json *v, int64_t *out)
+json_int_odd(const struct json *v, int64_t *out)
 {
     char text[256]; /* the longest integer with commas, all written as \uXXXX, takes 156 */
     const char *p = v->p;
@@ -939,15 +962,11 @@ json_int_any(const struct json *v, int64_t *out)
 }
 
 int
-json_int(const struct json *v, int64_t *out)
+json_int_any(const struct json *v, int64_t *out)
 {
-    if (v->type == JSON_NUMBER && v->n == 1) { /* kinds and flags: what has been read is a digit */
-        *out = *v->p - '0';
-        return 1;
-    }
     if (v->type == JSON_NUMBER && json_short(v->p, v->p + v->n, false, out))
         return 1;
-    return json_int_any(v, out);
+    return json_int_odd(v, out);
 }
 
 /* Fold the escape at *p; returns the new length, JSON_NAME_MAX when it does not fit or is a NUL. */
@@ -1145,32 +1164,34 @@ json_is_plain(const char *p, size_t n)
     return true;
 }
 
-void
-json_put_int(JSON_BUF *b, int64_t v)
+char *
+json_int_long(char *to, int64_t v)
 {
-    static const char pairs[] = "0001020304050607080910111213141516171819"
-                                "2021222324252627282930313233343536373839"
-                                "4041424344454647484950515253545556575859"
-                                "6061626364656667686970717273747576777879"
-                                "8081828384858687888990919293949596979899";
-    uint64_t value = v < 0 ? 0 - (uint64_t)v : (uint64_t)v, more = 100;
-    char *to = json_room(b, 20), *p; /* 19 digits and a sign */
-    size_t n = 2;
+    static const char pairs[] =
+        "00010203040506070809101112131415161718192021222324252627282930313233343536373839"
+        "40414243444546474849505152535455565758596061626364656667686970717273747576777879"
+        "8081828384858687888990919293949596979899";
+    uint64_t value = v < 0 ? 0 - (uint64_t)v : (uint64_t)v, more = 10;
+    size_t n = 1;
 
     if (v < 0)
         *to++ = '-';
-    if (value < 10) {
-        *to = (char)('0' + value);
-        b->len += 1 + (size_t)(v < 0);
-        return;
-    }
     for (; n < 19 && value >= more; more *= 10)
         n++;
-    for (p = to + n; value >= 10; value /= 100) /* a division for two digits */
+    char *p = to + n;
+    for (; value >= 10; value /= 100) /* a division for two digits */
         memcpy(p -= 2, pairs + 2 * (value % 100), 2);
     if (p > to)
         to[0] = (char)('0' + value);
-    b->len += n + (size_t)(v < 0);
+    return to + n;
+}
+
+void
+json_put_int(JSON_BUF *b, int64_t v)
+{
+    char *to = json_room(b, JSON_INT_ROOM);
+
+    b->len += (size_t)(json_int_at(to, v) - to);
 }
 
 /* A string that holds escapes: decoded and encoded again, a run at a time. */

@@ -45,16 +45,16 @@ static const char *const field_names[FIELDS] = {
 };
 
 /*
- * The names as nearly all clients write them, found by their first byte, last byte and length
- * without folding. The factors give each a slot of its own; two in one would be a warning of the
- * compiler (-Woverride-init).
+ * The names as nearly all clients write them, with what stands around them, found by their first
+ * byte, last byte and length without folding. The factors give each a slot of its own; two in one
+ * would be a warning of the compiler (-Woverride-init).
  */
 #define SLOTS 64
 #define SLOT(first, last, n) ((3u * (first) + 30u * (last) + 11u * (unsigned)(n)) % SLOTS)
 #define SPELT(first, last, name, field) \
-    [SLOT(first, last, sizeof(name) - 1)] = {name, sizeof(name) - 1, field}
+    [SLOT(first, last, sizeof(name) - 1)] = {",\"" name "\":", sizeof(",\"" name "\":") - 1, field}
 static const struct {
-    const char *name;
+    char text[16];
     uint8_t n, field; /* n 0: no name */
 } spelt[SLOTS] = {
     SPELT('c', 'd', "cmd", F_CMD),
@@ -141,7 +141,7 @@ slot_of(const char *p, size_t n)
         return SLOTS;
     unsigned at = SLOT((unsigned char)p[0], (unsigned char)p[n - 1], n);
 
-    return spelt[at].n == n && same(spelt[at].name, p, n) ? at : SLOTS;
+    return spelt[at].n == n + 4 && same(spelt[at].text + 2, p, n) ? at : SLOTS;
 }
 
 static inline enum field
@@ -156,19 +156,24 @@ request_field(const struct json *name)
     return field_at(slot_of(name->p, name->n), name->p, name->n);
 }
 
-/* Where the value of the next member begins, if the member is usual as json_quick() has it, and its
- * name is the one at this place of spelt[]; else NULL. */
+/* Where the value of the next member begins, if it is usual up to there (json_quick_name())
+ * and its name is the one at this place of spelt[]; else NULL. */
 static inline const char *
 value_of(const struct json_iter *it, unsigned at)
 {
-    const char *p = it->p + !it->first;
-    size_t n = spelt[at].n;
+    const char *text = spelt[at].text + it->first; /* the first has no comma */
+    size_t n = spelt[at].n - (size_t)it->first;
 
-    if (n == 0 || it->close != '}' || it->end - p < (ptrdiff_t)n + 4 || *p != '"' ||
-        (!it->first && p[-1] != ',') || !same(spelt[at].name, p + 1, n) || p[n + 1] != '"' ||
-        p[n + 2] != ':')
+    if (spelt[at].n == 0 || it->end - it->p <= (ptrdiff_t)n || !same(text, it->p, n))
         return NULL;
-    return p + n + 3;
+    return it->p + n;
+}
+
+/* Has the object come to its end, and the text with it? */
+static inline bool
+at_end(const struct json_iter *it)
+{
+    return !it->first && it->end - it->p == 1 && *it->p == '}';
 }
 
 _Static_assert(FIELDS < sizeof((struct order *)0)->after, "and one for the first");
@@ -188,6 +193,10 @@ request_parse_like(struct request *r, struct str json, struct order *order)
         unsigned at = order->after[before = f];
         const char *p = value_of(&it, at);
         bool guessed = p != NULL;
+        if (!guessed && at_end(&it)) {
+            more = 0;
+            break;
+        }
         if (!guessed)
             p = json_quick_name(&it, &key);
         if (p == NULL || !json_quick_value(&it, p, &value)) {
@@ -251,16 +260,6 @@ value_id(const struct json *v, char dst[MAX_ID], struct str *id)
     memcpy(dst, text, n);
     *id = (struct str){dst, n};
     return id_ok(*id);
-}
-
-int
-request_int(const struct request *r, enum field f, int64_t missing, int64_t *n)
-{
-    int got = json_int(&r->f[f], n);
-
-    if (got == 0)
-        *n = missing;
-    return got;
 }
 
 /* --- answers ---------------------------------------------------------------------------------- */
@@ -346,37 +345,10 @@ put_field(struct buf *b, const char *key, const struct json *v)
     put_as_text(b, v);
 }
 
-/* A string that needs no escapes. */
-static inline void
-put_plain(struct buf *b, const char *p, size_t n)
-{
-    buf_reserve(b, n + 2);
-    char *to = b->p + b->len;
-
-    to[0] = '"';
-    if (n <= 32)
-        copy_short(to + 1, p, n);
-    else
-        memcpy(to + 1, p, n);
-    to[n + 1] = '"';
-    b->len += n + 2;
-}
-
-void
-put_user_id(struct buf *b, const struct user *u)
-{
-    if (u->plain)
-        put_plain(b, u->id, u->idlen);
-    else
-        json_put_string(b, u->id, u->idlen);
-}
-
 void
 put_as_text(struct buf *b, const struct json *v)
 {
-    if (v->plain) { /* what json_put_value() would do, in place */
-        put_plain(b, v->p, v->n);
-    } else if (v->type == JSON_STRING)
+    if (v->type == JSON_STRING)
         json_put_value(b, v);
     else /* a number or an object where a text belongs: its JSON is the text */
         json_put_string(b, v->p, v->n);
@@ -389,17 +361,6 @@ put_profile(struct buf *b, const char *key, const char *json)
         return;
     json_put_key(b, key);
     json_put_raw(b, json, strlen(json));
-}
-
-void
-put_time(struct chat *c, struct buf *b, int64_t ms)
-{
-    if (ms != c->put_ms) {
-        c->put_ms = ms;
-        c->put_digits.len = 0;
-        json_put_int(&c->put_digits, ms);
-    }
-    buf_str(b, (struct str){c->put_digits.p, c->put_digits.len});
 }
 
 static void
@@ -469,7 +430,7 @@ answer_begin(struct chat *c, int code, int command)
 void
 answer_send(struct chat *c, struct conn *to, uint8_t command, uint32_t seq)
 {
-    buf_add(&c->out, "}", 1);
+    buf_lit(&c->out, "}");
     conn_reply(to, command, seq, c->out.p, c->out.len);
 }
 

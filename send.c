@@ -215,53 +215,131 @@ draft_hook(struct chat *c, struct draft *d)
     return extend_chat(c->hooks, &chat, &d->r);
 }
 
-/* The chat object, keys in alphabetical order. *id_at, *id_end: where the id's text stands in b. */
+/* A time in ms, where there is room for JSON_INT_ROOM bytes; what is behind it. Each is written
+ * several times: its digits are made once. */
+static inline char *
+put_time(struct chat *c, char *to, int64_t ms)
+{
+    if (ms != c->put_ms) {
+        c->put_ms = ms;
+        c->put_n = (uint8_t)(json_int_at(c->put_digits, ms) - c->put_digits);
+    }
+    memcpy(to, c->put_digits, JSON_INT_ROOM);
+    return to + c->put_n;
+}
+
+/* All names of a chat object, and the texts a message comes with. */
+#define CHAT_NAMES "{\"chatType\":,\"cmd\":,\"content\":,\"createTime\":,\"extras\":,\"from\":," \
+                   "\"groupId\":,\"id\":,\"msgType\":,\"seq\":,\"to\":}"
+
+/* What put_chat() writes at most, but for values that are not plain. */
+static size_t
+chat_room(const struct draft *d)
+{
+    const struct json *f = d->r->f;
+
+    return sizeof CHAT_NAMES + 5 * (JSON_INT_ROOM + 2) + f[F_CONTENT].n + f[F_GROUP_ID].n +
+           f[F_TO].n + d->from->idlen + d->id.n;
+}
+
+/* Is it all there is? */
+static bool
+chat_is_plain(const struct draft *d)
+{
+    const struct json *f = d->r->f;
+
+    return (f[F_CONTENT].plain || f[F_CONTENT].type == JSON_NONE) &&
+           (f[F_GROUP_ID].plain || f[F_GROUP_ID].type == JSON_NONE) &&
+           (f[F_TO].plain || f[F_TO].type == JSON_NONE) && f[F_EXTRAS].type == JSON_NONE &&
+           d->from->plain && (d->id_plain || d->own_id);
+}
+
+/* What is written at `to` in b is of any length, and room is needed behind it: to go on writing. */
+static char *
+go_on(struct buf *b, size_t room)
+{
+    buf_reserve(b, room);
+    return b->p + b->len;
+}
+
+static inline char *
+put_member(struct buf *b, char *to, const struct json *v, size_t room)
+{
+    if (v->plain)
+        return put_plain(to, v->p, v->n);
+    b->len = (size_t)(to - b->p);
+    put_as_text(b, v);
+    return go_on(b, room);
+}
+
+static inline char *
+put_id(struct buf *b, char *to, struct str id, bool plain, size_t room)
+{
+    if (plain)
+        return put_plain(to, id.p, id.n);
+    b->len = (size_t)(to - b->p);
+    json_put_string(b, id.p, id.n);
+    return go_on(b, room);
+}
+
+/* The chat object, keys in alphabetical order. *id_at, *id_end: where the id's text stands in b.
+ * There is room for all that is plain, so most members are written without asking for any. */
 static void
 put_chat(struct chat *c, struct buf *b, const struct draft *d, uint64_t seq, size_t *id_at,
          size_t *id_end)
 {
-    const struct request *r = d->r;
+    const struct json *f = d->r->f;
+    size_t room = chat_room(d);
+    char *to = go_on(b, room);
 
-    buf_lit(b, "{\"chatType\":");
-    json_put_int(b, d->chat_type);
-    if (d->has_cmd) {
-        buf_lit(b, ",\"cmd\":");
-        json_put_int(b, d->cmd);
+    to = json_int_at(at_lit(to, "{\"chatType\":"), d->chat_type);
+    if (d->has_cmd)
+        to = json_int_at(at_lit(to, ",\"cmd\":"), d->cmd);
+    if (f[F_CONTENT].type != JSON_NONE)
+        to = put_member(b, at_lit(to, ",\"content\":"), &f[F_CONTENT], room);
+    to = put_time(c, at_lit(to, ",\"createTime\":"), d->create_ms);
+    if (f[F_EXTRAS].type != JSON_NONE) {
+        b->len = (size_t)(at_lit(to, ",\"extras\":") - b->p);
+        json_put_value(b, &f[F_EXTRAS]);
+        to = go_on(b, room);
     }
-    if (r->f[F_CONTENT].type != JSON_NONE) {
-        buf_lit(b, ",\"content\":");
-        put_as_text(b, &r->f[F_CONTENT]);
-    }
-    buf_lit(b, ",\"createTime\":");
-    put_time(c, b, d->create_ms);
-    if (r->f[F_EXTRAS].type != JSON_NONE) {
-        buf_lit(b, ",\"extras\":");
-        json_put_value(b, &r->f[F_EXTRAS]);
-    }
-    buf_lit(b, ",\"from\":");
-    put_user_id(b, d->from);
+    to = put_id(b, at_lit(to, ",\"from\":"), user_id(d->from), d->from->plain, room);
+    if (!d->to_all && f[F_GROUP_ID].type != JSON_NONE)
+        to = put_member(b, at_lit(to, ",\"groupId\":"), &f[F_GROUP_ID], room);
+    to = at_lit(to, ",\"id\":");
+    *id_at = (size_t)(to - b->p);
+    to = put_id(b, to, d->id, d->id_plain || d->own_id, room);
+    *id_end = (size_t)(to - b->p);
+    if (d->has_msg_type)
+        to = json_int_at(at_lit(to, ",\"msgType\":"), d->msg_type);
     if (!d->to_all)
-        put_field(b, "groupId", &r->f[F_GROUP_ID]);
-    buf_lit(b, ",\"id\":");
-    *id_at = b->len;
-    if (d->id_plain && !d->own_id)
-        put_as_text(b, &r->f[F_ID]);
-    else
-        json_put_string(b, d->id.p, d->id.n);
-    *id_end = b->len;
-    if (d->has_msg_type) {
-        buf_lit(b, ",\"msgType\":");
-        json_put_int(b, d->msg_type);
+        to = json_int_at(at_lit(to, ",\"seq\":"), (int64_t)seq);
+    if (!d->to_all && f[F_TO].type != JSON_NONE)
+        to = put_member(b, at_lit(to, ",\"to\":"), &f[F_TO], room);
+    b->len = (size_t)(at_lit(to, "}") - b->p);
+}
+
+/* The message as it is delivered: the chat object and a brace behind the head. The usual one is
+ * written where it is to stand. */
+static struct msg *
+chat_msg(struct chat *c, const struct draft *d, uint64_t seq, size_t *id_at, size_t *id_end)
+{
+    size_t room = delivery_head.n + chat_room(d) + 1;
+
+    if (chat_is_plain(d)) {
+        struct msg *m = msg_take(c->msgs, CMD_CHAT, 0, NULL, room);
+        struct buf b = {m->data, 0, room}; /* never has to grow */
+        buf_lit(&b, DELIVERY_HEAD);
+        put_chat(c, &b, d, seq, id_at, id_end);
+        buf_lit(&b, "}");
+        m->len = (uint32_t)b.len;
+        return m;
     }
-    if (!d->to_all) {
-        buf_lit(b, ",\"seq\":");
-        json_put_int(b, (int64_t)seq);
-    }
-    if (!d->to_all && r->f[F_TO].type != JSON_NONE) {
-        buf_lit(b, ",\"to\":");
-        put_as_text(b, &r->f[F_TO]);
-    }
-    buf_lit(b, "}");
+    c->out.len = 0;
+    buf_lit(&c->out, DELIVERY_HEAD);
+    put_chat(c, &c->out, d, seq, id_at, id_end);
+    buf_lit(&c->out, "}");
+    return msg_take(c->msgs, CMD_CHAT, 0, c->out.p, c->out.len);
 }
 
 static uint32_t deliver(struct chat *c, const struct pending *p);
@@ -396,15 +474,13 @@ send_draft(struct chat *c, struct draft *d)
         print = retry_print(&c->retries, d->from, d->conv, d->id);
         retry_fetch(&c->retries, print);
     }
-    c->out.len = 0;
-    buf_lit(&c->out, DELIVERY_HEAD);
     if (c->cluster != NULL) {
+        c->out.len = 0;
+        buf_lit(&c->out, DELIVERY_HEAD);
         put_chat(c, &c->out, d, 0, &id_at, &id_end);
         return send_to_redis(c, d, id_at, id_end);
     }
-    put_chat(c, &c->out, d, d->conv->seq + 1, &id_at, &id_end);
-    buf_lit(&c->out, "}");
-    struct msg *m = msg_take(c->msgs, CMD_CHAT, 0, c->out.p, c->out.len);
+    struct msg *m = chat_msg(c, d, d->conv->seq + 1, &id_at, &id_end);
     if (!d->own_id) { /* after encoding: what the table holds of it has come into the cache */
         struct retry_hit hit;
         if (retry_find(&c->retries, print, d->now_ms, &hit)) {
@@ -721,13 +797,12 @@ acknowledge(struct chat *c, const struct pending *p, int code)
     else
         put_answer(b, code, CMD_CHAT_RESP);
     if (code == CODE_SENT || code == CODE_OFFLINE) {
-        buf_lit(b, ",\"data\":{\"createTime\":");
-        put_time(c, b, p->create_ms);
-        buf_lit(b, ",\"id\":");
-        json_put_raw(b, p->msg->data + p->id_at, p->id_len);
-        buf_lit(b, ",\"seq\":");
-        json_put_int(b, (int64_t)p->seq);
-        buf_lit(b, "}");
+        buf_reserve(b, 64 + 2 * JSON_INT_ROOM + p->id_len);
+        char *to = at_lit(b->p + b->len, ",\"data\":{\"createTime\":");
+        to = at_lit(put_time(c, to, p->create_ms), ",\"id\":");
+        memcpy(to, p->msg->data + p->id_at, p->id_len);
+        to = json_int_at(at_lit(to + p->id_len, ",\"seq\":"), (int64_t)p->seq);
+        b->len = (size_t)(at_lit(to, "}") - b->p);
     }
     if (code == CODE_SENT)
         buf_lit(b, ",\"msg\":\"" TEXT_SENT "\"");

@@ -269,7 +269,16 @@ same_value(const struct json *a, const struct json *b)
            a->plain == b->plain;
 }
 
-/* json_quick() before json_next() gives what json_next() alone does: members, end and fault. */
+/* The usual member, read in place. */
+static bool
+quick(struct json_iter *it, struct json *key, struct json *value)
+{
+    const char *p = json_quick_name(it, key);
+
+    return p != NULL && json_quick_value(it, p, value);
+}
+
+/* quick() before json_next() gives what json_next() alone does: members, end and fault. */
 static void
 check_quick(const char *text, size_t n)
 {
@@ -281,7 +290,7 @@ check_quick(const char *text, size_t n)
         return;
     rules = it;
     do {
-        if (!json_quick(&it, &key, &value))
+        if (!quick(&it, &key, &value))
             more = json_next(&it, &key, &value);
         rules_more = json_next(&rules, &rules_key, &rules_value);
         if (more != rules_more || it.p != rules.p || it.error != rules.error ||
@@ -1042,6 +1051,39 @@ TEST(json_integers)
     strcpy(text + 301, "\"");
     v = value_of(&e, text);
     CHECK_INT(json_int(&v, &got), -1);
+}
+
+/* Integers of every length there and back; with a byte that is no digit anywhere in it, none. */
+TEST(json_integers_of_all_lengths)
+{
+    struct edges e = edges_new();
+    char text[24];
+    int64_t got;
+
+    for (int n = 1; n <= 19; n++) {
+        struct buf b = {0};
+        snprintf(text, sizeof text, "%.*s", n, "9123456780123456789");
+        int64_t value = strtoll(text, NULL, 10);
+        json_put_int(&b, value);
+        CHECK_BYTES(b.p, b.len, text);
+        b.len = 0;
+        json_put_int(&b, -value);
+        CHECK(b.len == (size_t)n + 1 && b.p[0] == '-' && memcmp(b.p + 1, text, (size_t)n) == 0);
+        buf_free(&b);
+        struct json v = {place(e.in, text, (size_t)n), (uint32_t)n, JSON_NUMBER, false, false};
+        CHECK(json_int(&v, &got) == 1 && got == value);
+        CHECK(json_digits(v.p, v.p + n) == v.p + n);
+        for (int at = 0; at < n; at++)
+            for (const char *bad = "/:\xb0\xff "; *bad != '\0'; bad++) {
+                char was = text[at];
+                text[at] = *bad;
+                v = (struct json){place(e.in, text, (size_t)n), (uint32_t)n, JSON_STRING, false,
+                                  false};
+                CHECK(json_digits(v.p, v.p + n) == v.p + at);
+                CHECK_INT(json_int(&v, &got), -1);
+                text[at] = was;
+            }
+    }
 }
 
 TEST(json_folds_names)
