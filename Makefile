@@ -42,9 +42,9 @@ CLI = cli.c cli_ask.c cli_chat.c cli_tty.c cli_raw.c
 CLILIB = term.c edit.c
 CLIO = $(CLI:.c=.o)
 CLILIBO = $(CLILIB:.c=.o)
-FUZZSRC = tests/fuzz.c tests/fuzz_disk.c tests/fuzz_server.c
+FUZZSRC = tests/fuzz.c tests/fuzz_disk.c tests/fuzz_server.c tests/fuzz_cluster.c tests/fakeredis.c
 TESTSRC = tests/run.c tests/client.c tests/no_engine.c tests/screen.c tests/cli_run.c \
-	tests/fakeredis.c $(FUZZSRC) tests/test_*.c
+	$(FUZZSRC) tests/test_*.c
 PAGE = web/index.html web/jim.js web/jim.css
 
 all: jim jim-cli
@@ -335,8 +335,8 @@ check-cli: jim jim-cli build/run-tests build/check-cli
 # libFuzzer (clang, libclang-rt-14-dev): every target for FUZZ_TIME seconds, or those in FUZZ. What it
 # has learned stays in build/fuzz/; what it finds there as crash-* belongs into tests/corpus/.
 FUZZ_TIME = 30
-FUZZ = pkt ws http chunked query resp json request conf segment server stream
-build/fuzz/fuzz: $(LIB) $(HDRS) $(FUZZSRC) tests/fuzz_main.c tests/fuzz.h page.inc
+FUZZ = pkt ws http chunked query resp json request conf segment server stream cluster
+build/fuzz/fuzz: $(LIB) $(HDRS) $(FUZZSRC) tests/fuzz_main.c tests/fuzz.h tests/fakeredis.h page.inc
 	mkdir -p build/fuzz
 	clang $(SANE) -O1 -fno-omit-frame-pointer -fsanitize=fuzzer,address,undefined \
 	    -fno-sanitize-recover=all -DLIBFUZZER -o $@ tests/fuzz_main.c $(FUZZSRC) $(LIB) $(LIBS)
@@ -351,7 +351,7 @@ fuzz: build/fuzz/fuzz
 	done
 	@echo "`echo $(FUZZ) | wc -w` passed, 0 failed"
 # The same targets without libFuzzer, for files of one's own.
-build/fuzz-replay: $(LIBO) $(FUZZSRC) tests/fuzz_main.c tests/fuzz.h
+build/fuzz-replay: $(LIBO) $(FUZZSRC) tests/fuzz_main.c tests/fuzz.h tests/fakeredis.h
 	$(CC) $(ALL) $(LDFLAGS) -o $@ tests/fuzz_main.c $(FUZZSRC) $(LIBO) $(LIBS)
 
 # What storing costs: the server, the disk alone, and redis-server when there is one. The second

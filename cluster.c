@@ -6,6 +6,7 @@
  *
  *   operations  commands to Redis, and what follows when all of their replies are there
  *   commands    keys and arguments
+ *   junk        what no node has written
  *   routing     to other nodes' inboxes: all of a turn for one node is one entry
  *   inbox       what the others have for us
  *   leases      who lives; whose users have to be taken off
@@ -38,6 +39,7 @@
 #define AGAIN_MS 30000      /* but nobody more often than this */
 #define CHECKS 40           /* conversations looked at a tick */
 #define CHECK_MS 2000       /* but none more often than this */
+#define JUNK_MS 1000        /* between two lines about junk */
 #define SWEEP 400           /* users and conversations considered for being forgotten a tick */
 
 /* --- operations ------------------------------------------------------------------------------- */
@@ -313,6 +315,62 @@ cluster_self(const struct cluster *k)
     return (struct str){k->id, NODE_ID};
 }
 
+/* --- junk ------------------------------------------------------------------------------------- */
+
+void
+far_junk(struct cluster *k, const char *what, struct str text)
+{
+    int64_t now = loop_now(k->jim->loop);
+
+    k->stats.junk++;
+    if (k->junk_ms > now)
+        return;
+    k->junk_ms = now + JUNK_MS;
+    log_write(k->chat->log, LOG_LEVEL_WARN, "cluster: not used, no node writes this: %s: %.*s",
+              what, (int)(text.n < 200 ? text.n : 200), text.n > 0 ? text.p : "");
+}
+
+bool
+far_json(struct cluster *k, struct str json)
+{
+    struct json_iter it;
+    struct json key, value;
+    int more = json_open(&it, json.p, json.n) == 0 && it.close == '}' ? 1 : -1;
+
+    while (more > 0)
+        more = json_next(&it, &key, &value);
+    if (more < 0)
+        far_junk(k, "no JSON object", json);
+    return more == 0;
+}
+
+bool
+far_number(struct str digits, uint64_t *seq)
+{
+    uint64_t n = 0;
+
+    for (size_t i = 0; i < digits.n; i++) {
+        if (i == 16 || digits.p[i] < '0' || digits.p[i] > '9')
+            return false;
+        n = 10 * n + (uint64_t)(digits.p[i] - '0');
+    }
+    *seq = n;
+    return n > 0 && n <= MAX_SEQ;
+}
+
+int
+far_entered(struct cluster *k, const struct redis_reply *r, uint64_t *seq)
+{
+    int64_t state = redis_int(redis_at(r, 0), -1);
+    int64_t n = state == 1 ? redis_int(redis_at(r, 4), -1) : 0;
+
+    *seq = (uint64_t)n;
+    if (state == 0 || state == 2 || (state == 1 && reply_count(r) >= 7 && n >= 0 && n <= MAX_SEQ))
+        return (int)state;
+    far_junk(k, "a reply to joining a group", redis_text(r));
+    return -1;
+}
+
 /* --- routing ---------------------------------------------------------------------------------- */
 
 static struct far_node *
@@ -465,39 +523,44 @@ peers_tidy(struct cluster *k)
 
 #define MAX_WORDS 6
 
-static void
+/* False: no node says that. */
+static bool
 inbox_message(struct cluster *k, const struct str *w, size_t n, struct str text)
 {
     char from_text[MAX_ID];
     struct str from;
-    struct conv *v = n == 4 ? conv_get_key(&k->chat->roster, w[1]) : NULL;
-    uint64_t seq = 0;
+    struct conv *v;
+    uint64_t seq;
 
-    if (v == NULL || !id_unescape(w[3], from_text, &from))
-        return;
-    for (size_t i = 0; i < w[2].n && i < 18; i++)
-        seq = seq * 10 + (uint64_t)(w[2].p[i] - '0');
+    if (n != 4 || !far_number(w[2], &seq) || !id_unescape(w[3], from_text, &from) ||
+        (v = conv_get_key(&k->chat->roster, w[1])) == NULL)
+        return false;
     k->stats.arrived++;
     far_heard(k, v, seq, from, text);
+    return true;
 }
 
 /* What a node says: words, of which the first is one letter, and a text. */
 static void
 inbox_item(struct cluster *k, struct str head, struct str text)
 {
-    struct str w[MAX_WORDS];
+    struct str w[MAX_WORDS], rest = head;
     size_t n = 0;
+    bool known = false;
 
-    while (n < MAX_WORDS && str_split(&head, ' ', &w[n]))
+    while (n < MAX_WORDS && str_split(&rest, ' ', &w[n]))
         n++;
-    if (n == 0 || w[0].n != 1)
-        return;
-    if (w[0].p[0] == 'm')
-        inbox_message(k, w, n, text);
-    else if (w[0].p[0] >= 'A' && w[0].p[0] <= 'Z')
-        group_word(k, w[0].p[0], w, n, text);
+    char what = n > 0 && w[0].n == 1 ? w[0].p[0] : '\0';
+    if (what == '-')
+        return; /* our own: see lease_renew() */
+    if (what == 'm')
+        known = inbox_message(k, w, n, text);
+    else if (what >= 'A' && what <= 'Z')
+        known = group_word(k, what, w, n, text);
     else
-        presence_word(k, w[0].p[0], w, n, text);
+        known = presence_word(k, what, w, n, text);
+    if (!known)
+        far_junk(k, "for a node", head);
 }
 
 static void inbox_read(struct cluster *k);
@@ -505,11 +568,16 @@ static void inbox_read(struct cluster *k);
 static void
 inbox_entry(struct cluster *k, const struct redis_reply *entry)
 {
-    struct str id = redis_text(redis_at(entry, 0));
+    struct str id = redis_text(redis_at(entry, 0)), rest = id, number;
     const struct redis_reply *fields = redis_at(entry, 1), *f = redis_at(fields, 0);
+    uint64_t at;
 
-    if (id.n == 0 || id.n >= sizeof k->last)
+    /* What stands in k->last is asked with: anything else would be refused for ever. */
+    if (id.n >= sizeof k->last || !str_split(&rest, '-', &number) || !far_number(number, &at) ||
+        (!str_eq(rest, STR("0")) && !far_number(rest, &at))) {
+        far_junk(k, "an entry's id", id);
         return;
+    }
     memcpy(k->last, id.p, id.n);
     k->last[id.n] = '\0';
     for (size_t i = 0; i + 1 < reply_count(fields); i += 2) {
@@ -530,7 +598,9 @@ inbox_answer(void *arg, uint64_t n, const struct redis_reply *r, bool sent)
     k->reading = false;
     if (r == NULL || redis_is_error(r, "")) {
         k->stats.lost += r != NULL;
-        return; /* read_timer comes back to it */
+        if (r != NULL)
+            far_junk(k, "the inbox", redis_text(r));
+        return; /* tick_fired() comes back to it */
     }
     entries = r->type == RESP_MAP ? redis_at(r, 1) : redis_at(of, 1);
     const struct redis_reply *e = redis_at(entries, 0);
@@ -987,6 +1057,10 @@ nodes_reply(struct op *o, uint32_t n, const struct redis_reply *r)
     for (size_t i = 0; i + 2 < reply_count(r); i += 3) {
         const struct redis_reply *rest = redis_next(e), *info = redis_next(rest);
         struct str text = redis_text(info);
+        if (!far_json(o->k, text) || !id_ok(redis_text(e))) {
+            e = redis_next(info);
+            continue;
+        }
         json_put_comma(b);
         buf_add(b, "{", 1);
         json_put_key(b, "info");
@@ -1014,6 +1088,7 @@ static const struct count {
     {"doubles", AT(doubles), "Messages heard twice and shown once."},
     {"filled", AT(filled), "Messages that were missed and read from Redis."},
     {"gaps", AT(gaps), "Times a message came before an earlier one."},
+    {"junk", AT(junk), "What Redis had that no node writes; not used."},
     {"lost", AT(lost), "Commands without a good reply."},
     {"reaped", AT(reaped), "Users taken off dead nodes."},
     {"retries", AT(retries), "Messages that had been sent before."},

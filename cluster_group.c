@@ -24,7 +24,8 @@ struct changed { /* a user who joins or leaves */
     int64_t state;      /* as script_enter and script_leave have it */
     bool fresh;         /* it is a change */
     bool here;          /* written down as being on this node; pinned */
-    int64_t online, seq;
+    int64_t online;
+    uint64_t seq;
     struct buf profile, cursor;
     struct buf nodes;   /* of the group, NUL-terminated names */
     struct buf at;      /* where he is */
@@ -117,7 +118,9 @@ change_reply(struct op *o, uint32_t n, const struct redis_reply *r)
         put_names(&u->at, r, 0);
     if (n % 4 != 3)
         return;
-    u->state = redis_int(redis_at(r, 0), 0);
+    uint64_t seq = 0;
+    u->state = q->joins ? far_entered(o->k, r, &seq) : redis_int(redis_at(r, 0), 0);
+    o->failed |= u->state < 0;
     if (u->state == 2)
         q->gone = true;
     if (u->state != 1)
@@ -125,7 +128,7 @@ change_reply(struct op *o, uint32_t n, const struct redis_reply *r)
     if (q->joins) {
         u->fresh = redis_int(redis_at(r, 1), 0) == 1;
         q->made |= redis_int(redis_at(r, 3), 0) == 1;
-        u->seq = redis_int(redis_at(r, 4), 0);
+        u->seq = seq;
         u->online = redis_int(redis_at(r, 5), 0);
         buf_str(&u->cursor, redis_text(redis_at(r, 6)));
         put_names(&u->nodes, r, 7);
@@ -245,7 +248,7 @@ apply_change(struct change_op *q, struct changed *u)
         left_here(k, here, key);
     else if (u->here)
         entered_here(k, here, group_get(&k->chat->roster, change_id(q)), of_buf(&u->cursor),
-                     (uint64_t)u->seq);
+                     u->seq);
 }
 
 /* Behind the answer: lists that may be written later. */
@@ -438,7 +441,8 @@ api_title(struct op *o, uint32_t n, const struct redis_reply *r)
     struct change_op *q = (struct change_op *)(void *)o;
 
     (void)n;
-    buf_str(&q->title, redis_text(redis_at(r, 1)));
+    if (id_ok(redis_text(redis_at(r, 1))))
+        buf_str(&q->title, redis_text(redis_at(r, 1)));
     q->online = redis_int(redis_at(r, 2), 0);
     q->total = redis_int(redis_at(r, 3), 0);
 }
@@ -648,10 +652,11 @@ enter_reply(struct op *o, uint32_t n, const struct redis_reply *r)
 {
     struct enter_op *q = (struct enter_op *)(void *)o;
 
+    uint64_t seq;
+
     (void)n;
-    if (redis_int(redis_at(r, 0), 0) == 1)
-        entered_here(o->k, q->user, q->conv, redis_text(redis_at(r, 6)),
-                     (uint64_t)redis_int(redis_at(r, 4), 0));
+    if (far_entered(o->k, r, &seq) == 1)
+        entered_here(o->k, q->user, q->conv, redis_text(redis_at(r, 6)), seq);
 }
 
 static void
@@ -697,11 +702,16 @@ word_member(struct cluster *k, bool joins, const struct str *w, struct str text)
 
 /* J USER CONV: let into a group, L USER CONV: out of it; the text is the notice. G CONV: it has
  * been dismissed. */
-void
+bool
 group_word(struct cluster *k, char what, struct str *w, size_t n, struct str text)
 {
-    if ((what == 'J' || what == 'L') && n == 3)
-        word_member(k, what == 'J', w, text);
-    else if (what == 'G' && n == 2)
+    if ((what == 'J' || what == 'L') && n == 3) {
+        if (far_json(k, text))
+            word_member(k, what == 'J', w, text);
+    } else if (what == 'G' && n == 2) {
         dismiss_here(k, w[1]);
+    } else {
+        return false;
+    }
+    return true;
 }

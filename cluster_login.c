@@ -169,8 +169,8 @@ far_member(struct cluster *k, struct user *u, struct conv *v, struct str cursor,
     group_revive(r, v);
     m = member_add(r, u, v);
     for (int i = 0; i < 3 && str_split(&cursor, ' ', &part[i]); i++)
-        for (size_t at = 0; at < part[i].n && at < 18; at++)
-            n[i] = n[i] * 10 + (uint64_t)(part[i].p[at] - '0');
+        if (!far_number(part[i], &n[i]))
+            n[i] = 0; /* it is, or is none: a second delivery then, never a loss */
     m->cursor = n[0];
     m->live_lo = n[1];
     m->live_hi = n[2];
@@ -188,7 +188,10 @@ entered(struct op *o, uint32_t n, const struct redis_reply *r)
         return;
     struct far_group *g = &l->group[n];
     struct str id = {g->id, g->idlen};
-    g->in = redis_int(redis_at(r, 0), 0) == 1;
+    uint64_t seq;
+    int state = far_entered(o->k, r, &seq);
+    o->failed |= state < 0;
+    g->in = state == 1;
     g->fresh = redis_int(redis_at(r, 1), 0) == 1;
     g->first = redis_int(redis_at(r, 2), 0) == 1;
     g->online = redis_int(redis_at(r, 5), 0);
@@ -203,7 +206,7 @@ entered(struct op *o, uint32_t n, const struct redis_reply *r)
         g->nnodes++;
     }
     far_member(o->k, l->user, group_get(&o->k->chat->roster, id), redis_text(redis_at(r, 6)),
-               (uint64_t)redis_int(redis_at(r, 4), 0));
+               seq);
     if (redis_int(redis_at(r, 3), 0) == 1) {
         struct op *index = op_new(o->k, sizeof *index, NULL, op_end, NULL);
         ask_index(index, 'G', id, 0, false);
@@ -678,13 +681,15 @@ again_reply(struct op *o, uint32_t n, const struct redis_reply *r)
         return;
     struct conv *v = q->conv[n];
     struct member *m = member_of(&k->chat->roster, q->user, v);
+    uint64_t seq;
     if (m == NULL || m->left || q->user->nconns == 0)
         return;
-    if (redis_int(redis_at(r, 0), 0) != 1) {
+    int state = far_entered(k, r, &seq);
+    if (state == 0 || state == 2)
         member_leave(m); /* while Redis was away, or its word got lost */
+    if (state != 1)
         return;
-    }
-    far_base(k, v, (uint64_t)redis_int(redis_at(r, 4), 0));
+    far_base(k, v, seq);
     if (redis_int(redis_at(r, 2), 0) != 1)
         return;
     struct msg *notice = group_joined_msg(k->chat, str_of(v->id), q->user, true);
@@ -841,15 +846,19 @@ reap_reply(struct op *o, uint32_t n, const struct redis_reply *r)
 {
     struct reap_op *q = (struct reap_op *)(void *)o;
     const struct redis_reply *e = redis_at(r, 0);
-    char text[MAX_ID];
+    char text[MAX_ID], again[3 * MAX_ID];
     struct str id;
 
     (void)n;
-    for (size_t i = 0; i < reply_count(r); i++, e = redis_next(e))
-        if (id_unescape(redis_text(e), text, &id)) {
-            q->found++;
-            reap_user(q, id);
+    for (size_t i = 0; i < reply_count(r); i++, e = redis_next(e)) {
+        struct str name = redis_text(e); /* what is written otherwise would never be off the list */
+        if (!id_unescape(name, text, &id) || !str_eq(user_key(id, again), name)) {
+            far_junk(o->k, "a dead node's user", name);
+            continue;
         }
+        q->found++;
+        reap_user(q, id);
+    }
 }
 
 static void
@@ -948,33 +957,62 @@ word_user(struct cluster *k, struct str word)
     return id_unescape(word, text, &id) ? user_find(&k->chat->roster, id) : NULL;
 }
 
-/* n COMMAND CONV USER: a notice for those in a group but him. x USER CODE: close his connections.
- * d USER TERMINAL: somebody has logged in elsewhere. u USER: his profile. b NODE NUMBER: a
- * broadcast, to be answered with c NUMBER CONNECTIONS. */
-void
-presence_word(struct cluster *k, char what, struct str *w, size_t n, struct str text)
+static void
+word_broadcast(struct cluster *k, struct str node, struct str number, struct str text)
+{
+    struct msg *m = msg_new(CMD_CHAT, 0, text.p, text.n);
+
+    if (!broadcast_begin(k->jim, NULL, m, node, number))
+        broadcast_told(k, node, number, 0);
+    msg_unref(m);
+}
+
+static bool
+word_notice(struct cluster *k, const struct str *w, struct str text)
 {
     char id_text[MAX_ID];
     struct str but;
-    struct user *u;
+    int command = word_int(w[1]);
 
-    if (what == 'n' && n == 4 && id_unescape(w[3], id_text, &but)) {
-        struct msg *m = msg_new((uint8_t)word_int(w[1]), 0, text.p, text.n);
-        tell_here(k, w[2], m, but);
-        msg_unref(m);
-    } else if (what == 'x' && n == 3 && (u = word_user(k, w[1])) != NULL) {
-        chat_close_user(k->chat, u, word_int(w[2]), NULL);
-    } else if (what == 'd' && n == 3 && (u = word_user(k, w[1])) != NULL) {
-        chat_displace(k->chat, u, NULL, str_eq(w[2], STR("ws")) ? PROTO_WS : PROTO_TCP);
-    } else if (what == 'u' && n == 2 && (u = word_user(k, w[1])) != NULL) {
-        profile_free(u);
-        profile_set(u, text);
-    } else if (what == 'b' && n == 3) {
-        struct msg *m = msg_new(CMD_CHAT, 0, text.p, text.n);
-        if (!broadcast_begin(k->jim, NULL, m, w[1], w[2]))
-            broadcast_told(k, w[1], w[2], 0);
-        msg_unref(m);
+    if ((command != CMD_JOIN_NOTIFY && command != CMD_EXIT_NOTIFY) ||
+        !id_unescape(w[3], id_text, &but))
+        return false;
+    if (!far_json(k, text))
+        return true;
+    struct msg *m = msg_new((uint8_t)command, 0, text.p, text.n);
+    tell_here(k, w[2], m, but);
+    msg_unref(m);
+    return true;
+}
+
+/* n COMMAND CONV USER: a notice for those in a group but him. x USER CODE: close his connections.
+ * d USER TERMINAL: somebody has logged in elsewhere. u USER: his profile. b NODE NUMBER: a
+ * broadcast, to be answered with c NUMBER CONNECTIONS. */
+bool
+presence_word(struct cluster *k, char what, struct str *w, size_t n, struct str text)
+{
+    struct user *u = n >= 2 ? word_user(k, w[1]) : NULL;
+
+    if (what == 'n' && n == 4)
+        return word_notice(k, w, text);
+    if (what == 'x' && n == 3 && str_eq(w[2], STR("0"))) {
+        if (u != NULL)
+            chat_close_user(k->chat, u, 0, NULL);
+    } else if (what == 'd' && n == 3) {
+        if (u != NULL)
+            chat_displace(k->chat, u, NULL, str_eq(w[2], STR("ws")) ? PROTO_WS : PROTO_TCP);
+    } else if (what == 'u' && n == 2) {
+        if (u != NULL && far_json(k, text)) {
+            profile_free(u);
+            profile_set(u, text);
+        }
+    } else if (what == 'b' && n == 3 && w[1].n == NODE_ID && w[2].n == NODE_ID) {
+        if (far_json(k, text))
+            word_broadcast(k, w[1], w[2], text);
     } else if (what == 'c' && n == 3) {
         broadcast_heard(k, w[1], (uint64_t)word_int(w[2]));
+    } else {
+        return false;
     }
+    return true;
 }

@@ -92,7 +92,7 @@ look_user(struct look_op *q, struct str id)
 {
     struct user *u;
 
-    if (id.n == 0 || id.n > MAX_ID || q->asked * USER_BYTES > look_room(q))
+    if (!id_ok(id) || q->asked * USER_BYTES > look_room(q))
         return false;
     u = user_get(&q->view, id);
     if (u->record != 0)
@@ -220,7 +220,8 @@ page_reply(struct op *o, uint32_t n, const struct redis_reply *r)
     const struct redis_reply *e = redis_at(r, 4);
 
     p->state = redis_int(redis_at(r, 0), 0);
-    buf_str(&p->title, redis_text(redis_at(r, 1)));
+    if (id_ok(redis_text(redis_at(r, 1))))
+        buf_str(&p->title, redis_text(redis_at(r, 1)));
     p->online = redis_int(redis_at(r, 2), 0);
     p->total = redis_int(redis_at(r, 3), 0);
     for (size_t i = 4; i + 1 < reply_count(r); i += 2) {
@@ -319,7 +320,10 @@ list_groups(struct op *o)
     for (size_t i = 0; i < n; i++) {
         for (size_t at = 0; at < lists[i].names.len;) {
             struct str id = str_of(lists[i].names.p + at);
-            part_add(q, id);
+            if (id_ok(id))
+                part_add(q, id);
+            else
+                far_junk(o->k, "a group's id", id);
             at += id.n + 1;
         }
         buf_free(&lists[i].names);
@@ -380,11 +384,16 @@ static void
 count_reply(struct op *o, uint32_t n, const struct redis_reply *r)
 {
     struct look_op *q = (struct look_op *)(void *)o;
+    int64_t count = redis_int(r, -1);
 
-    if (n < BUCKETS)
-        q->online[n] = redis_int(r, 0);
-    else
-        q->total[n - BUCKETS] = redis_int(r, 0);
+    if (count < 0 || count > UINT32_MAX) { /* more than a sorted set holds */
+        far_junk(o->k, "a length", redis_text(r));
+        o->failed = true;
+    } else if (n < BUCKETS) {
+        q->online[n] = count;
+    } else {
+        q->total[n - BUCKETS] = count;
+    }
 }
 
 static void
@@ -869,6 +878,7 @@ struct cast_op { /* a broadcast of ours */
     struct msg *msg; /* ref */
     size_t waits;  /* nodes that have not said yet how many they have reached; and for their list */
     uint64_t sent;
+    bool late;     /* its time was over before Redis had named them */
 };
 
 static void
@@ -903,7 +913,11 @@ cast_less(struct cast_op *q)
 static void
 cast_timer_fired(struct timer *t)
 {
-    cast_end((struct cast_op *)(void *)((char *)t - offsetof(struct cast_op, timer)));
+    struct cast_op *q = (struct cast_op *)(void *)((char *)t - offsetof(struct cast_op, timer));
+
+    q->late = q->op.left > 0; /* its reply comes yet, or is lost: then cast_step() */
+    if (!q->late)
+        cast_end(q);
 }
 
 /* It ends when the last node has answered. */
@@ -912,7 +926,7 @@ cast_step(struct op *o)
 {
     struct cast_op *q = (struct cast_op *)(void *)o;
 
-    if (o->failed)
+    if (o->failed || q->late)
         cast_end(q);
     else
         cast_less(q);
@@ -928,6 +942,8 @@ cast_nodes(struct op *o, uint32_t n, const struct redis_reply *r)
     int len = snprintf(head, sizeof head, "b %s %s", o->k->id, q->number);
 
     (void)n;
+    if (q->late)
+        return;
     for (size_t i = 0; i + 2 < reply_count(r); i += 3) {
         struct str node = redis_text(e);
         bool other = !str_eq(node, cluster_self(o->k)) && redis_int(redis_next(e), 0) > 0;
@@ -947,6 +963,8 @@ broadcast_heard(struct cluster *k, struct str number, uint64_t sent)
         struct cast_op *q = (struct cast_op *)(void *)o;
         if (o->step != cast_step || !str_eq(str_of(q->number), number))
             continue;
+        if (o->left > 0 && q->waits == 1)
+            return; /* more have answered than were asked: the list itself is waited for */
         q->sent += sent;
         cast_less(q);
         return;

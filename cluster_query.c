@@ -132,8 +132,11 @@ put_messages(struct fetch_op *q, struct buf *b, struct str key, const struct red
         buf_lit(b, ",");
     json_put_string(b, key.p, key.n);
     buf_lit(b, ":[");
+    size_t begun = b->len;
     for (size_t i = 2; i < reply_count(r); i++, e = redis_next(e)) {
-        if (i > 2)
+        if (!far_json(q->op.k, redis_text(e)))
+            continue;
+        if (b->len > begun)
             buf_lit(b, ",");
         buf_str(b, redis_text(e));
         q->taken++;
@@ -203,8 +206,10 @@ missed_reply(struct op *o, uint32_t n, const struct redis_reply *r)
             q->code = q->api ? CODE_NO_GROUP : CODE_FORBIDDEN;
         return;
     }
-    if (!key_peer(q, key, text, &peer))
+    if (upto > MAX_SEQ || !key_peer(q, key, text, &peer)) {
+        far_junk(o->k, "offline messages of", key);
         return;
+    }
     q->more |= redis_int(redis_at(r, 1), 0) == 1;
     if (messages > 0 && q->taken > 0 && (bytes > q->room || (int64_t)messages > q->left)) {
         q->more = true; /* the others of this step have taken the room */

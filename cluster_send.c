@@ -220,7 +220,13 @@ far_heard(struct cluster *k, struct conv *v, uint64_t seq, struct str from, stru
 
     if (v->group ? v->far == NULL || !v->far->based : !pair_is_here(v))
         return;
-    p.from = user_get(&k->chat->roster, from);
+    if (!id_ok(from) || !far_json(k, chat))
+        return;
+    p.from = v->group ? user_get(&k->chat->roster, from) : user_find(&k->chat->roster, from);
+    if (!v->group && (p.from == NULL || member_of(&k->chat->roster, p.from, v) == NULL)) {
+        far_junk(k, "a message of somebody else", from);
+        return;
+    }
     p.to = v->group ? NULL : peer_of(v, p.from);
     b->len = 0;
     buf_lit(b, "{\"command\":11,\"data\":");
@@ -296,14 +302,13 @@ fill_free(struct op *o)
     ((struct fill_op *)(void *)o)->conv->pins--;
 }
 
-static uint64_t
-number_of(struct str digits)
+/* The number in an entry's id. */
+static bool
+entry_number(const struct redis_reply *entry, uint64_t *seq)
 {
-    uint64_t n = 0;
+    struct str id = redis_text(redis_at(entry, 0)), part;
 
-    for (size_t i = 0; i < digits.n && i < 18; i++)
-        n = n * 10 + (uint64_t)(digits.p[i] - '0');
-    return n;
+    return str_split(&id, '-', &part) && far_number(part, seq);
 }
 
 static void
@@ -316,10 +321,13 @@ fill_reply(struct op *o, uint32_t n, const struct redis_reply *r)
     (void)n;
     for (size_t i = 0; i < reply_count(r); i++, e = redis_next(e)) {
         const struct redis_reply *fields = redis_at(e, 1);
-        struct str id = redis_text(redis_at(e, 0)), part;
-        if (!str_split(&id, '-', &part) || !v->far->based)
+        uint64_t seq;
+        if (!v->far->based)
             continue;
-        uint64_t seq = number_of(part);
+        if (!entry_number(e, &seq) || seq > q->to) {
+            far_junk(o->k, "an entry's id", redis_text(redis_at(e, 0)));
+            continue;
+        }
         q->got++;
         if (seq > v->durable + 1 && (v->far->held == NULL || seq < v->far->held->seq))
             v->seq = v->durable = seq - 1; /* retention has taken what was before */
@@ -415,7 +423,7 @@ check_reply(struct op *o, uint32_t n, const struct redis_reply *r)
     int64_t seq = redis_int(r, 0);
 
     (void)n;
-    if (v->far != NULL && v->far->based && seq > 0)
+    if (v->far != NULL && v->far->based && seq > 0 && seq <= MAX_SEQ)
         far_base(o->k, v, (uint64_t)seq);
 }
 
@@ -488,23 +496,27 @@ behind_reply(struct op *o, uint32_t n, const struct redis_reply *r)
     if (!op_alive(o))
         return;
     for (size_t i = 0; i < reply_count(r); i++, e = redis_next(e)) {
-        struct str id = redis_text(redis_at(e, 0)), part;
-        if (!str_split(&id, '-', &part))
+        struct str chat = redis_text(redis_at(redis_at(e, 1), 7));
+        uint64_t seq;
+        if (!entry_number(e, &seq)) {
+            far_junk(o->k, "an entry's id", redis_text(redis_at(e, 0)));
             continue;
-        uint64_t seq = number_of(part);
+        }
         if (seq > q->member->conv->durable)
             return; /* it comes live */
+        q->next = seq + 1;
+        if (!far_json(o->k, chat))
+            continue;
         c->out.len = 0;
         buf_lit(&c->out, "{\"command\":11,\"data\":");
-        buf_str(&c->out, redis_text(redis_at(redis_at(e, 1), 7)));
+        buf_str(&c->out, chat);
         buf_lit(&c->out, "}");
         struct msg *m = msg_new(CMD_CHAT, 0, c->out.p, c->out.len);
         m->chat_seq = seq;
-        q->next = seq + 1;
         conn_caught_up(o->conn, q->member, m, 0);
         msg_unref(m);
     }
-    if (reply_count(r) == 0) /* retention was faster */
+    if (q->next == 0) /* retention was faster, or there is nothing but junk */
         q->next = q->member->conv->durable + 1;
 }
 
@@ -622,6 +634,18 @@ add_nodes(struct far_send *s, const struct redis_reply *r, size_t first)
     }
 }
 
+/* Is it a chat that a node has written? Its answer needs the id. */
+static bool
+has_id(struct cluster *k, struct str chat)
+{
+    struct request r;
+
+    if (request_parse(&r, chat) && r.f[F_ID].type == JSON_STRING)
+        return true;
+    far_junk(k, "a chat", chat);
+    return false;
+}
+
 /* 0: the script; 1: where the receiver is; 2: where the sender is. */
 static void
 sent_reply(struct op *o, uint32_t n, const struct redis_reply *r)
@@ -634,13 +658,22 @@ sent_reply(struct op *o, uint32_t n, const struct redis_reply *r)
         add_nodes(s, r, 0);
     if (n != 0)
         return;
-    s->p.code = (int)redis_int(redis_at(r, 0), CODE_STORE);
-    if (s->p.code != CODE_SENT)
+    int64_t code = redis_int(redis_at(r, 0), 0), seq = redis_int(redis_at(r, 1), 0);
+    if (code != CODE_SENT ? code != CODE_FORBIDDEN && code != CODE_NO_GROUP
+                          : seq <= 0 || seq > MAX_SEQ) {
+        far_junk(o->k, "a reply to a message", redis_text(r));
+        o->failed = true;
         return;
-    s->p.seq = (uint64_t)redis_int(redis_at(r, 1), 0);
+    }
+    s->p.code = (int)code;
+    if (code != CODE_SENT)
+        return;
+    s->p.seq = (uint64_t)seq;
     s->p.create_ms = redis_int(redis_at(r, 2), 0);
     if (redis_int(redis_at(r, 3), 0) == 1) { /* what it said the first time is what counts */
         struct str first = redis_text(redis_at(r, 4));
+        if (first.n > 0 && !has_id(o->k, first))
+            first.n = 0;
         o->k->stats.retries++;
         o->k->chat->stats->retries++;
         s->json.len = first.n == 0 ? s->json.len : s->head;

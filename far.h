@@ -92,6 +92,7 @@ const char *far_script(enum far_script n); /* its Lua text */
 /* --- cluster.c: the link, operations, other nodes --------------------------------------------- */
 
 #define NODE_ID 16                       /* characters of a node's name */
+#define MAX_SEQ INT64_C(1000000000000000) /* number of a message: Lua's numbers hold it */
 
 struct cluster_stats {
     uint64_t sent, routed, batches; /* messages stored; copies to other nodes; writes they took */
@@ -99,6 +100,7 @@ struct cluster_stats {
     uint64_t doubles, gaps, filled; /* heard twice; numbers missed, and read from Redis */
     uint64_t retries, unsure;       /* sent before; lost on the way: nobody knows */
     uint64_t reaped;                /* users taken off dead nodes */
+    uint64_t junk;                  /* what no node has written, and was not used */
     uint64_t commands, lost;
 };
 
@@ -137,6 +139,7 @@ struct cluster {
     size_t way, nway;         /* bytes of messages on their way to Redis; how many */
     int64_t lag_ms, answered_ms; /* how long the last that was answered had taken; when it was */
     int64_t said_ms;          /* when an error of Redis was last logged */
+    int64_t junk_ms;          /* when junk may be logged again */
     unsigned ticks;           /* since cursors were written */
     struct cluster_stats stats;
 };
@@ -185,6 +188,17 @@ void put_group_keys(struct op *o, struct str conv);
 
 size_t reply_count(const struct redis_reply *r); /* elements; 0: it is no array, or NULL */
 
+/*
+ * What comes from Redis is looked at before it is used: others may write there. far_junk() counts
+ * what no node has written, and logs some of it; the others call it and say no.
+ */
+void far_junk(struct cluster *k, const char *what, struct str text);
+bool far_json(struct cluster *k, struct str json); /* is it a JSON object, all of it? */
+bool far_number(struct str digits, uint64_t *seq); /* of a message: from 1 to 10^15 */
+/* What script_enter says: is he in (1) or not (0), is there no such group (2)? -1: it says nothing
+ * of the kind. *seq: the group's last. */
+int far_entered(struct cluster *k, const struct redis_reply *r, uint64_t *seq);
+
 /* As far as is known: is this node one of the cluster, with a lease that it can renew? Can anything
  * be asked of Redis? What is kept with `kind` and `id`? (Of a Redis Cluster some may be away.) */
 bool cluster_up(const struct cluster *k);
@@ -231,8 +245,9 @@ void presence_reap(struct cluster *k, struct str node);
 void tell_group(struct cluster *k, struct str conv, struct msg *m, struct str but, int64_t online,
                 const struct redis_reply *nodes, size_t first);
 void tell_here(struct cluster *k, struct str conv, struct msg *m, struct str but);
-/* A word from another node about users and groups: what it says, how, and a text. */
-void presence_word(struct cluster *k, char what, struct str *words, size_t n, struct str text);
+/* A word from another node about users and groups: what it says, how, and a text. False: no node
+ * says that. */
+bool presence_word(struct cluster *k, char what, struct str *words, size_t n, struct str text);
 /* His last connection here has gone, or a group has been added since: he is off this node. */
 void presence_leave(struct cluster *k, struct user *u);
 /* He is a member of v now, with that cursor ("CUR LO HI"), and it has come to seq. */
@@ -247,7 +262,7 @@ void broadcast_heard(struct cluster *k, struct str number, uint64_t sent);
 
 /* --- cluster_group.c: who is in a group ------------------------------------------------------- */
 
-void group_word(struct cluster *k, char what, struct str *words, size_t n, struct str text);
+bool group_word(struct cluster *k, char what, struct str *words, size_t n, struct str text);
 
 /* --- cluster_carry.c: a whole server into Redis, and out of it -------------------------------- */
 

@@ -68,6 +68,15 @@ item_put(struct fakeredis *f, struct str key, struct str field, struct str value
     return fresh;
 }
 
+static void
+item_free(struct fake_item *i)
+{
+    buf_free(&i->key);
+    buf_free(&i->field);
+    buf_free(&i->value);
+    free(i);
+}
+
 /* field NULL: all of the key's. Returns how many there were. */
 static int64_t
 item_drop(struct fakeredis *f, struct str key, const struct str *field)
@@ -81,10 +90,7 @@ item_drop(struct fakeredis *f, struct str key, const struct str *field)
             continue;
         }
         *at = i->next;
-        buf_free(&i->key);
-        buf_free(&i->field);
-        buf_free(&i->value);
-        free(i);
+        item_free(i);
         n++;
     }
     f->items_end = &f->items;
@@ -488,6 +494,12 @@ script_lease(struct cmd *c)
     buf_free(&b);
 }
 
+static void
+script_nodes(struct cmd *c)
+{
+    put_array(c->out, 0);
+}
+
 /* --- dispatch --------------------------------------------------------------------------------- */
 
 typedef void do_fn(struct cmd *c);
@@ -519,7 +531,7 @@ static const struct {
     [SCRIPT_DELIVERED] = {"delivered", do_one},  [SCRIPT_MISSED] = {"missed", NULL},
     [SCRIPT_HISTORY] = {"history", NULL},        [SCRIPT_CHECK] = {"check", script_check},
     [SCRIPT_LEASE] = {"lease", script_lease},    [SCRIPT_REAPED] = {"reaped", do_one},
-    [SCRIPT_NODES] = {"nodes", NULL},            [SCRIPT_CARRY] = {"carry", NULL},
+    [SCRIPT_NODES] = {"nodes", script_nodes},    [SCRIPT_CARRY] = {"carry", NULL},
 };
 
 static void
@@ -752,8 +764,10 @@ fake_close(struct fakeredis *f)
 {
     fake_cut(f);
     close(f->fd);
-    while (f->items != NULL)
-        item_drop(f, of(&f->items->key), NULL);
+    for (struct fake_item *i = f->items, *next; i != NULL; i = next) {
+        next = i->next;
+        item_free(i);
+    }
     buf_free(&f->heard);
 }
 

@@ -544,6 +544,7 @@ const struct fuzz_target fuzz_targets[] = {
     {"request", fuzz_request, 4096}, {"conf", fuzz_conf, 4096},
     {"segment", fuzz_segment, 4096}, {"server", fuzz_server, 4096},
     {"stream", fuzz_stream, 4096},   {"resp", fuzz_resp, 4096},
+    {"cluster", fuzz_cluster, 4096},
     {NULL, NULL, 0},
 };
 

@@ -40,6 +40,7 @@ unsigned long fuzz_replay(const struct fuzz_target *t, const char *dir, unsigned
 /* fuzz_server.c */
 void fuzz_server(const uint8_t *p, size_t n);
 void fuzz_stream(const uint8_t *p, size_t n);
+void fuzz_cluster(const uint8_t *p, size_t n); /* fuzz_cluster.c */
 
 /* fuzz_disk.c: a disk in memory, for the store. One at a time; forgotten by disk_reset(). */
 extern const struct store_io fuzz_disk;

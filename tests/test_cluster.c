@@ -23,6 +23,7 @@
 static struct fakeredis redis;
 static struct fake_node node[NODES];
 static int nodes;
+static struct peer *met[8]; /* who has come: the test's own, closed with all else */
 
 static bool
 turn(void)
@@ -97,6 +98,9 @@ end(void)
         UNTIL(node[i].over);
         fake_node_free(&node[i]);
     }
+    for (int i = 0; met[i] != NULL; i++)
+        if (met[i]->fd >= 0)
+            peer_close(met[i]);
     fake_close(&redis);
 }
 
@@ -128,6 +132,11 @@ quiet(struct peer *p)
 static void
 come(struct peer *p, int i)
 {
+    int k = 0;
+
+    while (met[k] != NULL && met[k] != p)
+        k++;
+    met[k] = p;
     *p = (struct peer){.proto = PROTO_TCP, .fd = fake_node_connect(&node[i])};
 }
 
@@ -716,4 +725,260 @@ TEST(node_program_stop)
     CHECK_INT(server_end(&s, 0), 0);
     CHECK(fake_heard(&redis, "away jim:{u:a}") && fake_heard(&redis, "ZREM jim:{s:nodes}"));
     fake_close(&redis);
+}
+
+/* --- junk ------------------------------------------------------------------------------------- */
+
+/* Chats and notices that are no JSON, numbers that are none, unknown words: others write in Redis,
+ * too, and nobody may hear of it. */
+TEST(node_junk_in_the_inbox)
+{
+    static const struct {
+        const char *head, *text;
+    } junk[] = {
+        {"", "{}"}, {"m", "{}"}, {"m g:g 1", "{}"}, {"m g:g 1 b more", "{}"}, {"m g:g x b", "{}"},
+        {"m g:g -1 b", "{}"}, {"m g:g 0 b", "{}"}, {"m g:g  b", "{}"},
+        {"m g:g 1000000000000001 b", "{}"}, {"m g:g 18446744073709551617 b", "{}"},
+        {"m g 1 b", "{}"}, {"m q:g 1 b", "{}"}, {"m g:%zz 1 b", "{}"}, {"m p:a 1 b", "{}"},
+        {"m g:g 1 %00", "{}"}, {"m p:a:b 1 c", "{}"}, {"m g:g 1 b", ""}, {"m g:g 1 b", "hello"},
+        {"m g:g 1 b", "[1]"}, {"m g:g 1 b", "{\"a\":1"}, {"m g:g 1 b", "{\"a\":1}}"},
+        {"m p:a:b 1 b", "{\"a\":\"\xff\"}"}, {"m\tg:g 1 b", "{}"}, {"M g:g 1 b", "{}"},
+        {"n 9 g:g", "{}"}, {"n 11 g:g x", "{}"}, {"n 9 g:g x", "junk"}, {"n 265 g:g x", "{}"},
+        {"x a", ""}, {"x a 10000", ""}, {"d a", ""}, {"u a", "junk"}, {"u", "{}"}, {"J a", "{}"},
+        {"J a g:g", "junk"}, {"L a g:g", "junk"}, {"G", ""}, {"b x y", "{}"},
+        {"b 0123456789abcdef 0123456789abcdef", "junk"},
+        {"b 0123456789abcdef 0123456789012345678901234567890123456789012345678901234567", "{}"},
+        {"c", ""}, {"? ? ? ? ? ? ? ?", "?"},
+    };
+    struct peer p[3];
+    const char *names[] = {"a", "b", "c"};
+
+    begin(1, GROUP);
+    for (int i = 0; i < 3; i++)
+        login(&p[i], 0, names[i]);
+    for (int i = 0; i < 3; i++)
+        while (!quiet(&p[i]))
+            CHECK(hear(&p[i]));
+    for (size_t i = 0; i < sizeof junk / sizeof junk[0]; i++) {
+        uint64_t before = node[0].j->cluster->stats.junk;
+        fake_post(&redis, name_of(0), str_of(junk[i].head), str_of(junk[i].text));
+        settle();
+        for (int k = 0; k < 3; k++)
+            if (!quiet(&p[k]))
+                test_fail(__FILE__, __LINE__, "%s was told of \"%s\" \"%s\"", names[k],
+                          junk[i].head, junk[i].text);
+        if (node[0].j->cluster->stats.junk != before + 1)
+            test_fail(__FILE__, __LINE__, "not counted: \"%s\" \"%s\"", junk[i].head,
+                      junk[i].text);
+    }
+    CHECK(logged("warn: cluster: not used, no node writes this: "));
+    fake_rule(&redis, "XREAD", FAKE_ANSWER, STR("-WRONGTYPE not a stream\r\n"), 1);
+    UNTIL(logged("no node writes this: the inbox: WRONGTYPE not a stream"));
+    fake_rule(&redis, "XREAD", FAKE_ANSWER,
+              STR("*1\r\n*2\r\n$1\r\nx\r\n*1\r\n*2\r\n$4\r\nid-0\r\n*0\r\n"), 1);
+    pass(6000);
+    post("g:g", 1, "one");
+    for (int i = 0; i < 3; i++)
+        HEARS(&p[i], 1, "one");
+    end();
+}
+
+/* Replies that no script of ours gives. A send is refused then, and the node goes on. */
+TEST(node_junk_for_a_send)
+{
+    static const char *const junk[] = {
+        "+OK\r\n", ":10000\r\n", "$-1\r\n", "_\r\n", "*-1\r\n", "*0\r\n", "%0\r\n", "*1\r\n*0\r\n",
+        "*1\r\n:10000\r\n", "*2\r\n:10000\r\n:0\r\n", "*2\r\n:10000\r\n:-1\r\n",
+        "*2\r\n:10000\r\n$1\r\nx\r\n", "*2\r\n:10000\r\n:9223372036854775807\r\n",
+        "*2\r\n:10000\r\n*1\r\n:1\r\n", "*1\r\n:12345\r\n", "*1\r\n:10001\r\n", "*1\r\n:-7\r\n",
+        "*1\r\n:4294977296\r\n", "*1\r\n$5\r\nERROR\r\n", "~2\r\n#t\r\n,1.5\r\n",
+    };
+    struct peer a, b;
+
+    begin(1, ALONE);
+    login(&a, 0, "a");
+    login(&b, 0, "b");
+    for (size_t i = 0; i < sizeof junk / sizeof junk[0]; i++) {
+        fake_rule(&redis, "send", FAKE_ANSWER, str_of(junk[i]), 1);
+        say(&a, CMD_CHAT, "{'chatType':2,'content':'hi','to':'b'}");
+        CHECK(hear(soon(&a)));
+        if (!heard(&a, "\"code\":10027") || !quiet(&b))
+            test_fail(__FILE__, __LINE__, "%s: %.*s", junk[i], (int)a.text.n, a.text.p);
+    }
+    CHECK(up(0) && logged("no node writes this: a reply to a message"));
+    fake_rule(&redis, "HKEYS", FAKE_ANSWER, STR("*2\r\n*1\r\n:1\r\n$3\r\na\0b\r\n"), 2);
+    say(&a, CMD_CHAT, "{'chatType':2,'content':'hi','to':'b'}");
+    ACK(&a, 1);
+    HEARS(&b, 1, "hi");
+    fake_rule(&redis, "send", FAKE_ANSWER, /* what was sent first: no chat, or one without an id */
+              STR("*5\r\n:10000\r\n:1\r\n$1\r\n1\r\n:1\r\n$4\r\njunk\r\n"), 1);
+    fake_rule(&redis, "send", FAKE_ANSWER,
+              STR("*5\r\n:10000\r\n:1\r\n$1\r\n1\r\n:1\r\n$2\r\n{}\r\n"), 1);
+    for (int i = 0; i < 2; i++) {
+        say(&a, CMD_CHAT, "{'chatType':2,'content':'hi','id':'mine','to':'b'}");
+        EXPECT(soon(&a), "{'code':10000,'command':12,'data':{'createTime':1,'id':'mine','seq':1},"
+                         "<...>");
+    }
+    CHECK(quiet(&a) && quiet(&b));
+    end();
+}
+
+/* Into a group nobody comes by junk, and nobody is thrown out of it. */
+TEST(node_junk_for_a_login)
+{
+    static const char *const enter[] = {
+        "+OK\r\n", "_\r\n", "*0\r\n", "*1\r\n:1\r\n", "*1\r\n:3\r\n", "*1\r\n$1\r\nx\r\n",
+        "*7\r\n:1\r\n:1\r\n:1\r\n:0\r\n:-1\r\n:1\r\n$5\r\n0 0 0\r\n",
+        "*7\r\n:1\r\n:1\r\n:1\r\n:0\r\n:9223372036854775807\r\n:1\r\n$5\r\n0 0 0\r\n",
+    };
+    static const char *const login_junk[] = {
+        "+OK\r\n", "*0\r\n", "*3\r\n:1\r\n:2\r\n:3\r\n",
+        "*3\r\n$4\r\njunk\r\n*1\r\n_\r\n*2\r\n_\r\n*0\r\n",
+        "*3\r\n$0\r\n\r\n*0\r\n*3\r\n$1\r\ng\r\n$2\r\ng:\r\n$5\r\ng:%00\r\n",
+    };
+    struct peer a, b;
+
+    begin(1, GROUP);
+    for (size_t i = 0; i < sizeof enter / sizeof enter[0]; i++) {
+        fake_rule(&redis, "enter", FAKE_ANSWER, str_of(enter[i]), 1);
+        come(&a, 0);
+        say(&a, CMD_LOGIN, "{'userId':'a'}");
+        CHECK(hear(soon(&a)));
+        if (!heard(&a, "\"code\":10008"))
+            test_fail(__FILE__, __LINE__, "%s: %.*s", enter[i], (int)a.text.n, a.text.p);
+        EXPECT_END(soon(&a));
+        peer_close(&a);
+        settle();
+    }
+    for (size_t i = 0; i < sizeof login_junk / sizeof login_junk[0]; i++) {
+        fake_rule(&redis, "login", FAKE_ANSWER, str_of(login_junk[i]), 1);
+        login(&a, 0, "a");
+        peer_close(&a);
+        settle();
+    }
+    login(&a, 0, "a");
+    login(&b, 0, "b");
+    EXPECT(soon(&a), "{'code':10011,'command':9,<...>");
+    fake_rule(&redis, "enter", FAKE_ANSWER, STR("*0\r\n"), -1);
+    fake_cut(&redis);
+    UNTIL(!up(0));
+    fake_forget(&redis);
+    UNTIL(fake_heard(&redis, "enter*a") && fake_heard(&redis, "enter*b"));
+    settle();
+    say(&a, CMD_CHAT, "{'chatType':1,'content':'hi','groupId':'g'}");
+    HEARS(&a, 1, "hi");
+    ACK(&a, 1);
+    HEARS(&b, 1, "hi");
+    end();
+}
+
+/* What a stream has that is no chat is passed over, live and for who asks. */
+TEST(node_junk_in_a_stream)
+{
+    struct peer a;
+
+    begin(1, GROUP);
+    login(&a, 0, "a");
+    fake_message(&redis, "g:g", 1, "", "{\"content\":\"nobody's\",\"seq\":1}");
+    post("g:g", 2, "two");
+    UNTIL(peer_ready(&a, 0));
+    HEARS(&a, 2, "two");
+    post("p:a:b", 1, "one");
+    HEARS(&a, 1, "one");
+    fake_message(&redis, "p:a:b", 2, "b", "junk");
+    fake_message(&redis, "p:a:b", 3, "", "{\"content\":\"s3\",\"seq\":3}");
+    fake_message(&redis, "p:a:b", 4, "stranger", "{\"content\":\"s4\",\"seq\":4}");
+    fake_message(&redis, "p:a:b", 5, "b", "{\"content\":\"s5\",\"seq\":5}");
+    post("p:a:b", 6, "six");
+    UNTIL(peer_ready(&a, 0));
+    HEARS(&a, 5, "s5");
+    HEARS(&a, 6, "six");
+    fake_rule(&redis, "XRANGE", FAKE_ANSWER, /* ids that are none, or of more than was asked for */
+              STR("*6\r\n*2\r\n$1\r\nx\r\n*0\r\n:1\r\n*1\r\n$3\r\n7-0\r\n*2\r\n$21\r\n"
+                  "99999999999999999999-\r\n*0\r\n*0\r\n*2\r\n$4\r\n99-0\r\n*8\r\n+t\r\n+1\r\n"
+                  "+c\r\n+1\r\n+f\r\n+b\r\n+j\r\n+{}\r\n"), 1);
+    post("p:a:b", 9, "nine");
+    UNTIL(peer_ready(&a, 0));
+    HEARS(&a, 9, "nine");
+    pass(3000);
+    CHECK(quiet(&a));
+    fake_put(&redis, "jim:{u:a}:p", "p:a:b", "");
+    fake_rule(&redis, "missed", FAKE_ANSWER,
+              STR("*6\r\n:9\r\n:0\r\n$4\r\njunk\r\n$7\r\n{\"n\":1}\r\n:7\r\n"
+                  "$7\r\n{\"n\":2}\r\n"), 1);
+    fake_rule(&redis, "missed", FAKE_ANSWER, STR("*2\r\n:2\r\n:0\r\n"), 1); /* the group */
+    say(&a, CMD_MESSAGES, "{'type':0,'userId':'a'}");
+    EXPECT(soon(&a), "{'code':10016,'command':20,'data':{'friends':{'b':[{'n':1},{'n':2}]},"
+                     "'groups':{},'userId':'a'},<...>");
+    end();
+}
+
+static struct reply
+api(struct peer *p, const char *target)
+{
+    struct reply r;
+    char head[512];
+
+    snprintf(head, sizeof head, "POST %s HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer k\r\n"
+                                "Content-Length: 0\r\n\r\n", target);
+    put_str(p, head);
+    hear_reply(soon(p), &r, false);
+    return r;
+}
+
+/* Names in lists that are no ids, and lengths that no list has. */
+TEST(node_junk_in_lists)
+{
+    struct peer p;
+    char id[400], key[64], junk[500];
+    struct reply r;
+
+    begin(1, OPTIONS(LOG, "jim.api.key", "k"));
+    come(&p, 0);
+    p.proto = PROTO_HTTP;
+    memset(id, 'x', sizeof id);
+    snprintf(key, sizeof key, "jim:{G:%u}", bucket_of(STR("g")));
+    snprintf(junk, sizeof junk, "%.*s", 300, id);
+    fake_put(&redis, key, junk, "0");
+    fake_put(&redis, key, "g", "0");
+    fake_put(&redis, key, "\xff", "0");
+    fake_rule(&redis, "page", FAKE_ANSWER, STR("*4\r\n:1\r\n$1\r\n\xff\r\n:0\r\n:1\r\n"), 1);
+    r = api(&p, "/api/group/list");
+    CHECK_LIKE(r.body, "{'code':10029,'data':{'groups':[{'groupId':'g','name':'g','online':0,"
+                       "'total':1}],'total':3},<...>");
+    fake_rule(&redis, "ZCARD", FAKE_ANSWER, STR(":9223372036854775807\r\n"), 3);
+    r = api(&p, "/api/group/list?type=2&offset=9007199254740991");
+    CHECK_INT(r.status, 503);
+    fake_rule(&redis, "nodes", FAKE_ANSWER,
+              STR("*6\r\n$1\r\nx\r\n:1\r\n$4\r\njunk\r\n$1\r\ny\r\n:1\r\n$2\r\n{}\r\n"), 1);
+    r = api(&p, "/api/cluster");
+    CHECK(memmem(r.body.p, r.body.n, "junk}", 5) == NULL);
+    CHECK(memmem(r.body.p, r.body.n, "\"node\":\"y\"", 10) != NULL);
+    fake_put(&redis, "jim:{n:0123456789abcdef}:u", "%61", ""); /* a, but not as a node writes it */
+    fake_rule(&redis, "lease", FAKE_ANSWER,
+              STR("*2\r\n:1\r\n$16\r\n0123456789abcdef\r\n"), 1);
+    UNTIL(fake_heard(&redis, "reaped"));
+    CHECK(!fake_heard(&redis, "away"));
+    end();
+}
+
+/* A broadcast whose time is over before Redis has said which nodes there are. */
+TEST(node_broadcast_late)
+{
+    struct peer p, a;
+    struct reply r;
+
+    begin(1, OPTIONS(LOG, "jim.api.key", "k", "jim.redis.timeout", "10000"));
+    login(&a, 0, "a");
+    come(&p, 0);
+    p.proto = PROTO_HTTP;
+    fake_rule(&redis, "nodes", FAKE_HOLD, STR(""), -1);
+    put_str(&p, "POST /api/message/broadcast?content=all HTTP/1.1\r\nHost: localhost\r\n"
+                "Authorization: Bearer k\r\nContent-Length: 0\r\n\r\n");
+    EXPECT(soon(&a), "{'command':11,<...>");
+    pass(4000);
+    fake_release(&redis);
+    hear_reply(soon(&p), &r, false);
+    CHECK_LIKE(r.body, "{'code':10000,'command':12,'data':{'sent':1},<...>");
+    end();
 }

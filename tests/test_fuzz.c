@@ -32,6 +32,7 @@ TEST(fuzz_conf) { replay("conf", 100); }
 TEST(fuzz_segment) { replay("segment", 10); }
 TEST(fuzz_server) { replay("server", 4); }
 TEST(fuzz_stream) { replay("stream", 4); }
+TEST(fuzz_cluster) { replay("cluster", 4); }
 
 TEST(fuzz_each_target_has_a_test_and_a_corpus)
 {
