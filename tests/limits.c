@@ -197,7 +197,7 @@ static void
 read_all(struct stalled *reader)
 {
     static struct pollfd fds[READERS];
-    int64_t deadline = time_mono_ms() + 100000;
+    int64_t deadline = time_mono_ms() + 200000;
     int waiting = READERS;
 
     while (waiting > 0) {

@@ -7,6 +7,7 @@
 #include "client.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <netinet/in.h>
 #include <poll.h>
 #include <stdarg.h>
@@ -526,6 +527,7 @@ service_open(struct service *v)
     socklen_t n = sizeof a;
 
     v->fd = socket(AF_INET, SOCK_STREAM, 0);
+    fcntl(v->fd, F_SETFD, FD_CLOEXEC); /* or jim, too, would listen there */
     CHECK(v->fd >= 0 && bind(v->fd, (struct sockaddr *)&a, n) == 0 && listen(v->fd, 64) == 0 &&
           getsockname(v->fd, (struct sockaddr *)&a, &n) == 0);
     snprintf(v->option, sizeof v->option, "jim.login.hook=http://127.0.0.1:%d/login?x=1",
@@ -900,10 +902,8 @@ TEST(login_hook_not_there)
     struct buf b = {0};
 
     service_open(&v);
-    int port = dup(v.fd);
     server_start(&s, BY_HOOK(v), AT_ONCE, "-o", "jim.log.file=log", NULL);
-    close(v.fd);
-    close(port); /* nobody listens */
+    close(v.fd); /* nobody listens */
     for (int i = 0; i < 3; i++) {
         knocks(&p, &s, "{'userId':'ann','password':'hunter2'}");
         EXPECT(&p, LATER);
