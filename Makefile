@@ -43,8 +43,11 @@ CLILIB = term.c edit.c
 CLIO = $(CLI:.c=.o)
 CLILIBO = $(CLILIB:.c=.o)
 FUZZSRC = tests/fuzz.c tests/fuzz_disk.c tests/fuzz_server.c tests/fuzz_cluster.c tests/fakeredis.c
-TESTSRC = tests/run.c tests/client.c tests/no_engine.c tests/screen.c tests/cli_run.c \
-	$(FUZZSRC) tests/test_*.c
+# What each program of tests compiles for itself: the runner with its list of tests, and a cluster's
+# engine, or none. The rest is objects; which there are only the shell can say.
+RUN = tests/run.c tests/no_engine.c
+TESTSRC = tests/client.c tests/screen.c tests/cli_run.c $(FUZZSRC) tests/test_*.c
+TESTO = `echo $(TESTSRC) | sed 's/\.c /.o /g; s/\.c$$/.o/'`
 PAGE = web/index.html web/jim.js web/jim.css
 
 all: jim jim-cli
@@ -120,15 +123,21 @@ page.inc: $(PAGE) Makefile
 run: jim
 	./jim
 
-# A test is any function that a tests/test_*.c defines with TEST(name).
+# A test is any function that a tests/test_*.c defines with TEST(name). Backwards, for those of the store
+# take longest, and at the end they would keep everybody waiting.
 tests/list.inc: tests/test_*.c Makefile
-	sed -n 's/^TEST(\([a-z0-9_]*\)).*/TEST_ENTRY(\1)/p' tests/test_*.c > $@
+	sed -n 's/^TEST(\([a-z0-9_]*\)).*/TEST_ENTRY(\1)/p' tests/test_*.c | sort -r > $@
 
-build/run-tests: $(LIBO) $(CLIENTO) $(CLILIBO) $(TESTSRC) tests/test.h tests/client.h tests/fuzz.h \
-    tests/screen.h tests/cli_run.h tests/fakeredis.h tests/list.inc
+build/run-tests: $(LIBO) $(CLIENTO) $(CLILIBO) $(RUN) $(TESTSRC) tests/*.h tests/list.inc
 	mkdir -p build
-	$(CC) $(ALL) -DTEST_LIST='"list.inc"' $(LDFLAGS) -o $@ $(TESTSRC) $(LIBO) $(CLIENTO) $(CLILIBO) \
-	    $(LIBS)
+	$(MAKE) objects OBJECTS="$(TESTO)"
+	$(CC) $(ALL) $(LDFLAGS) -o $@ $(RUN) $(TESTO) $(LIBO) $(CLIENTO) $(CLILIBO) $(LIBS)
+
+# Whatever objects are asked for.
+OBJECTS = tests/client.o
+objects: $(OBJECTS)
+$(OBJECTS): $(HDRS) jim_client.h client_int.h cli.h tests/*.h Makefile
+tests/run.o tests/test_quirks.o: tests/list.inc
 
 # `make test ONLY="store_ chat_"` runs the tests whose names begin with one of the parts.
 ONLY =
@@ -160,7 +169,7 @@ uninstall:
 	$(INSTALL_DIRS) sh contrib/install.sh uninstall
 
 clean:
-	rm -rf build *.o *.lo jim jim-cli libjim.* libjimclient.* page.inc page.inc.tmp tests/list.inc
+	rm -rf build *.o *.lo tests/*.o jim jim-cli libjim.* libjimclient.* page.inc page.inc.tmp tests/list.inc
 
 dist:
 	mkdir -p build
@@ -168,21 +177,39 @@ dist:
 
 # --- deeper checks -----------------------------------------------------------------------------
 
-# One build of everything with other flags, and its tests: $(V) names it, $(F) are the flags.
+# What these compile, they compile in as many jobs as `make -j` allows, and not again while nothing
+# has changed.
+
+# A copy of the sources in build/$(V), for objects made with other flags: of the tests those files
+# that have some of ONLY. Copies keep their times, so that what has not changed is not made again.
 V = other
+tree: page.inc
+	mkdir -p build/$(V)/build build/$(V)/tests
+	rm -f build/$(V)/*.[ch] build/$(V)/tests/*.[ch]
+	cp -p *.[ch] page.inc Makefile build/$(V)
+	cp -p tests/*.[ch] build/$(V)/tests
+	cp -pR web build/$(V)
+	cd build/$(V)/tests && rm -f list.inc `grep -LE "\`echo $(ONLY) | sed 's/^/^TEST./; s/ /|^TEST./g'\`" test_*.c`
+
+# One build of everything with other flags, and its tests: $(V) names it, $(F) are the flags.
 F =
-SRC =
+SANE = $(STD) $(FEATURES) $(WARN) -g
+variant: tree
+	cd build/$(V) && $(MAKE) CC="$(CC)" CFLAGS="-g1 $(F)" LDFLAGS= jim jim-cli build/run-tests
+	JIM_SOURCE="$$PWD" JIM="$$PWD/build/$(V)/jim" JIM_CLI="$$PWD/build/$(V)/jim-cli" \
+	    $(EMULATOR) build/$(V)/build/run-tests $(ONLY)
+
+# The programs and their tests with one object, build/$(V)/..., in place of another: LIBO and
+# CLIENTLIBO say so. MORE are more tests, and LIST is the list of all.
 MORE =
 LIST = list.inc
-SANE = $(STD) $(FEATURES) $(WARN) -g
-variant: page.inc tests/list.inc
-	mkdir -p build/$(V)
-	$(CC) $(SANE) $(F) -o build/$(V)/jim main.c $(LIB) $(SRC) $(LIBS)
-	$(CC) $(SANE) $(F) -DTEST_LIST='"$(LIST)"' -o build/$(V)/run-tests $(TESTSRC) $(MORE) $(LIB) \
-	    $(CLIENT) $(CLILIB) $(SRC) $(LIBS)
-	$(CC) $(SANE) $(F) -o build/$(V)/jim-cli $(CLI) $(CLILIB) $(CLIENT) $(CLIENTLIB) $(LIBS)
+swapped:
+	$(CC) $(CFLAGS) $(LDFLAGS) -o build/$(V)/jim main.o $(LIBO) $(LIBS)
+	$(CC) $(CFLAGS) $(LDFLAGS) -o build/$(V)/jim-cli $(CLIO) $(CLILIBO) $(CLIENTO) $(CLIENTLIBO) $(LIBS)
+	$(CC) $(ALL) $(F) -DTEST_LIST='"$(LIST)"' $(LDFLAGS) -o build/$(V)/run-tests $(RUN) $(MORE) \
+	    $(TESTO) $(LIBO) $(CLIENTO) $(CLILIBO) $(LIBS)
 	JIM_SOURCE="$$PWD" JIM="$$PWD/build/$(V)/jim" JIM_CLI="$$PWD/build/$(V)/jim-cli" \
-	    $(EMULATOR) build/$(V)/run-tests $(ONLY)
+	    build/$(V)/run-tests $(ONLY)
 
 SANITIZE = -O1 -fno-omit-frame-pointer -fno-sanitize-recover=all -fsanitize
 asan:
@@ -192,24 +219,29 @@ tsan:
 	$(MAKE) variant V=tsan F="$(SANITIZE)=thread" \
 	    ONLY="store_ idx_ keep_ loop_ embed_ chat_store login_file login_gone login_stopped login_reload login_hook_u"
 # TLS: the tests of the running server once more, through it; and its own (openssl, libssl-dev).
-check-tls: build/tls-test.pem
+# JIM_TLS is read in tls.c alone.
+TLSSWAP = TLS=1 LIBO="$(LIBO:tls.o=build/tls/tls.o)" CLIENTLIBO="$(CLIENTLIBO:tls.o=build/tls/tls.o)"
+check-tls: all build/run-tests build/tls/tls.o build/tls-test.pem
 	sed -n 's/^TEST(\([a-z0-9_]*\)).*/TEST_ENTRY(\1)/p' tests/test_*.c tests/tls.c > build/tls.inc
-	JIM_TEST_TLS="$$PWD/build/tls-test.pem" $(MAKE) variant V=tls TLS=1 F="-O2 -Werror" \
+	JIM_TEST_TLS="$$PWD/build/tls-test.pem" $(MAKE) swapped V=tls $(TLSSWAP) F="-Werror" \
 	    MORE=tests/tls.c LIST=../build/tls.inc ONLY="$(ONLY_TLS)"
 ONLY_TLS = server_ ws_ http_ api_ login_ conf_ tls_ client_ cli_
-build/tls/jim: main.c $(LIB) $(HDRS) page.inc
+build/tls/tls.o: tls.c $(HDRS) Makefile
 	mkdir -p build/tls
-	$(CC) $(SANE) -UJIM_TLS -DJIM_TLS=1 -O2 -o $@ main.c $(LIB) -lpthread -lssl -lcrypto
+	$(CC) $(ALL) -UJIM_TLS -DJIM_TLS=1 -Werror -c -o $@ tls.c
+build/tls/jim: main.o $(LIBO) build/tls/tls.o
+	$(CC) $(CFLAGS) $(LDFLAGS) -o $@ main.o $(LIBO:tls.o=build/tls/tls.o) -lpthread -lssl -lcrypto
 # Other people's clients and a scan for weak ciphers (openssl, curl, nodejs, python3-websockets,
 # testssl.sh, and what `make browser` needs).
 tls-clients: build/tls/jim build/tls-test.pem
 	JIM="$$PWD/build/tls/jim" PEM="$$PWD/build/tls-test.pem" sh tests/tls_clients.sh
 # What TLS costs, and 9,000 connections under certificate reloads (nginx, libnginx-mod-stream).
-tls-load:
-	mkdir -p build
+tls-load: all build/tls/tls.o
+	mkdir -p build/tls-load
+	$(MAKE) objects
 	sed -n 's/^TEST(\([a-z0-9_]*\)).*/TEST_ENTRY(\1)/p' tests/tls_load.c > build/tls-load.inc
-	$(MAKE) variant V=tls-load TLS=1 F="-O2" TESTSRC="tests/run.c tests/client.c tests/no_engine.c" \
-	    MORE=tests/tls_load.c LIST=../build/tls-load.inc ONLY="-j 1"
+	$(MAKE) swapped V=tls-load $(TLSSWAP) TESTO=tests/client.o MORE=tests/tls_load.c \
+	    LIST=../build/tls-load.inc ONLY="-j 1"
 build/tls-test.pem:
 	mkdir -p build
 	openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 3650 \
@@ -224,7 +256,7 @@ check-cluster: all
 	sed -n 's/^TEST(\([a-z0-9_]*\)).*/TEST_ENTRY(\1)/p' tests/cluster.c > build/cluster.inc
 	$(CC) $(ALL) -DTEST_LIST='"../build/cluster.inc"' $(LDFLAGS) -o build/cluster $(CLUSTER_SRC) \
 	    $(LIBO) $(LIBS)
-	JIM_SOURCE="$$PWD" JIM="$$PWD/jim" build/cluster $(CLUSTER_ONLY)
+	JIM_SOURCE="$$PWD" JIM="$$PWD/jim" build/cluster -j 2 $(CLUSTER_ONLY)
 # Three nodes and a Redis that die, stand still and come back: CHAOS="-u 600 -t 300" for more, -c for
 # a Redis Cluster of six.
 CHAOS = -u 60 -t 60
@@ -242,14 +274,12 @@ bench-cluster: all
 	JIM_SOURCE="$$PWD" JIM="$$PWD/jim" build/bench-cluster -j 1
 # The tests of a single server once more, each on a node; but for those in node.skip, which are about
 # what a cluster refuses, a log on disk, or who is told first.
-NODE_SRC = $(TESTSRC:tests/no_engine.c=tests/engine.c)
-check-node: all $(CLIENTO) $(CLILIBO) tests/list.inc
-	mkdir -p build
+check-node: all build/run-tests
 	sed 's/.*/TEST_ENTRY(&)/' tests/node.skip > build/node.skip
 	grep -E '^TEST_ENTRY\((server|api|ws|http|login)_' tests/list.inc | \
 	    grep -v -x -F -f build/node.skip > build/node.inc
-	$(CC) $(ALL) -DTEST_LIST='"../build/node.inc"' $(LDFLAGS) -o build/node $(NODE_SRC) $(LIBO) \
-	    $(CLIENTO) $(CLILIBO) $(LIBS)
+	$(CC) $(ALL) -DTEST_LIST='"../build/node.inc"' $(LDFLAGS) -o build/node tests/run.c tests/engine.c \
+	    $(TESTO) $(LIBO) $(CLIENTO) $(CLILIBO) $(LIBS)
 	JIM_TEST_CLUSTER=1 JIM_SOURCE="$$PWD" JIM="$$PWD/jim" build/node
 # The former with sanitizers.
 check-cluster-asan: page.inc
@@ -258,12 +288,20 @@ check-cluster-asan: page.inc
 	$(CC) $(SANE) $(SANITIZE)=address,undefined -o build/cluster-asan/jim main.c $(LIB) $(LIBS)
 	$(CC) $(SANE) $(SANITIZE)=address,undefined -DTEST_LIST='"../build/cluster.inc"' \
 	    -o build/cluster-asan/run $(CLUSTER_SRC) $(LIB) $(LIBS)
-	JIM_SOURCE="$$PWD" JIM="$$PWD/build/cluster-asan/jim" build/cluster-asan/run $(CLUSTER_ONLY)
-check-poll:
-	$(MAKE) variant V=poll F="-O2 -DJIM_LOOP_POLL"
+	JIM_SOURCE="$$PWD" JIM="$$PWD/build/cluster-asan/jim" build/cluster-asan/run -j 2 $(CLUSTER_ONLY)
+# But for the tests of files that know nothing of a loop: their objects are those `make test` has tested.
+ONLY_LOOP = -x store_ idx_ repair_ json_ codec_ resp_ util_ hash_ edit_
+check-poll: all build/run-tests
+	mkdir -p build/poll
+	$(CC) $(ALL) -DJIM_LOOP_POLL -c -o build/poll/loop.o loop.c
+	$(MAKE) swapped V=poll LIBO="$(LIBO:loop.o=build/poll/loop.o)" ONLY="$(ONLY_LOOP)"
 # kqueue's code on Linux, over a stand-in: Debian has no libkqueue.
-check-kqueue:
-	$(MAKE) variant V=kqueue F="-O2 -DJIM_LOOP_KQUEUE -Itests/kqueue" SRC=tests/kqueue/kqueue.c
+check-kqueue: all build/run-tests
+	mkdir -p build/kqueue
+	$(CC) $(ALL) -DJIM_LOOP_KQUEUE -Itests/kqueue -c -o build/kqueue/loop.o loop.c
+	$(CC) $(ALL) -Itests/kqueue -c -o build/kqueue/kqueue.o tests/kqueue/kqueue.c
+	$(MAKE) swapped V=kqueue LIBO="$(LIBO:loop.o=build/kqueue/loop.o) build/kqueue/kqueue.o" \
+	    ONLY="$(ONLY_LOOP)"
 # 32 bits and big-endian, emulated (gcc-powerpc-linux-gnu, qemu-user).
 check-ppc:
 	$(MAKE) variant V=ppc CC=powerpc-linux-gnu-gcc F="-O2 -static" EMULATOR="env -u CC qemu-ppc" \
@@ -271,20 +309,22 @@ check-ppc:
 TOOLSRC = tests/bench*.c tests/flap.c tests/talk.c tests/crash.c tests/simdisk.c tests/kill.c \
 	tests/cluster.c tests/cluster_chaos.c tests/engine.c tests/limits.c tests/redis.c \
 	tests/rserver.c tests/cli_deep.c tests/fuzz_main.c
-werror: page.inc tests/list.inc
-	for cc in gcc clang; do \
-	    for f in main.c $(LIB) $(CLIENT) $(CLI) $(CLILIB) $(TESTSRC) $(TOOLSRC); do \
-	        $$cc $(SANE) -O2 -Werror -DTEST_LIST='"list.inc"' -c -o /dev/null $$f || exit 1; \
-	    done; \
-	done
+# clang says all it has to say before it makes code; gcc does not.
+ALLOBJECTS = `echo main.c $(LIB) $(CLIENT) $(CLI) $(CLILIB) $(RUN) $(TESTSRC) $(TOOLSRC) | \
+	sed 's/\.c /.o /g; s/\.c$$/.o/'`
+werror:
+	$(MAKE) tree V=gcc
+	cd build/gcc && $(MAKE) CC=gcc CFLAGS="-O2 -Werror" OBJECTS="$(ALLOBJECTS)" objects
+	$(MAKE) tree V=clang
+	cd build/clang && $(MAKE) CC=clang CFLAGS="-fsyntax-only -Werror" OBJECTS="$(ALLOBJECTS)" objects
 	@echo "2 passed, 0 failed"
 lint:
 	sh tests/lint.sh
-analyze: page.inc
-	for f in main.c $(LIB) $(CLIENT) $(CLI) $(CLILIB); do \
-	    gcc $(SANE) -O1 -fanalyzer -Werror -c -o /dev/null $$f || exit 1; \
-	done
-	cppcheck --quiet --error-exitcode=1 --std=c11 --enable=warning,portability --inline-suppr \
+analyze:
+	$(MAKE) tree V=analyze
+	cd build/analyze && $(MAKE) CC=gcc CFLAGS="-O1 -fanalyzer -Werror" objects \
+	    OBJECTS="main.o $(LIBO) $(CLIENTO) $(CLIO) $(CLILIBO)"
+	cppcheck --quiet -j 2 --error-exitcode=1 --std=c11 --enable=warning,portability --inline-suppr \
 	    --suppress=missingIncludeSystem -DJIM_INTERNAL main.c $(LIB) $(CLIENT) $(CLI) \
 	    $(CLILIB)
 	@echo "2 passed, 0 failed"
@@ -327,7 +367,7 @@ build/check-cli: $(LIBO) $(CLILIBO) $(CLIDEEP) \
     tests/test.h tests/client.h tests/screen.h tests/cli_run.h
 	mkdir -p build
 	sed -n 's/^TEST(\([a-z0-9_]*\)).*/TEST_ENTRY(\1)/p' tests/cli_deep.c > build/check-cli.inc
-	$(CC) $(ALL) -DTIME_LIMIT=300 -DTEST_LIST='"../build/check-cli.inc"' $(LDFLAGS) -o $@ $(CLIDEEP) \
+	$(CC) $(ALL) -DTEST_LIST='"../build/check-cli.inc"' $(LDFLAGS) -o $@ $(CLIDEEP) \
 	    $(LIBO) $(LIBS)
 check-cli: jim jim-cli build/run-tests build/check-cli
 	sh tests/check_cli.sh
@@ -336,10 +376,12 @@ check-cli: jim jim-cli build/run-tests build/check-cli
 # has learned stays in build/fuzz/; what it finds there as crash-* belongs into tests/corpus/.
 FUZZ_TIME = 30
 FUZZ = pkt ws http chunked query resp json request conf segment server stream cluster
+FUZZFLAGS = -O1 -fno-omit-frame-pointer -fsanitize=fuzzer,address,undefined -fno-sanitize-recover=all
 build/fuzz/fuzz: $(LIB) $(HDRS) $(FUZZSRC) tests/fuzz_main.c tests/fuzz.h tests/fakeredis.h page.inc
 	mkdir -p build/fuzz
-	clang $(SANE) -O1 -fno-omit-frame-pointer -fsanitize=fuzzer,address,undefined \
-	    -fno-sanitize-recover=all -DLIBFUZZER -o $@ tests/fuzz_main.c $(FUZZSRC) $(LIB) $(LIBS)
+	$(MAKE) tree V=fuzz-tree
+	cd build/fuzz-tree && $(MAKE) CC=clang CFLAGS="-g1 $(FUZZFLAGS) -DLIBFUZZER" LDFLAGS= build/fuzz-replay
+	cp build/fuzz-tree/build/fuzz-replay $@
 fuzz: build/fuzz/fuzz
 	@for t in $(FUZZ); do \
 	    mkdir -p build/fuzz/$$t; \
@@ -372,11 +414,11 @@ import-redis: jim build/talk
 
 # The link to Redis against real servers: one, over TLS, Sentinels with a failover, a cluster of six
 # whose slots move (redis-server, redis-cli, openssl, libssl-dev).
-check-redis:
-	mkdir -p build
+check-redis: all build/run-tests build/tls/tls.o
+	mkdir -p build/redis
 	sed -n 's/^TEST(\([a-z0-9_]*\)).*/TEST_ENTRY(\1)/p' tests/redis.c > build/redis.inc
-	$(MAKE) variant V=redis TLS=1 F="-O2" TESTSRC="tests/run.c tests/client.c tests/no_engine.c" \
-	    MORE="tests/redis.c tests/rserver.c" LIST=../build/redis.inc
+	$(MAKE) swapped V=redis $(TLSSWAP) TESTO=tests/client.o MORE="tests/redis.c tests/rserver.c" \
+	    LIST=../build/redis.inc ONLY="-j 2"
 
 # The store on a simulated disk that dies, 10,000 seeds; `build/crash -v -s SEED` replays one. The
 # store's threads, clock and random bytes are renamed to the simulator's, so that a seed decides all.
@@ -476,9 +518,13 @@ build/bench-path: $(LIBO) tests/bench_path.c
 callgrind: build/bench-path
 	RECORD=$(RECORD) sh tests/callgrind.sh
 
-check-all: test check-cli werror lint analyze asan tsan check-poll check-kqueue browser check-examples check-lib \
-	check-install import-redis check-redis crash crash-asan crash-planted kill callgrind
+# All of these, as CI runs them: tests/all.sh has the list. CHECK names some of it, "lint asan".
+CHECK =
+check-all:
+	bash tests/all.sh $(CHECK)
 
-.PHONY: all lib examples run test check check-cli install uninstall clean dist variant asan tsan check-poll check-kqueue \
-	check-ppc werror lint analyze browser check-examples check-lib bench-store import-redis check-redis crash crash-asan crash-planted kill \
-	limits fuzz callgrind bench bench-peers bench-scale check-all
+.PHONY: all lib examples run test check check-cli install uninstall clean dist objects tree variant \
+	swapped asan tsan check-poll check-kqueue check-ppc check-tls tls-clients tls-load check-cluster \
+	check-cluster-asan cluster-chaos check-node check-client check-install werror lint analyze browser \
+	check-examples check-lib bench-store bench-cluster import-redis check-redis crash crash-asan \
+	crash-planted kill limits fuzz callgrind bench bench-client bench-peers bench-scale check-all

@@ -51,7 +51,7 @@ count() { # what, its output: add up its closing line
 export JIM_SOURCE="$PWD" JIM="$PWD/jim" JIM_CLI="$PWD/jim-cli"
 # The restarts wait most of their time, so that there is room for valgrind beside them.
 build/check-cli -j 2 > build/check-cli.log 2>&1 &
-JIM_CLI_UNDER=valgrind build/run-tests cli_ > build/check-cli-valgrind.log 2>&1
+JIM_CLI_UNDER=valgrind build/run-tests -j 2 cli_ > build/check-cli-valgrind.log 2>&1
 wait
 count restarts build/check-cli.log
 count valgrind build/check-cli-valgrind.log

@@ -1,7 +1,9 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * run.c - the test runner. `run-tests [-j N] [-v] [PART...]` runs every test whose name begins
- * with one of the parts (all without any) and ends with the line `N passed, N failed`.
+ * run.c - the test runner. `run-tests [-j N] [-v] [-x] [PART...]` runs every test whose name
+ * begins with one of the parts (all without any), or with -x every other; N at a time, or 4, since
+ * most wait for a disk or a peer. It ends with the line `N passed, N failed`; -v tells each test
+ * and how long it took.
  *
  * A test is a child process in its own process group and its own empty directory, so a crash, a
  * leak of descriptors or a forgotten server of one test never touches another; what it printed is
@@ -18,8 +20,10 @@
 #include <time.h>
 #include <unistd.h>
 
-#ifndef TIME_LIMIT
-#define TIME_LIMIT 120 /* seconds: only a hang takes this long, also under valgrind's slowness */
+#define TIME_LIMIT 300 /* seconds: only a hang takes this long, also under valgrind's slowness */
+
+#ifndef TEST_LIST
+#define TEST_LIST "list.inc"
 #endif
 
 #define TEST_ENTRY(name) void test_##name(void);
@@ -38,6 +42,7 @@ static const struct {
 struct job {
     pid_t pid; /* 0: free */
     size_t test;
+    int64_t start_ms;
     char dir[64], log[128];
 };
 
@@ -118,6 +123,7 @@ start(struct job *job, size_t test)
     snprintf(job->dir, sizeof job->dir, "%s", dir);
     snprintf(job->log, sizeof job->log, "%s.out", dir);
     job->test = test;
+    job->start_ms = time_mono_ms();
     fflush(stdout);
     job->pid = fork();
     if (job->pid != 0)
@@ -178,6 +184,8 @@ finish(struct job *jobs, size_t n, bool verbose)
         if (failed && WIFSIGNALED(status))
             printf(" (signal %d%s)", WTERMSIG(status),
                    WTERMSIG(status) == SIGALRM ? ": ran too long" : "");
+        if (verbose)
+            printf(" %.2f s", (double)(time_mono_ms() - job->start_ms) / 1000);
         if (failed || verbose)
             printf("\n");
         show(job, failed);
@@ -190,33 +198,35 @@ finish(struct job *jobs, size_t n, bool verbose)
 }
 
 static bool
-wanted(const char *name, char **parts, int n)
+wanted(const char *name, char **parts, int n, bool others)
 {
     for (int i = 0; i < n; i++)
         if (strncmp(name, parts[i], strlen(parts[i])) == 0)
-            return true;
-    return n == 0;
+            return !others;
+    return n == 0 || others;
 }
 
 int
 main(int argc, char **argv)
 {
     struct job jobs[16] = {{0}};
-    size_t running = 0, limit = 2, passed = 0, failed = 0;
-    bool verbose = false;
+    size_t running = 0, limit = 4, passed = 0, failed = 0;
+    bool verbose = false, others = false;
     int c;
 
-    while ((c = getopt(argc, argv, "j:v")) != -1) {
+    while ((c = getopt(argc, argv, "j:vx")) != -1) {
         if (c == 'j' && atoi(optarg) > 0 && atoi(optarg) <= 16)
             limit = (size_t)atoi(optarg);
         else if (c == 'v')
             verbose = true;
+        else if (c == 'x')
+            others = true;
         else
             return 2;
     }
     setvbuf(stdout, NULL, _IOLBF, 0);
     for (size_t i = 0; i < TESTS || running > 0;) {
-        if (i < TESTS && !wanted(tests[i].name, argv + optind, argc - optind)) {
+        if (i < TESTS && !wanted(tests[i].name, argv + optind, argc - optind, others)) {
             i++;
             continue;
         }

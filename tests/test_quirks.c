@@ -11,7 +11,7 @@
 
 static const char *const names[] = {
 #define TEST_ENTRY(name) #name,
-#include TEST_LIST
+#include "list.inc"
 #undef TEST_ENTRY
 };
 
