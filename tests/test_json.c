@@ -1074,9 +1074,9 @@ TEST(json_integers_of_all_lengths)
         CHECK(json_int(&v, &got) == 1 && got == value);
         CHECK(json_digits(v.p, v.p + n) == v.p + n);
         for (int at = 0; at < n; at++)
-            for (const char *bad = "/:\xb0\xff "; *bad != '\0'; bad++) {
+            for (const char *other = "/:\xb0\xff "; *other != '\0'; other++) {
                 char was = text[at];
-                text[at] = *bad;
+                text[at] = *other;
                 v = (struct json){place(e.in, text, (size_t)n), (uint32_t)n, JSON_STRING, false,
                                   false};
                 CHECK(json_digits(v.p, v.p + n) == v.p + at);
