@@ -112,8 +112,10 @@ fetch_answer(struct fetch_op *q)
         api_sent(o->conn, code, b->p, b->len);
     } else {
         struct msg *m = msg_new(CMD_MESSAGES_RESP, o->seq, b->p, b->len);
-        m->fetched = q->marks;
-        q->marks = NULL;
+        if (good) { /* else he gets none of them, though some were read before it failed */
+            m->fetched = q->marks;
+            q->marks = NULL;
+        }
         conn_send(o->conn, m, NULL);
         msg_unref(m);
     }

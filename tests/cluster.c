@@ -982,6 +982,25 @@ send_some(const struct server *s)
     return taken;
 }
 
+/* Forty users have written to somebody, who is not the owner's; he logs in. */
+static void
+messages_wait(struct peer *p, const struct server *s, const struct rserver *owner, char name[16])
+{
+    char text[96];
+    int n = 0;
+
+    do {
+        snprintf(name, 16, "b%d", n++);
+        snprintf(text, sizeof text, "jim:{u:%s}", name);
+    } while (!cli_says(owner, "MOVED", "EXISTS", text));
+    for (int i = 0; i < 40; i++) {
+        snprintf(text, sizeof text, "{\"chatType\":2,\"content\":\"x\",\"from\":\"f%d\","
+                 "\"to\":\"%s\"}", i, name);
+        CHECK_INT(ask_for(s, "POST", "/api/message/send", "", text).status, 200);
+    }
+    peer_login(p, s, PROTO_TCP, name);
+}
+
 static int
 lines(void)
 {
@@ -1000,9 +1019,12 @@ TEST(cluster_part_away)
 {
     struct rserver r[MASTERS] = {{0}}, *owner;
     struct server s;
+    struct peer p;
+    char name[16];
 
     owner = masters_start(r, &s);
     CHECK_INT(send_some(&s), 40);
+    messages_wait(&p, &s, owner, name);
     int before = lines();
     set_slot(owner, "DELSLOTS");
     WAIT_FOR(ask_for(&s, "GET", "/healthz", "", NULL).status == 503);
@@ -1011,12 +1033,24 @@ TEST(cluster_part_away)
         int taken = send_some(&s);
         CHECK(taken > 0 && taken < 40);
         CHECK_INT(ask_for(&s, "GET", "/healthz", "", NULL).status, 503);
+        sayf(&p, CMD_MESSAGES, "{'type':0,'userId':'%s'}", name);
+        CHECK(hear(&p));
+        CHECK(heard(&p, "\"code\":10027")); /* some of them could be read; none counts as told */
         poll(NULL, 0, 50);
     } while (time_mono_ms() - begun < 5000);
     CHECK(lines() - before < 10);
     set_slot(owner, "ADDSLOTS");
     WAIT_FOR(ask_for(&s, "GET", "/healthz", "", NULL).status == 200);
     WAIT_FOR(send_some(&s) == 40);
+    sayf(&p, CMD_MESSAGES, "{'type':0,'userId':'%s'}", name);
+    CHECK(hear(&p));
+    const char *at = p.text.p, *end = at + p.text.n;
+    int told = 0;
+    while ((at = memmem(at, (size_t)(end - at), "\"content\"", 9)) != NULL) {
+        at++;
+        told++;
+    }
+    CHECK_INT(told, 40);
     CHECK(lines() - before < 20);
 }
 
