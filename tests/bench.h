@@ -127,6 +127,8 @@ struct flow { /* a sender, and all who hear it */
     struct client *sender;
     uint32_t index, receivers;
     uint64_t sent, acked, heard;
+    uint64_t whole;      /* messages that all receivers have heard */
+    uint32_t *heard_by;  /* owned; a ring of spec.window: of each message behind them, how many */
     bool listed; /* to be filled at the end of the turn */
 };
 

@@ -52,10 +52,26 @@ put_hex(char *p, uint64_t v, int digits)
 static uint64_t
 flow_done(const struct flow *f)
 {
-    uint64_t heard = f->receivers > 0 ? f->heard / f->receivers : f->sent;
+    uint64_t heard = f->receivers > 0 ? f->whole : f->sent;
     uint64_t acked = f->sender->wire->acks ? f->acked : f->sent;
 
     return heard < acked ? heard : acked;
+}
+
+/* `n` receivers more have heard message `number`. In an open loop only their sum is known. */
+static void
+flow_heard(const struct load *l, struct flow *f, uint64_t number, uint32_t n)
+{
+    f->heard += n;
+    if (f->heard_by == NULL) {
+        f->whole = f->heard / f->receivers;
+        return;
+    }
+    f->heard_by[number % l->spec.window] += n;
+    for (uint32_t *by; *(by = &f->heard_by[(f->whole + 1) % l->spec.window]) >= f->receivers;) {
+        *by = 0;
+        f->whole++;
+    }
 }
 
 static void
@@ -111,7 +127,7 @@ client_body(struct client *c, const char *body)
     l->missing += number - c->seen[i].last - 1;
     c->seen[i].last = number;
     struct flow *f = &l->flow[flow];
-    f->heard++;
+    flow_heard(l, f, number, 1);
     l->deliveries++;
     if (l->latency != NULL)
         hist_add(l->latency, now_ns() - (int64_t)take_hex(body + 20, 16));
@@ -127,7 +143,8 @@ client_refused(struct client *c, const char *p, size_t n)
         snprintf(l->refusal, sizeof l->refusal, "%.*s", (int)(n < 150 ? n : 150), p);
     if (c->sends != NULL && c->ready) { /* it is through, in its way */
         c->sends->acked++;
-        c->sends->heard += c->sends->receivers;
+        if (c->sends->receivers > 0)
+            flow_heard(l, c->sends, c->sends->acked, c->sends->receivers);
         flow_touch(l, c->sends);
     }
 }
@@ -422,6 +439,8 @@ client_place(struct load *l, uint32_t i)
         c->sends->sender = c;
         c->sends->index = i;
         c->sends->receivers = s->absent ? 0 : each + (c->grouped && c->wire->jim && c->joins);
+        if (s->window > 0)
+            c->sends->heard_by = xcalloc(s->window, sizeof c->sends->heard_by[0]);
         c->wire->message(c, s->bytes);
     }
 }
@@ -525,6 +544,8 @@ load_free(struct load *l)
         buf_free(&l->client[i].out);
         buf_free(&l->client[i].frame);
     }
+    for (uint32_t i = 0; i < l->flows; i++)
+        free(l->flow[i].heard_by);
     close(l->poll);
     free(l->client);
     free(l->flow);
