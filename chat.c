@@ -438,6 +438,7 @@ chat_free(struct chat *c)
         c->pending_head = (c->pending_head + 1) & (c->pending_cap - 1);
         c->pending_n--;
     }
+    send_bundle_end(c);
     for (; c->wave_n > 0; c->wave_n--) {
         send_forget(&c->wave[c->wave_head].p);
         c->wave_head = (c->wave_head + 1) & (c->wave_cap - 1);

@@ -3,7 +3,6 @@
  * conn.c - the life of one connection, from its first byte to its last. The only file that reads or
  * writes client sockets; what the bytes mean is input.c's and chat.c's business.
  *
- *   messages   the head that goes before one (msg.c)
  *   output     conn_send() queues, conn_flush() writes once a turn
  *   closing    conn_close() and conn_finish() only mark; the end of the turn releases
  *   reading    conn_readable() reads once a turn; input.c makes of it what it means
@@ -36,29 +35,13 @@
 #define MAX_HANDSHAKES 4 /* steps of handshakes a turn: a signature takes up to a millisecond */
 #define SMALL_PIECE 1024 /* pieces up to this are copied together rather than listed for writev */
 
-/* --- messages --------------------------------------------------------------------------------- */
-
-/* The head that goes before m's data on c's protocol, encoded on first use. */
-static struct str
-msg_head(struct conn *c, struct msg *m)
-{
-    if (m->raw)
-        return STR("");
-    if (c->proto == PROTO_TCP) {
-        if (m->pkt_len == 0) {
-            m->pkt_len = (uint8_t)pkt_head(m->pkt, m->command, m->seq, m->len);
-            c->jim->stats.encoded++;
-        }
-        return (struct str){(const char *)m->pkt, m->pkt_len};
-    }
-    if (m->ws_len == 0) {
-        m->ws_len = (uint8_t)ws_head(m->ws, (enum ws_opcode)m->opcode, m->len);
-        c->jim->stats.encoded++;
-    }
-    return (struct str){(const char *)m->ws, m->ws_len};
-}
-
 /* --- output ----------------------------------------------------------------------------------- */
+
+static struct str
+head_of(const struct conn *c, struct msg *m)
+{
+    return msg_head(m, c->proto, &c->jim->stats.encoded);
+}
 
 static void conn_timer(struct timer *t);
 
@@ -185,13 +168,15 @@ out_release(struct conn *c)
     file_close(c->jim, o);
     c->jim->stats.queued -= o->bytes;
     c->out = NULL;
-    free(o->lag);
-    o->lag = NULL;
-    o->lags = o->lag_cap = 0;
     o->asked = false;
     o->head = 0;
     o->bytes = 0;
-    out_count(c->jim, o);
+    if (o->lag_cap > 0) {
+        free(o->lag);
+        o->lag = NULL;
+        o->lags = o->lag_cap = 0;
+        out_count(c->jim, o);
+    }
     if (o->cap > 64) {
         out_free(c->jim, o);
         return;
@@ -230,7 +215,8 @@ out_push(struct conn *c, struct msg *m, struct member *member)
             send_written(&c->jim->chat, whole, member);
         return;
     }
-    msg_hold(m, &c->jim->bounds.held);
+    if (m->held == NULL)
+        msg_hold(m, &c->jim->bounds.held);
     uint32_t at = (o->head + o->n++) & (o->cap - 1);
     m->refs++;
     o->entry[at].msg = m;
@@ -248,24 +234,11 @@ static struct msg *
 piece_new(struct conn *c, uint8_t command, uint32_t seq, size_t n)
 {
     bool more = c->out != NULL && c->out->n > 0 && sizeof(struct msg) + n < POOL_LARGE;
-    struct msg *m = msg_take(&c->jim->msgs, command, seq, NULL,
-                             more ? POOL_LARGE - sizeof *m : n);
+    struct msg *m = msg_piece(&c->jim->msgs, command, seq, more ? POOL_LARGE - sizeof *m : n);
 
-    m->len = 0;
-    m->raw = true;
     if (m->pool != NULL)
         m->room = (uint16_t)((m->large ? POOL_LARGE : POOL_ROOM) - sizeof *m);
     return m;
-}
-
-_Static_assert(MAX_PKT_HEAD < 16 && MAX_WS_HEAD < 16, "heads are short");
-static inline void
-piece_put(struct msg *m, struct str head, const char *data, size_t n)
-{
-    copy_short(m->data + m->len, head.p, head.n & 15); /* & 15: gcc would not believe it */
-    if (n > 0)
-        memcpy(m->data + m->len + head.n, data, n);
-    m->len += (uint32_t)(head.n + n);
 }
 
 /* Put n bytes with a head into the piece that is queued last. False: there is none with room, or
@@ -282,7 +255,7 @@ out_behind(struct conn *c, const struct member *member, struct str head, const c
     struct msg *m = o->entry[last].msg;
     if (m->len + all > m->room || o->entry[last].member != member)
         return false;
-    piece_put(m, head, data, n);
+    msg_put(m, head, data, n);
     *m->held += all;
     o->bytes += all;
     c->jim->stats.queued += all;
@@ -303,7 +276,7 @@ out_chat(struct conn *c, struct msg *m, struct member *member)
         out_push(c, m, member);
         return;
     }
-    struct str head = msg_head(c, m);
+    struct str head = head_of(c, m);
     struct msg *last = o->entry[(o->head + o->n - 1) & (o->cap - 1)].msg;
     if (last->chat_seq + 1 == m->chat_seq && out_behind(c, member, head, m->data, m->len)) {
         last->chat_seq++;
@@ -311,7 +284,7 @@ out_chat(struct conn *c, struct msg *m, struct member *member)
         return;
     }
     struct msg *piece = piece_new(c, m->command, 0, head.n + m->len);
-    piece_put(piece, head, m->data, m->len);
+    msg_put(piece, head, m->data, m->len);
     piece->chat_seq = m->chat_seq;
     out_push(c, piece, member);
     msg_unref(piece);
@@ -408,25 +381,29 @@ void
 conn_send(struct conn *c, struct msg *m, struct member *member)
 {
     size_t limit = (size_t)c->jim->opt.queue_max;
+    struct out *o = c->out;
 
-    if (c->out != NULL && c->out->bytes + m->len > MAX_PRESSED && limit > MAX_PRESSED &&
-        memory_full(c->jim))
-        limit = MAX_PRESSED / 2; /* who reads has hardly more; who does not, has had enough */
     if (c->shut || c->state == CONN_LINGER || c->state == CONN_DEAD)
         return;
-    struct out *o = out_get(c);
-    bool stored = member != NULL && (store_keeps(c->jim->store) || c->jim->cluster != NULL);
-    bool room = o->n == 0 || o->bytes + m->len + MAX_PKT_HEAD <= (stored ? limit : 2 * limit);
     if (c->jim->fanning)
         conn_attend_bulk(c);
     else
         conn_attend(c);
+    if (o == NULL) { /* nothing before it: it has room */
+        out_get(c);
+        out_push(c, m, member);
+        return;
+    }
+    if (o->bytes + m->len > MAX_PRESSED && limit > MAX_PRESSED && memory_full(c->jim))
+        limit = MAX_PRESSED / 2; /* who reads has hardly more; who does not, has had enough */
+    bool stored = member != NULL && (store_keeps(c->jim->store) || c->jim->cluster != NULL);
+    bool room = o->n == 0 || o->bytes + m->len + MAX_PKT_HEAD <= (stored ? limit : 2 * limit);
     if (stored && o->lags > 0 && lag_has(o, member))
         return; /* it comes in its turn, behind those he has missed */
     if (room) {
         out_chat(c, m, member);
     } else if (stored) {
-        lag_add(c, member, m->chat_seq);
+        lag_add(c, member, m->chat_seq - m->chats);
         c->jim->stats.lags++;
     } else {
         conn_drop(c, DROP_UNREAD, "does not read what is sent to him");
@@ -456,7 +433,7 @@ conn_reply(struct conn *c, uint8_t command, uint32_t seq, const char *json, size
         return;
     }
     struct msg *m = piece_new(c, command, seq, in_head + n);
-    piece_put(m, h, json, n);
+    msg_put(m, h, json, n);
     conn_send(c, m, NULL);
     msg_unref(m);
 }
@@ -537,7 +514,7 @@ pieces_fill(struct conn *c, struct pieces *v)
 
     for (uint32_t i = 0; i < o->n && v->total < MAX_READ; i++) {
         struct msg *m = o->entry[(o->head + i) & (o->cap - 1)].msg;
-        struct str head = msg_head(c, m);
+        struct str head = head_of(c, m);
         size_t in_head = skip < head.n ? skip : head.n;
         size_t in_data = skip - in_head;
         skip = 0;
@@ -557,7 +534,7 @@ out_written(struct conn *c, size_t n)
     while (o->n > 0) {
         struct msg *m = o->entry[o->head].msg;
         struct member *member = o->entry[o->head].member;
-        size_t left = msg_head(c, m).n + m->len - o->sent;
+        size_t left = head_of(c, m).n + m->len - o->sent;
         if (n < left) {
             o->sent += (uint32_t)n;
             return;
@@ -569,12 +546,28 @@ out_written(struct conn *c, size_t n)
             send_written(&c->jim->chat, m, member);
         if (c->jim->hooks != NULL)
             extend_traffic(c, JIM_SENT, m->command > 0 ? m->command : -1,
-                           msg_head(c, m).n + m->len, 0);
+                           head_of(c, m).n + m->len, 0);
         out_pop(o);
     }
 }
 
-/* A peer that has gone is an error here and not a signal, whoever the process belongs to. */
+#ifdef MSG_NOSIGNAL /* a peer that has gone is an error, whoever the process belongs to */
+#define NO_SIGNAL MSG_NOSIGNAL
+#else
+#define NO_SIGNAL 0 /* the socket itself says so: conn_new() */
+#endif
+
+static ssize_t
+write_bytes(const struct conn *c, const char *p, size_t n)
+{
+    ssize_t w;
+
+    do
+        w = send(c->fd, p, n, NO_SIGNAL);
+    while (w < 0 && errno == EINTR);
+    return w;
+}
+
 static ssize_t
 write_pieces(struct conn *c, struct pieces *v)
 {
@@ -582,17 +575,41 @@ write_pieces(struct conn *c, struct pieces *v)
 
     if (c->tls != NULL)
         return tls_write(c->tls, v->iov, v->n);
+    if (v->n == 1)
+        return write_bytes(c, v->iov[0].iov_base, v->iov[0].iov_len);
     do {
-#ifdef MSG_NOSIGNAL
         struct msghdr m = {.msg_iov = v->iov};
         m.msg_iovlen += (unsigned)v->n; /* int or size_t, as the system has it */
-        w = v->n == 1 ? send(c->fd, v->iov[0].iov_base, v->iov[0].iov_len, MSG_NOSIGNAL)
-                      : sendmsg(c->fd, &m, MSG_NOSIGNAL);
-#else
-        w = writev(c->fd, v->iov, v->n);
-#endif
+        w = sendmsg(c->fd, &m, NO_SIGNAL);
     } while (w < 0 && errno == EINTR);
     return w;
+}
+
+static ASIDE ssize_t
+write_several(struct conn *c, size_t *all)
+{
+    struct pieces v;
+
+    v.n = 0;
+    v.gathered = v.total = 0;
+    v.gather = c->jim->gather;
+    pieces_fill(c, &v);
+    *all = v.total;
+    return write_pieces(c, &v);
+}
+
+/* Write as much of the entries as one call takes. *all: what it was given. */
+static ssize_t
+write_entries(struct conn *c, size_t *all)
+{
+    const struct out *o = c->out;
+    const struct msg *first = o->entry[o->head].msg;
+
+    if (o->n == 1 && first->raw && c->tls == NULL) { /* as it stands: nothing to be copied */
+        *all = first->len - o->sent;
+        return write_bytes(c, first->data + o->sent, *all);
+    }
+    return write_several(c, all);
 }
 
 /* Stream the next part of a file. Returns the bytes written, 0 when the socket is full, -1. */
@@ -632,14 +649,10 @@ static void
 conn_flush(struct conn *c)
 {
     struct out *o = c->out;
-    size_t written = 0;
+    size_t written = 0, all;
 
     while (written < MAX_FLUSH) {
         ssize_t w;
-        struct pieces v;
-        v.n = 0;
-        v.gathered = v.total = 0;
-        v.gather = c->jim->gather;
         if (o->n == 0 && o->lags > 0 && c->jim->cluster != NULL) {
             catch_up_far(c); /* and it will be back here */
             return;
@@ -647,14 +660,13 @@ conn_flush(struct conn *c)
         if (o->n == 0 && o->lags > 0)
             catch_up(c);
         if (o->n > 0) {
-            pieces_fill(c, &v);
-            w = write_pieces(c, &v);
+            w = write_entries(c, &all);
             c->jim->stats.writes++;
             if (w < 0)
                 w = errno == EAGAIN || errno == EWOULDBLOCK ? 0 : -1;
             if (w > 0)
                 out_written(c, (size_t)w);
-            if (w >= 0 && (size_t)w < v.total) {
+            if (w >= 0 && (size_t)w < all) {
                 c->full = true; /* the write event brings us back */
                 return;
             }
@@ -823,17 +835,19 @@ conn_linger(struct conn *c)
 static void
 conn_interest(struct conn *c)
 {
-    unsigned events = 0;
-
     unsigned tls = c->tls != NULL ? tls_state(c->tls) : 0;
+    bool reading = c->state == CONN_LINGER ||
+                   (c->state == CONN_DETECT ? !(tls & TLS_QUEUED) : !input_waits(c) && !c->ended);
+    /* Who stands in the line of bulk is written to without being asked. */
+    bool writing = (c->out != NULL && !c->bulk && !(c->out->asked && c->out->n == 0)) ||
+                   tls & TLS_PENDING;
 
-    c->reading = c->state == CONN_LINGER ||
-                 (c->state == CONN_DETECT ? !(tls & TLS_QUEUED) : !input_waits(c) && !c->ended);
-    if (c->reading)
-        events |= LOOP_READ;
-    if ((c->out != NULL && !c->bulk && !(c->out->asked && c->out->n == 0)) || tls & TLS_PENDING)
-        events |= LOOP_WRITE; /* who stands in the line of bulk is written to without being asked */
-    if (loop_set(c->jim->loop, c->fd, events) != 0)
+    if (reading == c->reading && writing == c->writing)
+        return;
+    c->reading = reading;
+    c->writing = writing;
+    if (loop_set(c->jim->loop, c->fd,
+                 (reading ? LOOP_READ : 0u) | (writing ? LOOP_WRITE : 0u)) != 0)
         conn_close(c, "cannot be watched");
 }
 
@@ -1129,9 +1143,9 @@ conn_turn(struct conn *c)
     if (c->shut) /* nothing reaches him here any more: not when the peer closes, but from now on */
         chat_closed(&c->jim->chat, c);
     if (c->out != NULL && c->state != CONN_DEAD && !c->full) {
-        bool waited = input_waits(c);
+        bool waited = c->pend != NULL && input_waits(c);
         conn_flush(c);
-        if (waited && c->pend != NULL && !input_waits(c)) { /* there is room for answers again */
+        if (waited && !input_waits(c)) { /* there is room for answers again */
             c->resume = true;
             conn_attend(c);
         }

@@ -737,36 +737,23 @@ enum conn_state {
  * holds one.
  */
 struct conn {
-    struct jim *jim;
-    struct user *user;         /* chat: borrowed; NULL before login */
+    /* What a delivery looks at stands together, on one or two lines of the cache. */
     struct conn *next_of_user; /* chat */
-    struct login *login;       /* auth: one that is not decided yet holds back every command */
-    struct pend *pend;         /* owned, NULL when no input is pending */
+    struct jim *jim;
     struct out *out;           /* owned, NULL when nothing is queued */
-    struct tls *tls;           /* owned, NULL when it speaks plain text */
-    struct conn *next_attend;  /* in jim's list for the end of the turn */
     struct conn *next_bulk;    /* in the list of those that can wait a little */
-    struct address *address;   /* where it comes from; NULL: nobody counts */
-    struct member *recent;     /* chat: whose message was sent from here last; NULL: nobody's */
-    struct own *own;           /* of the embedding program; owned, NULL when it has nothing */
-    struct timer timer;        /* what it means depends on state and proto: conn_timer() */
-    uint64_t id;               /* never used twice */
-    int64_t read_ms;           /* last bytes received, loop clock */
+    struct tls *tls;           /* owned, NULL when it speaks plain text */
+    struct pend *pend;         /* owned, NULL when no input is pending */
     int fd;                    /* -1 once closed */
     uint32_t deferred;         /* chat: answers still owed for commands already taken */
-    int64_t bucket_us;         /* chat: when the bucket of requests will be full, loop clock */
     uint8_t state;             /* enum conn_state */
     uint8_t proto;             /* enum proto */
-    uint8_t protos;            /* PROTO_BITs its port serves */
-    uint8_t silent;            /* WebSocket pings without an answer */
-    uint8_t reason;            /* enum reason it ends for; or REASON_DROPS + enum drop */
-    uint16_t waves;            /* chat: of `deferred`, for messages whose fan-out has not ended */
-    uint16_t close_code;       /* WebSocket: of the CLOSE to send when nothing is owed any more */
     bool tls_only : 1;         /* its port refuses plain text */
     bool attend : 1;           /* in the list */
     bool bulk : 1;             /* in the other */
     bool resume : 1;           /* its input is to be looked at again */
     bool reading : 1;          /* the loop watches for input */
+    bool writing : 1;          /* and for room for output */
     bool loopback : 1;         /* peer address is 127/8 or ::1 */
     bool keep_alive : 1;       /* HTTP */
     bool head_only : 1;        /* HTTP: the request was HEAD */
@@ -777,6 +764,21 @@ struct conn {
     bool opened : 1;           /* jim_on_opened() was told */
     bool own_http : 1;         /* HTTP: the embedding program owes the answer */
     bool parked : 1;           /* cluster: a command of his is with Redis, and all wait for it */
+    uint8_t protos;            /* PROTO_BITs its port serves */
+    uint8_t silent;            /* WebSocket pings without an answer */
+    uint8_t reason;            /* enum reason it ends for; or REASON_DROPS + enum drop */
+    struct conn *next_attend;  /* in jim's list for the end of the turn */
+    struct user *user;         /* chat: borrowed; NULL before login */
+    struct login *login;       /* auth: one that is not decided yet holds back every command */
+    struct address *address;   /* where it comes from; NULL: nobody counts */
+    struct member *recent;     /* chat: whose message was sent from here last; NULL: nobody's */
+    struct own *own;           /* of the embedding program; owned, NULL when it has nothing */
+    struct timer timer;        /* what it means depends on state and proto: conn_timer() */
+    uint64_t id;               /* never used twice */
+    int64_t read_ms;           /* last bytes received, loop clock */
+    int64_t bucket_us;         /* chat: when the bucket of requests will be full, loop clock */
+    uint16_t waves;            /* chat: of `deferred`, for messages whose fan-out has not ended */
+    uint16_t close_code;       /* WebSocket: of the CLOSE to send when nothing is owed any more */
     struct far_send *sends;    /* cluster: the last of his messages that are with Redis; a ring */
 };
 
@@ -1038,6 +1040,12 @@ struct wave {
     uint32_t left; /* members online that are still to be looked at: the first `left` of them */
 };
 
+/* The first of the waves and those behind it that its members are told together, as one piece. */
+struct bundle {
+    uint32_t n, bytes;         /* how many, and of text; 0: none has begun */
+    struct msg *piece[PROTOS]; /* refs; made for the first who speaks that */
+};
+
 struct retries {
     struct retry *ring;        /* owned; MAX_RETRY places, in order of time from head on */
     struct retry_slot *slot;   /* owned; finds them */
@@ -1081,6 +1089,7 @@ struct chat {
     size_t pending_head, pending_n, pending_cap;
     struct wave *wave;          /* ring of wave_cap entries, in order of delivery; owned */
     size_t wave_head, wave_n, wave_cap;
+    struct bundle bundle;
     bool more;                 /* durable messages wait for the next turn */
     struct pending *redo;      /* states whose batch was lost, to be written again; owned */
     size_t redo_n, redo_cap;
@@ -1280,6 +1289,7 @@ void send_forget(const struct pending *p); /* release what it refers to, without
 void send_committed(struct chat *c);
 /* And a slice of the messages to large groups. Returns the work that was. */
 uint32_t send_waves(struct chat *c);
+void send_bundle_end(struct chat *c); /* forget what was made for some of them to go out together */
 bool send_waits(const struct chat *c); /* is there more of either for the next turn? */
 /* A message handed to conn_send() with a member, or an answer 20, has left for the peer. */
 void send_written(struct chat *c, const struct msg *m, struct member *member);

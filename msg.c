@@ -3,7 +3,7 @@
  * msg.c - struct msg: one encoded text, shared by all its receivers, and the pool that the memory
  * of short ones goes back to. Knows neither connections nor what a text says.
  *
- *   making, freeing, counting
+ *   making, heads, pieces, freeing, counting
  */
 #include "jim.h"
 
@@ -41,6 +41,33 @@ struct msg *
 msg_new(uint8_t command, uint32_t seq, const char *data, size_t n)
 {
     return msg_take(NULL, command, seq, data, n);
+}
+
+struct str
+msg_encode(struct msg *m, unsigned proto, uint64_t *encoded)
+{
+    if (proto == PROTO_TCP) {
+        if (m->pkt_len == 0) {
+            m->pkt_len = (uint8_t)pkt_head(m->pkt, m->command, m->seq, m->len);
+            ++*encoded;
+        }
+        return (struct str){(const char *)m->pkt, m->pkt_len};
+    }
+    if (m->ws_len == 0) {
+        m->ws_len = (uint8_t)ws_head(m->ws, (enum ws_opcode)m->opcode, m->len);
+        ++*encoded;
+    }
+    return (struct str){(const char *)m->ws, m->ws_len};
+}
+
+struct msg *
+msg_piece(struct msg_pool *pool, uint8_t command, uint32_t seq, size_t room)
+{
+    struct msg *m = msg_take(pool, command, seq, NULL, room);
+
+    m->len = 0;
+    m->raw = true;
+    return m;
 }
 
 void

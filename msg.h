@@ -60,6 +60,25 @@ struct msg *msg_new(uint8_t command, uint32_t seq, const char *data, size_t n);
  * caller fills in the n bytes. */
 struct msg *msg_take(struct msg_pool *pool, uint8_t command, uint32_t seq, const char *data,
                      size_t n);
+/* The head that goes before its data on a protocol, encoded on first use; counted there. */
+struct str msg_encode(struct msg *m, unsigned proto, uint64_t *encoded);
+static inline struct str
+msg_head(struct msg *m, unsigned proto, uint64_t *encoded)
+{
+    return m->raw ? STR("") : msg_encode(m, proto, encoded);
+}
+/* A piece: several messages as one, behind each other with their heads. One of `room` bytes, empty;
+ * and one more message at its end, which has room for it. */
+struct msg *msg_piece(struct msg_pool *pool, uint8_t command, uint32_t seq, size_t room);
+_Static_assert(MAX_PKT_HEAD < 16 && MAX_WS_HEAD < 16, "heads are short");
+static inline void
+msg_put(struct msg *piece, struct str head, const char *data, size_t n)
+{
+    copy_short(piece->data + piece->len, head.p, head.n & 15); /* & 15: gcc would not believe it */
+    if (n > 0)
+        memcpy(piece->data + piece->len + head.n, data, n);
+    piece->len += (uint32_t)(head.n + n);
+}
 void msg_unref(struct msg *m);
 void msg_hold(struct msg *m, size_t *held); /* count its bytes there until it is freed; once */
 

@@ -1022,28 +1022,107 @@ wave_push(struct chat *c, const struct pending *p)
         p->conv->waves++;
 }
 
-#define HEAVY 4096 /* bytes that count as a message more: see MAX_ROUND */
+#define HEAVY 4096     /* bytes that count as a message more: see MAX_ROUND */
+#define MAX_BUNDLE 16384  /* bytes of messages that go out together */
+
+static struct pending *
+wave_at(struct chat *c, uint32_t i)
+{
+    return &c->wave[(c->wave_head + i) & (c->wave_cap - 1)].p;
+}
+
+/* Is it a message to a group? */
+static bool
+wave_fans(const struct pending *p)
+{
+    return (p->kind == PENDING_SEND || p->kind == PENDING_FAR) && p->to == NULL;
+}
+
+/*
+ * What has come to wait for one group is told to its members together: each gets one piece, written
+ * as it stands, and is looked at once. (Hooks see each message by itself.)
+ */
+static void
+bundle_begin(struct chat *c)
+{
+    const struct pending *first = wave_at(c, 0);
+    uint32_t n = 1, bytes = first->msg->len;
+
+    for (; n < c->wave_n && c->hooks == NULL; n++) {
+        const struct pending *p = wave_at(c, n);
+        if (!wave_fans(p) || p->conv != first->conv || p->seq != first->seq + n ||
+            bytes + p->msg->len > MAX_BUNDLE)
+            break;
+        bytes += p->msg->len;
+    }
+    c->bundle = (struct bundle){.n = n, .bytes = bytes};
+}
+
+/* The bundle as one, for those who speak that. */
+static struct msg *
+bundle_piece(struct chat *c, unsigned proto)
+{
+    struct bundle *b = &c->bundle;
+
+    if (b->piece[proto] != NULL)
+        return b->piece[proto];
+    struct msg *piece = msg_piece(c->msgs, CMD_CHAT, 0, b->bytes + b->n * MAX_PKT_HEAD);
+    for (uint32_t i = 0; i < b->n; i++) {
+        struct msg *m = wave_at(c, i)->msg;
+        msg_put(piece, msg_head(m, proto, &c->stats->encoded), m->data, m->len);
+    }
+    piece->chat_seq = wave_at(c, 0)->seq + b->n - 1;
+    piece->chats = (uint16_t)(b->n - 1);
+    return b->piece[proto] = piece;
+}
+
+/* Send a member the last n of the bundle. Returns the work. */
+static uint32_t
+bundle_send(struct chat *c, struct member *member, uint32_t n)
+{
+    struct bundle *b = &c->bundle;
+    uint32_t work = 1;
+
+    for (struct conn *o = member->user->conns; o != NULL; o = o->next_of_user, work++)
+        if (n == b->n && o->proto != PROTO_OWN)
+            conn_send(o, bundle_piece(c, o->proto), member);
+        else
+            for (uint32_t i = b->n - n; i < b->n; i++)
+                conn_send(o, wave_at(c, i)->msg, member);
+    return work * (1 + b->bytes / HEAVY);
+}
+
+void
+send_bundle_end(struct chat *c)
+{
+    for (int i = 0; i < PROTOS; i++)
+        if (c->bundle.piece[i] != NULL)
+            msg_unref(c->bundle.piece[i]);
+    zero(&c->bundle, sizeof c->bundle);
+}
 
 /*
  * Members are walked from the last one online to the first. When one of them goes, the last one
  * takes his place: somebody who has had the message, and is known by `fanned`, or nobody has. Who
  * comes is put behind the last; `fanned` says so of him, too, should so many go that he is before
- * the border after all, or come before the walk begins: he finds it among those he has missed.
+ * the border after all, or come before the walk begins: he finds it among those he has missed. Who
+ * came between two messages of a bundle is behind by those after it alone.
  */
 static uint32_t
-wave_some(struct wave *f, uint32_t share)
+wave_some(struct chat *c, struct wave *f, uint32_t share)
 {
     struct conv *v = f->p.conv;
-    uint32_t n = 0, weight = 1 + f->p.msg->len / HEAVY;
+    uint32_t n = 0, last = (uint32_t)f->p.seq + c->bundle.n - 1;
 
     if (f->left > v->nonline)
         f->left = v->nonline;
     while (f->left > 0 && n < share) {
         struct member *m = v->member[--f->left];
-        if ((int32_t)(m->fanned - (uint32_t)f->p.seq) >= 0)
+        int32_t behind = (int32_t)(last - m->fanned);
+        if (behind <= 0)
             continue;
-        m->fanned = (uint32_t)f->p.seq;
-        n += weight * send_to_user(m->user, f->p.msg, m, NULL);
+        m->fanned = last;
+        n += bundle_send(c, m, (uint32_t)behind < c->bundle.n ? (uint32_t)behind : c->bundle.n);
     }
     return n;
 }
@@ -1055,22 +1134,28 @@ send_waves(struct chat *c)
 
     for (; c->wave_n > 0 && work < MAX_SLICE; work++) {
         struct wave *f = &c->wave[c->wave_head];
-        bool message = f->p.kind == PENDING_SEND || f->p.kind == PENDING_FAR;
-        if (message && f->p.to == NULL) {
-            work += wave_some(f, MAX_SLICE - work);
+        uint32_t n = 1;
+        if (wave_fans(&f->p)) {
+            if (c->bundle.n == 0)
+                bundle_begin(c);
+            work += wave_some(c, f, MAX_SLICE - work);
             if (f->left > 0)
                 break;
-        } else if (message) {
+            n = c->bundle.n;
+            send_bundle_end(c);
+        } else if (f->p.kind == PENDING_SEND || f->p.kind == PENDING_FAR) {
             work += deliver_message(c, &f->p);
         }
-        struct pending p = f->p;
-        c->wave_head = (c->wave_head + 1) & (c->wave_cap - 1);
-        c->wave_n--;
-        if (p.conv != NULL)
-            p.conv->waves--;
-        if (p.conn != NULL)
-            p.conn->waves--;
-        deliver_end(c, &p);
+        for (; n > 0; n--) {
+            struct pending p = *wave_at(c, 0);
+            c->wave_head = (c->wave_head + 1) & (c->wave_cap - 1);
+            c->wave_n--;
+            if (p.conv != NULL)
+                p.conv->waves--;
+            if (p.conn != NULL)
+                p.conn->waves--;
+            deliver_end(c, &p);
+        }
     }
     return work;
 }

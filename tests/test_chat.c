@@ -684,6 +684,19 @@ sends(struct conn *c, const char *to, const char *text, const char *id)
     says(c, 11, json);
 }
 
+static void
+sends_bytes(struct conn *c, const char *to, size_t n)
+{
+    struct buf b = {0};
+
+    buf_printf(&b, "{\"chatType\":2,\"to\":\"%s\",\"content\":\"", to);
+    for (size_t i = 0; i < n; i++)
+        buf_add(&b, "x", 1);
+    buf_printf(&b, "\"}");
+    CHECK(chat_command(w.c, c, 11, 0, (struct str){b.p, b.len}));
+    buf_free(&b);
+}
+
 static int
 compare_text(const void *a, const void *b)
 {
@@ -2351,6 +2364,142 @@ TEST(chat_fan_order_in_a_group_that_shrinks)
     end();
 }
 
+enum { GANG = 40 }; /* members of a large group: above DELIVER_DIRECT */
+
+static void
+gang_enters(struct conn *gang[GANG])
+{
+    char name[16];
+
+    for (int i = 0; i < GANG; i++) {
+        snprintf(name, sizeof name, "u%d", i);
+        gang[i] = enters_by(i % 2 == 0 ? PROTO_TCP : PROTO_WS, name);
+    }
+}
+
+static const struct msg *
+first_of(const struct conn *c)
+{
+    return c->out->entry[c->out->head].msg;
+}
+
+/* What waits for a group comes to each as one entry; to who came meanwhile, what came after him. */
+TEST(chat_fan_together)
+{
+    struct conn *gang[GANG];
+
+    begin("jim.login.groups=hot", "jim.group.notify.max=0", NULL);
+    gang_enters(gang);
+    sends(gang[0], "#hot", "one", "m1");
+    sends(gang[1], "#hot", "two", "m2");
+    struct conn *late = enters("late");
+    sends(gang[0], "#hot", "three", "m3");
+    uint64_t encoded = w.j->stats.encoded;
+    send_waves(w.c);
+    CHECK_INT(w.c->wave_n, 0);
+    CHECK_INT(w.j->stats.encoded - encoded, 3 * 2 + 3); /* each for both protocols; answers */
+    CHECK(first_of(gang[10]) == first_of(gang[38])); /* one for all who speak it */
+    CHECK(first_of(gang[11]) == first_of(gang[39]) && first_of(gang[11]) != first_of(gang[10]));
+    CHECK_INT(late->out->n, 1);
+    hears_chat(late, "u0", "#hot", "three", "m3", 3);
+    silent(late);
+    for (int i = 0; i < GANG; i++) {
+        CHECK_INT(gang[i]->out->n, i < 2 ? 2 : 1);
+        hears_chat(gang[i], "u0", "#hot", "one", "m1", 1);
+        hears_chat(gang[i], "u1", "#hot", "two", "m2", 2);
+        hears_chat(gang[i], "u0", "#hot", "three", "m3", 3);
+    }
+    hears_ack(gang[0], 10000, "m1", 1);
+    hears_ack(gang[0], 10000, "m3", 3);
+    hears_ack(gang[1], 10000, "m2", 2);
+    CHECK_INT(w.j->stats.delivered, 3 * GANG + 1);
+    end();
+}
+
+/* Other groups' messages and very long ones are not put together, and stay in order. */
+TEST(chat_fan_together_of_one_group)
+{
+    struct conn *gang[GANG];
+    static char text[MAX_LINE];
+
+    begin("jim.login.groups=hot,cold", "jim.group.notify.max=0", NULL);
+    gang_enters(gang);
+    memset(text, 'x', 500);
+    sends(gang[0], "#hot", "one", "m1");
+    sends(gang[0], "#cold", "two", "m2");
+    sends(gang[0], "#hot", "three", "m3");
+    sends(gang[0], "#hot", "four", "m4");
+    for (int i = 0; i < 40; i++)
+        sends(gang[2], "#hot", text, NULL); /* more than one bundle */
+    while (w.c->wave_n > 0)
+        send_waves(w.c);
+    CHECK_INT(gang[5]->out->n, 4); /* one; two; three and four and as many as fit; the rest */
+    hears_chat(gang[5], "u0", "#hot", "one", "m1", 1);
+    hears_chat(gang[5], "u0", "#cold", "two", "m2", 1);
+    hears_chat(gang[5], "u0", "#hot", "three", "m3", 2);
+    hears_chat(gang[5], "u0", "#hot", "four", "m4", 3);
+    for (uint64_t seq = 4; seq < 44; seq++) {
+        CHECK(has_something(gang[5]));
+        CHECK_INT(first_of(gang[5])->chat_seq, seq);
+        pop(gang[5], true);
+    }
+    silent(gang[5]);
+    end();
+}
+
+/* Who has no room for a bundle gets all of it from the store. */
+TEST(chat_fan_together_to_one_behind)
+{
+    struct conn *gang[GANG];
+
+    begin("jim.login.groups=hot", "jim.group.notify.max=0", "jim.store=on", "jim.queue.max=65536",
+          NULL);
+    gang_enters(gang);
+    sends_bytes(gang[0], "u5", 65000);
+    commit();
+    for (int i = 0; i < 3; i++)
+        sends(gang[1], "#hot", "a text of some length, so that three of them are what does not fit",
+              NULL);
+    commit();
+    CHECK_INT(gang[5]->out->n, 1);
+    CHECK_INT(gang[5]->out->lags, 1);
+    CHECK_INT(gang[5]->out->lag[0].seq, 1);
+    CHECK_INT(first_of(gang[7])->chats, 2);
+    end();
+}
+
+static void
+count_delivered(void *arg, struct jim *j, struct jim_text user, struct jim_text group, uint64_t seq)
+{
+    (void)j;
+    (void)user;
+    CHECK(group.n == 3 && (seq == 1 || seq == 2));
+    *(uint64_t *)arg += seq;
+}
+
+/* A program that is told of what was delivered is told of each message. */
+TEST(chat_fan_one_by_one_for_hooks)
+{
+    struct conn *gang[GANG];
+    uint64_t sum = 0;
+
+    begin("jim.login.groups=hot", "jim.group.notify.max=0", NULL);
+    jim_on_delivered(w.j, count_delivered, &sum);
+    w.c->hooks = w.j->hooks;
+    gang_enters(gang);
+    sends(gang[0], "#hot", "one", "m1");
+    sends(gang[1], "#hot", "two", "m2");
+    send_waves(w.c);
+    for (int i = 0; i < GANG; i++) {
+        hears_chat(gang[i], "u0", "#hot", "one", "m1", 1);
+        if (i == 0)
+            hears_ack(gang[i], 10000, "m1", 1);
+        hears_chat(gang[i], "u1", "#hot", "two", "m2", 2);
+    }
+    CHECK_INT(sum, GANG * (1 + 2));
+    end();
+}
+
 /* A server that stops in the middle of one owes nobody anything. */
 TEST(chat_fan_stopped)
 {
@@ -3126,19 +3275,6 @@ TEST(chat_store_offline_all_in_pages)
     CHECK_INT(pages, 6);
     fetches(bob, "{'userId':'bob','type':0}", "10016");
     end();
-}
-
-static void
-sends_bytes(struct conn *c, const char *to, size_t n)
-{
-    struct buf b = {0};
-
-    buf_printf(&b, "{\"chatType\":2,\"to\":\"%s\",\"content\":\"", to);
-    for (size_t i = 0; i < n; i++)
-        buf_add(&b, "x", 1);
-    buf_printf(&b, "\"}");
-    CHECK(chat_command(w.c, c, 11, 0, (struct str){b.p, b.len}));
-    buf_free(&b);
 }
 
 /* At most half of jim.queue.max bytes, but always at least one message. */

@@ -1960,6 +1960,55 @@ TEST(server_slow_reader_catches_up)
             test_fail(__FILE__, __LINE__, "message %d did not come", i);
 }
 
+/* The same in a large group, whose messages go out several together: partly written, left to the
+ * store and caught up with, on both protocols. */
+TEST(server_slow_reader_of_a_large_group_catches_up)
+{
+    enum { MEMBERS = 40, MESSAGES = 160, AT_ONCE = 8, SIZE = 7000 };
+    struct server s;
+    static struct peer member[MEMBERS];
+    struct peer alice;
+    struct buf b = {0};
+    char name[32];
+
+    server_start(&s, "-o", "jim.login.groups=g", "-o", "jim.group.notify.max=0", FAST, "-o",
+                 "jim.queue.max=65536", NULL);
+    for (int i = 0; i < MEMBERS; i++) {
+        snprintf(name, sizeof name, "{'userId':'u%d'}", i);
+        peer_open_slow(&member[i], &s, i % 2 == 0 ? PROTO_TCP : PROTO_WS);
+        say(&member[i], 5, name);
+        EXPECT(&member[i], "{'code':10007,<...>");
+    }
+    peer_login(&alice, &s, PROTO_TCP, "alice");
+    for (int i = 0; i < AT_ONCE; i++) {
+        buf_lit(&b, "\x01\x51\x0b");
+        uint8_t n[4];
+        put_be32(n, SIZE);
+        buf_add(&b, n, 4);
+        size_t from = b.len;
+        buf_lit(&b, "{\"chatType\":1,\"groupId\":\"g\",\"content\":\"");
+        while (b.len - from < SIZE - 2)
+            buf_add(&b, "x", 1);
+        buf_lit(&b, "\"}");
+    }
+    for (int i = 0; i < MESSAGES; i += AT_ONCE) {
+        put(&alice, b.p, b.len);
+        for (int acks = 0; acks < AT_ONCE;) {
+            CHECK(hear(&alice));
+            acks += heard(&alice, "\"command\":12");
+        }
+    }
+    buf_free(&b);
+    CHECK(server_stat(&s, "lags") > 0);
+    for (int i = 0; i < MEMBERS; i++) {
+        bool came[MESSAGES + 1] = {false};
+        note_seqs(&member[i], came, MESSAGES);
+        for (int k = 1; k <= MESSAGES; k++)
+            if (!came[k])
+                test_fail(__FILE__, __LINE__, "message %d has not come to u%d", k, i);
+    }
+}
+
 TEST(server_slow_reader_loses_nothing)
 {
     struct server s;
