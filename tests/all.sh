@@ -40,6 +40,7 @@ c check-cli make check-cli
 c crash make crash
 c crash-asan make crash-asan
 c callgrind make callgrind
+c mac make check-mac
 '
 
 cd "$(dirname "$0")/.." || exit 1
