@@ -23,7 +23,7 @@ LIB = util.c hash.c codec.c resp.c loop.c dial.c \
 	disk.c segment.c index.c helper.c store.c none.c repair.c \
 	conf.c notify.c \
 	tls.c msg.c conn.c input.c \
-	roster.c request.c profile.c chat.c group.c send.c retry.c query.c record.c keep.c \
+	roster.c request.c profile.c chat.c group.c send.c deliver.c retry.c query.c record.c keep.c \
 	worker.c users.c token.c hook.c auth.c admin.c \
 	bounds.c jail.c jim.c broadcast.c embed.c extend.c own_proto.c own_store.c \
 	http.c api.c routes.c metrics.c \

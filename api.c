@@ -105,7 +105,7 @@ call_changed(struct call *k, int code, struct buf *data)
     struct buf b = answer_json(code, 0, data);
 
     call_later(k);
-    send_after(k->chat, k->c, code, (struct str){b.p, b.len});
+    deliver_after(k->chat, k->c, code, (struct str){b.p, b.len});
     buf_free(&b);
 }
 

@@ -2,8 +2,8 @@
 /*
  * chat.c - what commands mean: who may do what, and what follows. Knows connections only as struct
  * conn, conn_send() and conn_reply(); never sees a descriptor or a wire format, so all of it runs
- * in a test without sockets. What becomes of a message is send.c's, what is asked for is
- * query.c's, who is in a group and who is told of it group.c's.
+ * in a test without sockets. What becomes of a message is send.c's and deliver.c's, what is asked
+ * for is query.c's, who is in a group and who is told of it group.c's.
  *
  *   login      names to users, users to connections
  *   commands   the table of all that a client may ask
@@ -434,13 +434,13 @@ void
 chat_free(struct chat *c)
 {
     while (c->pending_n > 0) {
-        send_forget(&c->pending[c->pending_head]);
+        deliver_forget(&c->pending[c->pending_head]);
         c->pending_head = (c->pending_head + 1) & (c->pending_cap - 1);
         c->pending_n--;
     }
-    send_bundle_end(c);
+    deliver_bundle_end(c);
     for (; c->wave_n > 0; c->wave_n--) {
-        send_forget(&c->wave[c->wave_head].p);
+        deliver_forget(&c->wave[c->wave_head].p);
         c->wave_head = (c->wave_head + 1) & (c->wave_cap - 1);
     }
     if (c->retries.ring != NULL)

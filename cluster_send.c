@@ -113,7 +113,7 @@ held_drain(struct cluster *k, struct conv *v)
         f->held = h->next;
         f->nheld--;
         if (h->seq == v->durable + 1) {
-            send_far(k->chat, &h->p);
+            deliver_far(k->chat, &h->p);
         } else {
             msg_unref(h->p.msg);
             k->stats.doubles++;
@@ -172,7 +172,7 @@ arrive(struct cluster *k, const struct pending *p, struct far_send *sent)
         return;
     }
     if (f->based && p->seq == v->durable + 1) {
-        send_far(k->chat, p);
+        deliver_far(k->chat, p);
     } else { /* heard before, or nobody here wants to */
         k->stats.doubles += f->based;
         msg_unref(p->msg);
@@ -589,7 +589,7 @@ answers(struct conn *c)
         struct chat *chat = s->op.k->chat;
         struct pending p = s->p;
         op_end(&s->op);
-        send_answer(chat, &p);
+        deliver_answer(chat, &p);
     }
 }
 

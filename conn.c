@@ -212,7 +212,7 @@ out_push(struct conn *c, struct msg *m, struct member *member)
     struct msg *whole = m;
     if (c->proto == PROTO_OWN && (m = own_encode(c, m)) == NULL) { /* he is not told */
         if (member != NULL || whole->fetched != NULL)
-            send_written(&c->jim->chat, whole, member);
+            deliver_written(&c->jim->chat, whole, member);
         return;
     }
     if (m->held == NULL)
@@ -543,7 +543,7 @@ out_written(struct conn *c, size_t n)
         o->bytes -= m->len + MAX_PKT_HEAD;
         c->jim->stats.queued -= m->len + MAX_PKT_HEAD;
         if (member != NULL || m->fetched != NULL)
-            send_written(&c->jim->chat, m, member);
+            deliver_written(&c->jim->chat, m, member);
         if (c->jim->hooks != NULL)
             extend_traffic(c, JIM_SENT, m->command > 0 ? m->command : -1,
                            head_of(c, m).n + m->len, 0);

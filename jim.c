@@ -436,7 +436,7 @@ jim_fan(struct jim *j)
     }
     if (j->share > 0) {
         j->fanning = true;
-        uint32_t work = send_waves(&j->chat);
+        uint32_t work = deliver_waves(&j->chat);
         j->fanning = false;
         j->share = work < j->share && j->chat.wave_n > 0 ? j->share - work : 0;
     }
@@ -580,7 +580,7 @@ static int64_t
 turn_wait(const struct jim *j, int64_t most)
 {
     bool more = j->attend != NULL || j->bulk != NULL || j->broadcasts != NULL || j->called ||
-                j->keeping || send_waits(&j->chat) || (j->tls != NULL && tls_waiting(j->tls));
+                j->keeping || deliver_waits(&j->chat) || (j->tls != NULL && tls_waiting(j->tls));
     int64_t left = j->drain_until - loop_now(j->loop);
 
     if (more || (j->draining && (left <= 0 || (j->conns == 0 && j->cluster == NULL))))
@@ -610,7 +610,7 @@ turn(struct jim *j, int64_t most)
     if (j->auth != NULL)
         auth_poll(j->auth);
     conn_handshakes(j);
-    send_committed(&j->chat);
+    deliver_committed(&j->chat);
     j->keeping = jim_keep(j);
     store_commit(j->store); /* now: the disk is slow, and fan-outs need not be waited for */
     jim_fan(j);

@@ -786,7 +786,7 @@ enum reason { REASON_LOST, REASON_PEER, REASON_US, REASON_DROPS };
 
 /*
  * Queue m for c, to be written at the end of the turn; takes a reference of its own. `member` goes
- * with a chat message: send_written() is told when it has left; and over jim.queue.max it is not
+ * with a chat message: deliver_written() is told when it has left; and over jim.queue.max it is not
  * queued but read from the store when there is room. What has no store to come from may take twice
  * that room, and then closes the connection.
  */
@@ -1267,7 +1267,7 @@ struct msg *group_left_msg(struct chat *c, struct str group, const struct user *
 void group_join_answer(struct chat *c, struct conn *to, uint32_t seq, int code, struct str id);
 void group_leave_answer(struct chat *c, struct conn *to, uint32_t seq, int code, struct str id);
 
-/* --- send.c: the way of a message ------------------------------------------------------------- */
+/* --- send.c: a message's way to the store ----------------------------------------------------- */
 
 /* Command 11. False: has to wait, see chat_command(). r NULL: it was no JSON object. */
 bool send_chat(struct chat *c, struct conn *from, uint32_t seq, const struct request *r);
@@ -1280,28 +1280,14 @@ int send_api(struct chat *c, struct conn *conn, const struct request *r);
 /* A message to everybody, as the API makes it: not stored, not numbered. NULL and *code when it is
  * refused. A reference for the caller. */
 struct msg *send_to_all(struct chat *c, struct conn *conn, const struct request *r, int *code);
-/* Answer a call of the API through api_sent() once what has been recorded so far is on disk; should
- * it get lost, with CODE_STORE. */
-void send_after(struct chat *c, struct conn *conn, int code, struct str json);
-void send_forget(const struct pending *p); /* release what it refers to, without an answer */
-/* Each turn: what the store has made durable is delivered and acknowledged, as far as a turn's
- * share of work goes. */
-void send_committed(struct chat *c);
-/* And a slice of the messages to large groups. Returns the work that was. */
-uint32_t send_waves(struct chat *c);
-void send_bundle_end(struct chat *c); /* forget what was made for some of them to go out together */
-bool send_waits(const struct chat *c); /* is there more of either for the next turn? */
-/* A message handed to conn_send() with a member, or an answer 20, has left for the peer. */
-void send_written(struct chat *c, const struct msg *m, struct member *member);
 /* Message seq as it was delivered, from the store; a reference for the caller. NULL: it is gone. */
 struct msg *send_stored(struct chat *c, const struct conv *v, uint64_t seq);
+/* Put a time in ms where there is room for JSON_INT_ROOM bytes; returns what is behind it. Each is
+ * written several times: its digits are made once. */
+char *put_time(struct chat *c, char *to, int64_t ms);
 int send_refused(struct chat *c, int code); /* a message was; counts, and returns the code */
-/*
- * Cluster. A message from Redis, the next of its conversation: deliver it. p->conn: its sender's
- * connection, if it is one of ours. Takes over p->msg.
- */
-void send_far(struct chat *c, const struct pending *p);
-void send_answer(struct chat *c, const struct pending *p); /* acknowledge it, with p->code */
+void send_fan_result(struct chat *c, const struct pending *p, int code); /* one of p->fan's */
+void send_fan_forget(struct fan *f); /* one of them gets no answer; f goes with the last */
 /* A message that was sent somewhere else before: `from`, place and times are settled. */
 struct sent {
     struct user *from;
@@ -1314,6 +1300,30 @@ struct sent {
 /* Store it with what else the request says; nobody is told. Returns the record's number, 0 when it
  * passes MAX_RECORD or the store refuses. */
 uint64_t send_import(struct chat *c, const struct request *r, const struct sent *m);
+
+/* --- deliver.c: its way from there ------------------------------------------------------------ */
+
+/* What is durable goes out; or waits for its turn among the fan-outs. Returns the work. */
+uint32_t deliver(struct chat *c, const struct pending *p);
+/* Each turn: what the store has made durable is delivered and acknowledged, as far as a turn's
+ * share of work goes. */
+void deliver_committed(struct chat *c);
+/* And a slice of the messages to large groups. Returns the work that was. */
+uint32_t deliver_waves(struct chat *c);
+void deliver_bundle_end(struct chat *c); /* forget what was made for some to go out together */
+bool deliver_waits(const struct chat *c); /* is there more of either for the next turn? */
+/* A message handed to conn_send() with a member, or an answer 20, has left for the peer. */
+void deliver_written(struct chat *c, const struct msg *m, struct member *member);
+/* Answer a call of the API through api_sent() once what has been recorded so far is on disk; should
+ * it get lost, with CODE_STORE. */
+void deliver_after(struct chat *c, struct conn *conn, int code, struct str json);
+void deliver_forget(const struct pending *p); /* release what it refers to, without an answer */
+/*
+ * Cluster. A message from Redis, the next of its conversation: deliver it. p->conn: its sender's
+ * connection, if it is one of ours. Takes over p->msg.
+ */
+void deliver_far(struct chat *c, const struct pending *p);
+void deliver_answer(struct chat *c, const struct pending *p); /* acknowledge it, with p->code */
 
 /* --- retry.c: message ids seen before --------------------------------------------------------- */
 

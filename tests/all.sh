@@ -8,7 +8,7 @@ set -u
 limit=${LIMIT:-900} # seconds until a step counts as hung
 export MAKEFLAGS=-j2 # two jobs, and nothing that was said to `make check-all`
 
-# STREAM NAME COMMAND. `a` computes nearly all the time, `b` and `c` wait more than they compute.
+# STREAM NAME COMMAND. `a` computes all the time, `b` and `c` wait a good deal as well.
 steps='
 a lint make lint
 a man mandoc -T lint -W warning jim.8 jim-cli.1
@@ -17,8 +17,6 @@ a asan make asan
 a tsan make tsan
 a fuzz make fuzz FUZZ_TIME=10
 a analyze make analyze
-a ppc make check-ppc
-a crash-planted make crash-planted
 b limits make limits
 b poll make check-poll
 b kqueue make check-kqueue
@@ -31,6 +29,7 @@ b browser make browser
 b examples make check-examples
 b lib make check-lib
 b install make check-install
+b ppc make check-ppc
 c kill make kill
 c check-client make check-client
 c cluster make check-cluster
@@ -40,6 +39,7 @@ c check-cli make check-cli
 c crash make crash
 c crash-asan make crash-asan
 c callgrind make callgrind
+c crash-planted make crash-planted
 c mac make check-mac
 '
 

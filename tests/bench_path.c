@@ -113,7 +113,7 @@ settle(struct path *p)
         for (uint32_t i = 0; i < p->fds; i++)
             drain(p->fd[i]);
     } while (p->j->attend != NULL || p->j->bulk != NULL || p->j->chat.pending_n > 0 ||
-             send_waits(&p->j->chat));
+             deliver_waits(&p->j->chat));
 }
 
 static void say(struct path *p, uint32_t i, int cmd, const char *format, ...)

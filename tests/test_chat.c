@@ -326,7 +326,7 @@ pop(struct conn *c, bool written)
     struct member *member = o->entry[o->head].member;
 
     if (written && (member != NULL || m->fetched != NULL))
-        send_written(w.c, m, member);
+        deliver_written(w.c, m, member);
     o->head = (o->head + 1) & (o->cap - 1);
     o->n--;
     o->bytes -= m->len + MAX_PKT_HEAD;
@@ -372,9 +372,9 @@ static void
 commit(void)
 {
     for (;;) {
-        send_committed(w.c);
+        deliver_committed(w.c);
         while (w.c->wave_n > 0)
-            send_waves(w.c);
+            deliver_waves(w.c);
         if (w.c->pending_n == 0)
             break;
         store_commit(w.j->store);
@@ -948,7 +948,7 @@ TEST(chat_messages_together)
         const struct msg *m = o->entry[o->head].msg;
         struct member *member = o->entry[o->head].member;
         CHECK_INT(member->cursor, m->chat_seq - m->chats - 1);
-        send_written(w.c, m, member);
+        deliver_written(w.c, m, member);
         CHECK_INT(member->cursor, m->chat_seq);
         o->bytes -= m->len + MAX_PKT_HEAD;
         msg_unref(o->entry[o->head].msg);
@@ -2268,7 +2268,7 @@ TEST(chat_fan_in_shares)
         silent(crowd[i]); /* not in the turn of who sent it */
     while (w.c->wave_n > 0) {
         CHECK(crowd[0]->deferred == 1);
-        send_waves(w.c);
+        deliver_waves(w.c);
         turns++;
     }
     CHECK(turns >= 2 * MULTITUDE / MAX_SLICE);
@@ -2290,7 +2290,7 @@ TEST(chat_fan_members_come_and_go)
     crowd_enters(crowd);
     sends(crowd[0], "#hot", "x", "m1");
     struct conn *early = enters("early"); /* before the walk begins, but after it was safe */
-    send_waves(w.c);
+    deliver_waves(w.c);
     CHECK(w.c->wave_n == 1);
     for (int i = 1; i < MULTITUDE; i += 3) { /* some who have it, some who have not */
         goes(crowd[i]);
@@ -2302,7 +2302,7 @@ TEST(chat_fan_members_come_and_go)
     }
     crowd[1] = enters("u1"); /* gone and back: it is one of the messages he has missed */
     while (w.c->wave_n > 0)
-        send_waves(w.c);
+        deliver_waves(w.c);
     for (int i = 2; i < MULTITUDE; i++)
         if (crowd[i] != NULL)
             CHECK_INT(copies(crowd[i], 1), 1);
@@ -2312,7 +2312,7 @@ TEST(chat_fan_members_come_and_go)
     silent(crowd[1]);
     sends(crowd[0], "#hot", "y", "m2");
     while (w.c->wave_n > 0)
-        send_waves(w.c);
+        deliver_waves(w.c);
     for (int i = 0; i < 20; i++)
         CHECK_INT(copies(late[i], 2), 1);
     CHECK_INT(copies(early, 2), 1);
@@ -2333,7 +2333,7 @@ TEST(chat_fan_order)
     hears_ack(c, 10000, "m4", 1);
     CHECK_INT(w.c->wave_n, 3);
     while (w.c->wave_n > 0)
-        send_waves(w.c);
+        deliver_waves(w.c);
     hears_chat(a, "u0", "#hot", "first", "m1", 1); /* answers in the order of what was sent */
     hears_ack(a, 10000, "m1", 1);
     hears_ack(a, 10000, "m2", 1);
@@ -2358,7 +2358,7 @@ TEST(chat_fan_order_in_a_group_that_shrinks)
     sends(crowd[1], "#hot", "second", "m2");
     silent(crowd[2]);
     while (w.c->wave_n > 0)
-        send_waves(w.c);
+        deliver_waves(w.c);
     hears_chat(crowd[2], "u0", "#hot", "first", "m1", 1);
     hears_chat(crowd[2], "u1", "#hot", "second", "m2", 2);
     end();
@@ -2395,7 +2395,7 @@ TEST(chat_fan_together)
     struct conn *late = enters("late");
     sends(gang[0], "#hot", "three", "m3");
     uint64_t encoded = w.j->stats.encoded;
-    send_waves(w.c);
+    deliver_waves(w.c);
     CHECK_INT(w.c->wave_n, 0);
     CHECK_INT(w.j->stats.encoded - encoded, 3 * 2 + 3); /* each for both protocols; answers */
     CHECK(first_of(gang[10]) == first_of(gang[38])); /* one for all who speak it */
@@ -2432,7 +2432,7 @@ TEST(chat_fan_together_of_one_group)
     for (int i = 0; i < 40; i++)
         sends(gang[2], "#hot", text, NULL); /* more than one bundle */
     while (w.c->wave_n > 0)
-        send_waves(w.c);
+        deliver_waves(w.c);
     CHECK_INT(gang[5]->out->n, 4); /* one; two; three and four and as many as fit; the rest */
     hears_chat(gang[5], "u0", "#hot", "one", "m1", 1);
     hears_chat(gang[5], "u0", "#cold", "two", "m2", 1);
@@ -2489,7 +2489,7 @@ TEST(chat_fan_one_by_one_for_hooks)
     gang_enters(gang);
     sends(gang[0], "#hot", "one", "m1");
     sends(gang[1], "#hot", "two", "m2");
-    send_waves(w.c);
+    deliver_waves(w.c);
     for (int i = 0; i < GANG; i++) {
         hears_chat(gang[i], "u0", "#hot", "one", "m1", 1);
         if (i == 0)
@@ -2507,7 +2507,7 @@ TEST(chat_fan_stopped)
 
     crowd_enters(crowd);
     sends(crowd[0], "#hot", "x", "m1");
-    send_waves(w.c);
+    deliver_waves(w.c);
     CHECK(w.c->wave_n == 1);
     end();
 }
@@ -4384,7 +4384,7 @@ crowd_step(void)
         commit();
         break;
     case 8:
-        send_committed(w.c);
+        deliver_committed(w.c);
         store_commit(w.j->store);
         break;
     case 9:

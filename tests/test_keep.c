@@ -171,7 +171,7 @@ town_settle(struct town *t)
 
     while (store_durable(t->c->store) < last) {
         store_commit(t->c->store);
-        send_committed(t->c);
+        deliver_committed(t->c);
         if (store_last(t->c->store) < last)
             return false;
         usleep(20);
@@ -354,7 +354,7 @@ town_keep(struct town *t)
         steps++;
         if (!keep_step(t->c)) {
             store_commit(t->c->store);
-            send_committed(t->c);
+            deliver_committed(t->c);
             usleep(20);
         }
     }
@@ -595,7 +595,7 @@ TEST(keep_disk_full)
     while (t.c->keep.bound.segment != 0) { /* until it is given up */
         keep_step(t.c);
         store_commit(t.c->store);
-        send_committed(t.c);
+        deliver_committed(t.c);
         usleep(20);
     }
     CHECK_INT(files("d", ".log"), logs);
@@ -716,7 +716,7 @@ TEST(keep_steps_are_bounded)
         uint64_t before = store_last(t.c->store);
         if (!keep_step(t.c)) {
             store_commit(t.c->store);
-            send_committed(t.c);
+            deliver_committed(t.c);
         }
         if (store_last(t.c->store) - before > most)
             most = store_last(t.c->store) - before;
