@@ -36,6 +36,15 @@ until_true() {
     done
 }
 
+# start_server COMMAND...: in the background, as $server. What an earlier one said is gone before: the
+# new one's own redirections may come later than the first look at them.
+start_server() {
+    : > "$work/ready"
+    : > "$work/log"
+    "$@" > "$work/ready" 2> "$work/log" &
+    server=$!
+}
+
 files() { (cd "$1" && find . ! -type d | sort); }
 
 run_make() { "$MAKE" -s TLS="$TLS" "$@"; }
@@ -82,8 +91,7 @@ prefix="$work/in stalled"
 check "install" run_make install PREFIX="$prefix"
 sed 's/^#\(jim\..*=..*\)/\1/; s/^jim.port=.*/jim.port=0/; s/^jim.login.groups=.*//' \
     contrib/jim.properties > "$prefix/etc/jim/jim.properties"
-"$prefix/bin/jim" -c "$prefix/etc/jim/jim.properties" -d "$work/data" > "$work/ready" 2> "$work/log" &
-server=$!
+start_server "$prefix/bin/jim" -c "$prefix/etc/jim/jim.properties" -d "$work/data"
 check "starts with every default written down" until_true grep -q listening "$work/ready"
 check "and without a complaint" not sh -c "grep 'warn: jim\|error' '$work/log' |
     grep -qv 'used by the cluster only'"
@@ -201,8 +209,7 @@ allowed() {
 if have strace "the unit's system calls" && have systemd-analyze "the unit's system calls"; then
     mkdir "$work/traced" # as StateDirectory= does
     # -D: the tracer is not the parent, so that $! is jim itself.
-    strace -D -f -o "$work/trace" "$prefix/bin/jim" -q -p 0 -d "$work/traced" > "$work/ready" &
-    server=$!
+    start_server strace -D -f -o "$work/trace" "$prefix/bin/jim" -q -p 0 -d "$work/traced"
     until_true grep -q listening "$work/ready"
     port=$(sed 's/.*://' "$work/ready")
     echo 'a hello' > "$work/say"
@@ -232,8 +239,7 @@ if have musl-gcc "a static build"; then
     check "static build" "$MAKE" -s -C "$work/static" CC=musl-gcc LDFLAGS=-static TLS=0 \
         CFLAGS="-O1 $kernel" jim
     check "static" sh -c "file -L '$work/static/jim' | grep -q 'statically linked'"
-    "$work/static/jim" -v -p 0 -d "$work/musl" > "$work/ready" 2> "$work/log" &
-    server=$!
+    start_server "$work/static/jim" -v -p 0 -d "$work/musl"
     check "static: starts" until_true grep -q listening "$work/ready"
     check "static: sandbox" grep -q 'sandbox: Landlock' "$work/log"
     kill "$server" && wait "$server"
