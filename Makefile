@@ -17,7 +17,7 @@ WARN = -Wall -Wextra -Wpedantic -Wshadow -Wconversion -Wstrict-prototypes -Wmiss
 ALL = $(STD) $(FEATURES) $(WARN) $(CFLAGS)
 LIBS = -lpthread `test "$(TLS)" = 0 || echo -lssl -lcrypto`
 
-HDRS = jim.h base.h stores.h msg.h json.h login.h embed.h web.h import.h store.h cluster.h far.h
+HDRS = jim.h base.h stores.h conn.h json.h login.h embed.h web.h import.h store.h cluster.h far.h
 # The server in reading order; all but main.c is what an embedding program links.
 LIB = util.c hash.c codec.c resp.c loop.c dial.c \
 	disk.c segment.c index.c helper.c store.c none.c repair.c \

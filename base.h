@@ -64,6 +64,12 @@ void *xmalloc(size_t n);
 void *xcalloc(size_t count, size_t size);
 void *xrealloc(void *p, size_t n);
 char *xstrndup(const char *p, size_t n);
+/*
+ * A ring that is full: *cap items of `size` bytes (a power of two, or 0: none yet), the oldest at
+ * *head. Returns what is in it in one twice as large (at first: of `least` items), the oldest in
+ * front; the caller's to free().
+ */
+void *ring_grow(void *ring, size_t size, uint32_t *head, uint32_t *cap, uint32_t least);
 
 struct buf {         /* a growable byte array; the zero struct is empty and owns nothing */
     char *p;         /* owned: buf_free() */

@@ -100,8 +100,7 @@ out_get(struct conn *c)
         j->free_out = o->next_free;
     } else {
         o = xcalloc(1, sizeof *o);
-        o->cap = 4;
-        o->entry = xmalloc(o->cap * sizeof o->entry[0]);
+        o->entry = ring_grow(NULL, sizeof o->entry[0], &o->head, &o->cap, 4);
         out_count(j, o);
     }
     o->file = -1;
@@ -186,27 +185,12 @@ out_release(struct conn *c)
 }
 
 static void
-out_grow(struct out *o)
-{
-    uint32_t cap = o->cap * 2;
-    void *grown = xmalloc(cap * sizeof o->entry[0]);
-    uint32_t first = o->cap - o->head;
-
-    memcpy(grown, o->entry + o->head, first * sizeof o->entry[0]);
-    memcpy((char *)grown + first * sizeof o->entry[0], o->entry, o->head * sizeof o->entry[0]);
-    free(o->entry);
-    o->entry = grown;
-    o->head = 0;
-    o->cap = cap;
-}
-
-static void
 out_push(struct conn *c, struct msg *m, struct member *member)
 {
     struct out *o = c->out;
 
     if (o->n == o->cap) {
-        out_grow(o);
+        o->entry = ring_grow(o->entry, sizeof o->entry[0], &o->head, &o->cap, 4);
         out_count(c->jim, o);
     }
     struct msg *whole = m;

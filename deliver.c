@@ -10,7 +10,6 @@
  */
 #include "jim.h"
 
-#include <stdlib.h>
 #include <string.h>
 
 /* --- delivery --------------------------------------------------------------------------------- */
@@ -272,18 +271,8 @@ deliver_waits(const struct chat *c)
 static void
 wave_push(struct chat *c, const struct pending *p)
 {
-    if (c->wave_n == c->wave_cap) {
-        size_t cap = c->wave_cap == 0 ? 16 : 2 * c->wave_cap, first = c->wave_cap - c->wave_head;
-        struct wave *grown = xmalloc(cap * sizeof *grown);
-        if (c->wave_n > 0) {
-            memcpy(grown, c->wave + c->wave_head, first * sizeof *grown);
-            memcpy(grown + first, c->wave, c->wave_head * sizeof *grown);
-        }
-        free(c->wave);
-        c->wave = grown;
-        c->wave_head = 0;
-        c->wave_cap = cap;
-    }
+    if (c->wave_n == c->wave_cap)
+        c->wave = ring_grow(c->wave, sizeof *c->wave, &c->wave_head, &c->wave_cap, 16);
     struct wave *f = &c->wave[(c->wave_head + c->wave_n++) & (c->wave_cap - 1)];
     *f = (struct wave){.p = *p, .left = UINT32_MAX};
     if (p->conn != NULL)

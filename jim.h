@@ -5,12 +5,12 @@
  * Part 1 is the whole public interface, for programs that embed the server. Part 2, under
  * JIM_INTERNAL, is every shared limit, struct and function of the server itself, grouped by file in
  * reading order: what knows nothing of chat (base.h: util, hash, codec, resp, loop, dial), stores
- * (stores.h), conf, tls, msg (msg.h), conn, input, roster, the chat (request, profile, chat, group,
- * send, retry, query, record, keep), logins (login.h: worker, users, token, hook, auth, admin),
- * bounds, jail, jim, broadcast, what an embedding program adds (embed.h: embed, extend, own_proto,
- * own_store),
- * HTTP (web.h: http, api, routes, metrics), data carried elsewhere (import.h: export, import,
- * import_redis), and the link to Redis (cluster.h: redis, redis_map, redis_link).
+ * (stores.h), conf, connections (conn.h: tls, msg, conn, input), roster, the chat (request,
+ * profile, chat, group, send, deliver, retry, query, record, keep), logins (login.h: worker, users,
+ * token, hook, auth, admin), bounds, notify, jail, jim, broadcast, what an embedding program adds
+ * (embed.h: embed, extend, own_proto, own_store), HTTP (web.h: http, api, routes, metrics), data
+ * carried elsewhere (import.h: export, import, import_redis), the link to Redis (cluster.h: redis,
+ * redis_map, redis_link), and one node among others (far.h: cluster, cluster_*).
  */
 #ifndef JIM_H
 #define JIM_H
@@ -457,30 +457,9 @@ JIM_API void jim_store_lost(struct jim *j);
 
 #include "base.h"
 
-/* --- store.c, none.c: the log and its index, and other stores --------------------------------- */
+/* --- store.c, none.c, segment.c, repair.c: the log and its index, and other stores ------------ */
 
 #include "stores.h"
-
-/* --- segment.c: how a log looks on disk (see store.h, too) ------------------------------------ */
-
-#define PATH_ROOM 4096
-#define LINE_HEAD 96 /* a record line's bytes beside conversation and JSON are fewer */
-#define STORE_PENDING (256u << 20) /* bytes that wait for a disk that hangs; then appends fail */
-#define MAX_NUMBER UINT64_C(999999999999999999) /* 18 digits: every sum of two fits 63 bits */
-/* The subcommands. check: 0 clean, 1 torn tail, 2 damaged (all said on `out`); export: chat objects
- * with seq and time, one a line, 0 or 2. */
-int store_check(const char *dir, FILE *out);
-int store_export(const char *dir, FILE *out);
-void export_message(FILE *out, const struct store_rec *rec); /* one line of it */
-/* Every record that can be read, oldest first, whoever serves the store meanwhile. 0, or 2 when
- * not all could be read (said on stderr). */
-int store_walk(const char *dir, void (*record)(void *arg, const struct store_rec *rec), void *arg);
-
-/* --- repair.c: what can still be read of a damaged log --------------------------------------- */
-
-/* check -r: as store_check(); of a damaged store, a copy without the damage is written to
- * DIR.repaired. DIR is left as it is. */
-int store_repair(const char *dir, FILE *out);
 
 /* --- conf.c: the option table ----------------------------------------------------------------- */
 
@@ -565,294 +544,9 @@ const char *conf_login_groups(const struct options *o);
 /* The n-th `id:name` of a login group list; false past the last. */
 bool conf_login_group(const char *list, size_t n, struct str *id, struct str *name);
 
-/* --- tls.c: TLS 1.2 and 1.3, when built with it ----------------------------------------------- */
+/* --- tls.c, msg.c, conn.c, input.c: connections ----------------------------------------------- */
 
-struct iovec;
-struct stats;
-struct tls;        /* one connection's half that knows keys; NULL wherever there is none */
-struct tls_server; /* certificates, and handshakes that wait for their turn */
-struct tls_client; /* whom outgoing connections trust */
-
-#define TLS_FIRST 0x16     /* the first byte of every client that speaks TLS (RFC 8446 5.1) */
-#define TLS_ROOM 16640     /* a record and what is around it */
-#define TLS_MIN_READ 32768 /* the least tls_read() may be given */
-
-const char *tls_version(void); /* the library's name and version; NULL: built without */
-/* Load jim.ssl.*. NULL with err: what is wrong with which file, or that there is no TLS in here. */
-struct tls_server *tls_server_new(const struct options *o, struct stats *stats, char *err,
-                                  size_t errsize);
-/* Load them again, for connections that come from now on. -1 with err: all stays as it was. */
-int tls_server_load(struct tls_server *s, const struct options *o, char *err, size_t errsize);
-void tls_server_free(struct tls_server *s); /* after all its connections; NULL is allowed */
-
-/*
- * A connection whose first n bytes, at p, have been read from fd (borrowed). Its first tls_read()
- * is due when tls_next() returns `owner`.
- */
-struct tls *tls_accept(struct tls_server *s, int fd, void *owner, const char *p, size_t n);
-/* fd is readable: has it to wait for its turn, because it is not done with its handshake? */
-bool tls_wait(struct tls *t);
-bool tls_waiting(struct tls_server *s); /* is it somebody's turn? */
-void *tls_next(struct tls_server *s);   /* whose; NULL: nobody's. He is to tls_read() now. */
-
-/* ca: a PEM file of the authorities to trust; empty: the system's. NULL with err. */
-struct tls_client *tls_client_new(const char *ca, char *err, size_t errsize);
-/* Trust whom `fresh`, used up by it, trusts, in connections that come from now on. */
-void tls_client_renew(struct tls_client *c, struct tls_client *fresh);
-void tls_client_free(struct tls_client *c); /* after all its connections; NULL is allowed */
-/*
- * Begin TLS on a connected, non-blocking socket (borrowed) with the server of that name or address,
- * which its certificate must hold. Go on by tls_read() whenever fd is readable, tls_flush() when it
- * is writable and TLS_PENDING; data may be written once it is TLS_READY. NULL: no memory.
- */
-struct tls *tls_connect(struct tls_client *c, int fd, const char *host);
-
-/*
- * As read(): bytes, 0 at the end, -1 with errno (EAGAIN: nothing yet; EPROTO: tls_why()). Takes all
- * that the socket's one read() gave, so that no data waits where the loop does not see it; for this
- * n is TLS_MIN_READ or more. Does the handshake on the way.
- */
-ssize_t tls_read(struct tls *t, char *p, size_t n);
-/*
- * As writev(): the bytes of data of which not one is left in this process, or -1 with errno. After
- * EAGAIN, or fewer bytes than were given, the next call has to begin with the bytes that were not
- * taken: some of them are encrypted already.
- */
-ssize_t tls_write(struct tls *t, const struct iovec *v, int n);
-int tls_flush(struct tls *t); /* 1: nothing is left to send, 0: TLS_PENDING, -1: failed */
-/* Say that nothing more will be written (close_notify, once). As tls_flush(). */
-int tls_close(struct tls *t);
-enum tls_state {
-    TLS_READY = 1,    /* the handshake is done */
-    TLS_QUEUED = 2,   /* waits for its turn: not to be read */
-    TLS_PENDING = 4,  /* has bytes to send, whether or not there is data: watch for LOOP_WRITE */
-    TLS_OVER = 8,     /* what tls_read() returns next is 0 or a failure, without waiting for fd */
-    TLS_FRESH = 16,   /* has not had its first turn */
-    TLS_TRUNCATED = 32 /* the end came without the peer's saying so: somebody may have cut it off */
-};
-unsigned tls_state(const struct tls *t); /* a set of them */
-const char *tls_why(const struct tls *t); /* what failed, in a few words */
-void tls_free(struct tls *t); /* not the descriptor; NULL is allowed */
-
-/* --- conn.c: connections and messages --------------------------------------------------------- */
-
-struct listener;
-struct address;
-struct sockaddr_storage;
-
-enum drop { /* why the server closed a connection that its peer had not finished with */
-    DROP_UNREAD,   /* he does not read what is sent to him */
-    DROP_DETECT,   /* no protocol, or no HTTP head, in time */
-    DROP_LOGIN,    /* no login in time */
-    DROP_IDLE,     /* HTTP: idle, or too slow with a body */
-    DROP_SILENT,   /* heartbeat, or PINGs without an answer */
-    DROP_PROTOCOL, /* what he sent cannot be understood */
-    DROP_DISPLACED, /* jim.login.policy */
-    DROPS
-};
-
-struct stats { /* since start; counted where it happens, read by metrics.c */
-    uint64_t accepted, closed;
-    uint64_t refused;      /* connections closed at once: */
-    uint64_t refused_max;  /* of them for jim.connections.max */
-    uint64_t refused_ip;   /* for jim.connections.per.ip */
-    uint64_t refused_memory; /* for jim.memory.max */
-    uint64_t pressed;      /* requests refused and connections closed for jim.memory.max */
-    uint64_t open[PROTOS]; /* connections there are now, by what they speak */
-    uint64_t drops[DROPS];
-    uint64_t logins, login_failures;
-    uint64_t http_status[6]; /* HTTP responses by the first digit of their status */
-    uint64_t broadcasts;
-    uint64_t queued;       /* bytes that wait for sockets now */
-    uint64_t proto[PROTOS]; /* connections that were detected as such */
-    uint64_t requests;     /* commands and HTTP requests */
-    uint64_t messages;     /* chat messages accepted */
-    uint64_t delivered;    /* chat messages written to a receiver's connection, whole */
-    uint64_t encoded;      /* frames encoded: at most one a message and wire format */
-    uint64_t retries;      /* messages recognised as sent before */
-    uint64_t refused_sends[32]; /* messages refused, by enum code counted from CODE_SENT */
-    uint64_t logins_later; /* that could not be decided */
-    uint64_t lags;         /* times a reader fell behind and was sent to the store */
-    uint64_t bytes_in, bytes_out;
-    uint64_t reads, writes; /* system calls on client sockets */
-    uint64_t turns;        /* of the loop: waits for events */
-    uint64_t tls, tls_resumed, tls_failed; /* handshakes done, those without a signature, refused */
-};
-
-#include "msg.h"
-
-/* A conversation whose live messages did not fit: from `seq` on they come from the store. */
-struct lag {
-    struct member *member; /* borrowed */
-    uint64_t seq;
-};
-
-/* Output waiting for a connection's socket. Exists only while there is some. */
-struct out {
-    struct {
-        struct msg *msg;       /* ref */
-        struct member *member; /* whose cursor it moves when written; NULL: nobody's */
-    } *entry;              /* ring of cap entries; owned */
-    uint32_t head, n, cap; /* cap is a power of two */
-    uint32_t sent;         /* bytes of the first entry already written, its head included */
-    size_t bytes;          /* queued in all */
-    size_t held;           /* bytes of this, the ring and the lags: counted */
-    struct lag *lag;       /* owned; what is read from the store once the entries are written */
-    uint32_t lags, lag_cap;
-    bool asked;            /* cluster: for what comes next of them */
-    int file;              /* streamed behind the entries; -1: none; owned */
-    off_t file_at, file_end;
-    struct out *next_free; /* while in jim's free list */
-};
-
-/* Input a connection could not use yet. Exists only while there is some. */
-struct pend {
-    struct buf raw;        /* bytes read and not decoded */
-    size_t scan;           /* how far http_decode() has looked */
-    struct buf message;    /* WebSocket: fragments of a message so far */
-    struct ws ws;
-    struct http_chunked chunked;
-    size_t head;           /* HTTP: bytes of a head whose body is awaited; 0: none is */
-    struct buf answer_head; /* HTTP: header lines for the answer that is owed */
-    size_t want;           /* HTTP: bytes of raw before decoding makes sense again */
-    bool in_chunks;        /* HTTP: the body behind that head is chunked */
-    bool held;             /* a command waits for earlier answers: */
-    int held_cmd;
-    uint32_t held_seq;
-    struct buf held_body;
-    size_t counted;        /* bytes of all the buffers, as counted last */
-};
-
-enum conn_state {
-    CONN_DETECT, /* nothing received yet */
-    CONN_OPEN,   /* speaking its protocol */
-    CONN_FINISH, /* no more input; closes when the output is written */
-    CONN_LINGER, /* our side is shut; what still comes in is thrown away until the peer closes */
-    CONN_DEAD    /* to be released at the end of the turn, or when `deferred` is back at 0 */
-};
-
-/*
- * A client connection. jim.c owns it; chat.c reads and writes only the members marked chat. Freed
- * by jim_attend() and jim_attend_now() alone: at the end of a turn, or of a callback, when nobody
- * holds one.
- */
-struct conn {
-    /* What a delivery looks at stands together, on one or two lines of the cache. */
-    struct conn *next_of_user; /* chat */
-    struct jim *jim;
-    struct out *out;           /* owned, NULL when nothing is queued */
-    struct conn *next_bulk;    /* in the list of those that can wait a little */
-    struct tls *tls;           /* owned, NULL when it speaks plain text */
-    struct pend *pend;         /* owned, NULL when no input is pending */
-    int fd;                    /* -1 once closed */
-    uint32_t deferred;         /* chat: answers still owed for commands already taken */
-    uint8_t state;             /* enum conn_state */
-    uint8_t proto;             /* enum proto */
-    bool tls_only : 1;         /* its port refuses plain text */
-    bool attend : 1;           /* in the list */
-    bool bulk : 1;             /* in the other */
-    bool resume : 1;           /* its input is to be looked at again */
-    bool reading : 1;          /* the loop watches for input */
-    bool writing : 1;          /* and for room for output */
-    bool loopback : 1;         /* peer address is 127/8 or ::1 */
-    bool keep_alive : 1;       /* HTTP */
-    bool head_only : 1;        /* HTTP: the request was HEAD */
-    bool busy : 1;             /* HTTP: a request is being answered */
-    bool full : 1;             /* its socket takes no more until the loop says so */
-    bool shut : 1;             /* nothing more may be queued: the last word is */
-    bool ended : 1;            /* the peer has shut its side */
-    bool opened : 1;           /* jim_on_opened() was told */
-    bool own_http : 1;         /* HTTP: the embedding program owes the answer */
-    bool parked : 1;           /* cluster: a command of his is with Redis, and all wait for it */
-    uint8_t protos;            /* PROTO_BITs its port serves */
-    uint8_t silent;            /* WebSocket pings without an answer */
-    uint8_t reason;            /* enum reason it ends for; or REASON_DROPS + enum drop */
-    struct conn *next_attend;  /* in jim's list for the end of the turn */
-    struct user *user;         /* chat: borrowed; NULL before login */
-    struct login *login;       /* auth: one that is not decided yet holds back every command */
-    struct address *address;   /* where it comes from; NULL: nobody counts */
-    struct member *recent;     /* chat: whose message was sent from here last; NULL: nobody's */
-    struct own *own;           /* of the embedding program; owned, NULL when it has nothing */
-    struct timer timer;        /* what it means depends on state and proto: conn_timer() */
-    uint64_t id;               /* never used twice */
-    int64_t read_ms;           /* last bytes received, loop clock */
-    int64_t bucket_us;         /* chat: when the bucket of requests will be full, loop clock */
-    uint16_t waves;            /* chat: of `deferred`, for messages whose fan-out has not ended */
-    uint16_t close_code;       /* WebSocket: of the CLOSE to send when nothing is owed any more */
-    struct far_send *sends;    /* cluster: the last of his messages that are with Redis; a ring */
-};
-
-enum reason { REASON_LOST, REASON_PEER, REASON_US, REASON_DROPS };
-
-/*
- * Queue m for c, to be written at the end of the turn; takes a reference of its own. `member` goes
- * with a chat message: deliver_written() is told when it has left; and over jim.queue.max it is not
- * queued but read from the store when there is room. What has no store to come from may take twice
- * that room, and then closes the connection.
- */
-void conn_send(struct conn *c, struct msg *m, struct member *member);
-/* Cluster: a message that a connection had fallen behind with, in order; then NULL, and the number
- * behind all that was asked for. */
-void conn_caught_up(struct conn *c, struct member *member, struct msg *m, uint64_t next);
-/* Queue JSON as an answer to one connection: behind the last, if that is still queued and there is
- * room, so that many answers are one piece of output. */
-void conn_reply(struct conn *c, uint8_t command, uint32_t seq, const char *json, size_t n);
-/* HTTP: stream `size` bytes of fd (owned from here on) behind what is queued. */
-void conn_send_file(struct conn *c, int fd, off_t size);
-/* May n more bytes be queued, within jim.queue.max? */
-bool conn_has_room(const struct conn *c, size_t n);
-/* Answer, flush, then close; on WebSocket with a CLOSE frame holding `code`. */
-void conn_finish(struct conn *c, enum ws_close code);
-void conn_close(struct conn *c, const char *why); /* at the end of the turn, output dropped */
-void conn_drop(struct conn *c, enum drop reason, const char *why); /* the same, and counted */
-void conn_speaks(struct conn *c, enum proto proto); /* from now on */
-/* The connection has got its user: from now on silence is judged by heartbeat and PING. */
-void conn_logged_in(struct conn *c);
-/* HTTP: header lines for an answer that comes later; kept until the answer frees them. */
-struct buf *conn_answer_head(struct conn *c);
-/* One of the `deferred` answers has been given; counts down, and lets waiting input go on. */
-void conn_answered(struct conn *c);
-const char *conn_terminal(const struct conn *c);
-/* The peer's address; false when it is gone. Asked of the kernel: logins are rare, and memory for
- * it would be a connection's for life. */
-struct sockaddr_storage;
-bool conn_address(const struct conn *c, struct sockaddr_storage *to);
-bool conn_is_loopback(const struct sockaddr_storage *a); /* 127/8 or ::1 */
-
-/* For input.c. Close in `ms`, if what the deadline stands for has not come by then. */
-void conn_deadline(struct conn *c, int64_t ms);
-void conn_attend(struct conn *c); /* have conn_turn() called at the end of the turn */
-/* Queue a WebSocket control frame with n <= MAX_CONTROL bytes. */
-void conn_control(struct conn *c, enum ws_opcode opcode, const void *p, size_t n);
-
-/* Make a zeroed struct that of nobody: who is owed answers that nobody waits for. Freed like all,
- * when none are owed, in a conn_turn(). */
-void conn_nobody(struct conn *c, struct jim *j);
-
-/* For jim.c. A new connection on an accepted socket, which it owns from here on. */
-void conn_new(struct listener *l, int fd, const struct sockaddr_storage *peer);
-/* What the end of a turn does for a connection in the list: input that waited, one flush,
- * release. */
-void conn_turn(struct conn *c);
-/* The connection on a descriptor, NULL: there is none. For walking all up to loop_top(). */
-struct conn *conn_at(const struct jim *j, int fd);
-void conn_attend_bulk(struct conn *c); /* the same as conn_attend(), when others have had theirs */
-void conn_free_spares(struct jim *j); /* queues and messages kept for reuse */
-void conn_handshakes(struct jim *j);  /* a turn's share of those that wait for theirs */
-
-/* --- input.c: from bytes to commands and requests --------------------------------------------- */
-
-/* Decode and handle what is pending, together with n new bytes at p (borrowed, and changed: frames
- * are unmasked in place). */
-void input_take(struct conn *c, char *p, size_t n);
-/* Go on with what was held back, now that it may be. */
-void input_resume(struct conn *c);
-/*
- * Must the rest of the input wait? For answers that are still owed; or until the peer has read more
- * of what he was answered: who asks a lot at once is slowed down, not cut off.
- */
-bool input_waits(const struct conn *c);
-void input_free(struct conn *c); /* forget what is pending */
+#include "conn.h"
 
 /* --- roster.c: users, conversations, memberships ---------------------------------------------- */
 
@@ -1086,9 +780,9 @@ struct chat {
     uint8_t put_n;
     struct order order;        /* of what clients ask */
     struct pending *pending;   /* ring of pending_cap entries in record order; owned */
-    size_t pending_head, pending_n, pending_cap;
+    uint32_t pending_head, pending_n, pending_cap;
     struct wave *wave;          /* ring of wave_cap entries, in order of delivery; owned */
-    size_t wave_head, wave_n, wave_cap;
+    uint32_t wave_head, wave_n, wave_cap;
     struct bundle bundle;
     bool more;                 /* durable messages wait for the next turn */
     struct pending *redo;      /* states whose batch was lost, to be written again; owned */
@@ -1436,6 +1130,34 @@ int jail_drop(struct jim *j);
 void jail_close(struct jim *j);
 
 /* --- jim.c: the server as a whole ------------------------------------------------------------- */
+
+struct stats { /* since start; counted where it happens, read by metrics.c */
+    uint64_t accepted, closed;
+    uint64_t refused;      /* connections closed at once: */
+    uint64_t refused_max;  /* of them for jim.connections.max */
+    uint64_t refused_ip;   /* for jim.connections.per.ip */
+    uint64_t refused_memory; /* for jim.memory.max */
+    uint64_t pressed;      /* requests refused and connections closed for jim.memory.max */
+    uint64_t open[PROTOS]; /* connections there are now, by what they speak */
+    uint64_t drops[DROPS];
+    uint64_t logins, login_failures;
+    uint64_t http_status[6]; /* HTTP responses by the first digit of their status */
+    uint64_t broadcasts;
+    uint64_t queued;       /* bytes that wait for sockets now */
+    uint64_t proto[PROTOS]; /* connections that were detected as such */
+    uint64_t requests;     /* commands and HTTP requests */
+    uint64_t messages;     /* chat messages accepted */
+    uint64_t delivered;    /* chat messages written to a receiver's connection, whole */
+    uint64_t encoded;      /* frames encoded: at most one a message and wire format */
+    uint64_t retries;      /* messages recognised as sent before */
+    uint64_t refused_sends[32]; /* messages refused, by enum code counted from CODE_SENT */
+    uint64_t logins_later; /* that could not be decided */
+    uint64_t lags;         /* times a reader fell behind and was sent to the store */
+    uint64_t bytes_in, bytes_out;
+    uint64_t reads, writes; /* system calls on client sockets */
+    uint64_t turns;        /* of the loop: waits for events */
+    uint64_t tls, tls_resumed, tls_failed; /* handshakes done, those without a signature, refused */
+};
 
 struct listener {
     struct jim *jim;

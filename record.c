@@ -18,19 +18,9 @@
 struct pending *
 pending_push(struct chat *c)
 {
-    if (c->pending_n == c->pending_cap) {
-        size_t cap = c->pending_cap == 0 ? 64 : 2 * c->pending_cap;
-        size_t first = c->pending_cap - c->pending_head;
-        struct pending *grown = xmalloc(cap * sizeof *grown);
-        if (c->pending_n > 0) {
-            memcpy(grown, c->pending + c->pending_head, first * sizeof *grown);
-            memcpy(grown + first, c->pending, c->pending_head * sizeof *grown);
-        }
-        free(c->pending);
-        c->pending = grown;
-        c->pending_head = 0;
-        c->pending_cap = cap;
-    }
+    if (c->pending_n == c->pending_cap)
+        c->pending = ring_grow(c->pending, sizeof *c->pending, &c->pending_head, &c->pending_cap,
+                               64);
     struct pending *p = &c->pending[(c->pending_head + c->pending_n++) & (c->pending_cap - 1)];
     zero(p, sizeof *p);
     return p;

@@ -291,4 +291,25 @@ void store_index_drop(struct store_index *x, uint32_t segment); /* forget what s
 /* Is there a message in that segment or behind it? */
 bool store_index_reaches(const struct store_index *x, uint32_t segment);
 
+/* --- segment.c: how a log looks on disk (see store.h, too) ------------------------------------ */
+
+#define PATH_ROOM 4096
+#define LINE_HEAD 96 /* a record line's bytes beside conversation and JSON are fewer */
+#define STORE_PENDING (256u << 20) /* bytes that wait for a disk that hangs; then appends fail */
+#define MAX_NUMBER UINT64_C(999999999999999999) /* 18 digits: every sum of two fits 63 bits */
+/* The subcommands. check: 0 clean, 1 torn tail, 2 damaged (all said on `out`); export: chat objects
+ * with seq and time, one a line, 0 or 2. */
+int store_check(const char *dir, FILE *out);
+int store_export(const char *dir, FILE *out);
+void export_message(FILE *out, const struct store_rec *rec); /* one line of it */
+/* Every record that can be read, oldest first, whoever serves the store meanwhile. 0, or 2 when
+ * not all could be read (said on stderr). */
+int store_walk(const char *dir, void (*record)(void *arg, const struct store_rec *rec), void *arg);
+
+/* --- repair.c: what can still be read of a damaged log --------------------------------------- */
+
+/* check -r: as store_check(); of a damaged store, a copy without the damage is written to
+ * DIR.repaired. DIR is left as it is. */
+int store_repair(const char *dir, FILE *out);
+
 #endif /* STORES_H */

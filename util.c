@@ -147,6 +147,23 @@ xstrndup(const char *p, size_t n)
     return copy;
 }
 
+void *
+ring_grow(void *ring, size_t size, uint32_t *head, uint32_t *cap, uint32_t least)
+{
+    size_t before = *head * size, behind = (*cap - *head) * size;
+    uint32_t more = *cap == 0 ? least : 2 * *cap;
+    char *grown = xmalloc(more * size);
+
+    if (ring != NULL) {
+        memcpy(grown, (char *)ring + before, behind);
+        memcpy(grown + behind, ring, before);
+    }
+    free(ring);
+    *head = 0;
+    *cap = more;
+    return grown;
+}
+
 /* --- buffers ---------------------------------------------------------------------------------- */
 
 void

@@ -111,6 +111,31 @@ TEST(util_strndup)
 
 /* --- buffers --------------------------------------------------------------------------------- */
 
+/* A ring goes round and grows where it stands: what comes out is what went in, in that order. */
+TEST(util_ring_grows)
+{
+    uint32_t *ring = NULL, head = 0, cap = 0, n = 0, in = 0, out = 0;
+
+    for (int round = 0; round < 100; round++) {
+        for (int i = 0; i < 7; i++) {
+            if (n == cap) {
+                ring = ring_grow(ring, sizeof *ring, &head, &cap, 4);
+                CHECK_INT(head, 0);
+                CHECK((cap & (cap - 1)) == 0 && cap > n && cap <= (n < 4 ? 4 : 2 * n));
+            }
+            ring[(head + n++) & (cap - 1)] = in++;
+        }
+        for (int i = 0; i < 3; i++, n--) {
+            CHECK_INT(ring[head], out++);
+            head = (head + 1) & (cap - 1);
+        }
+    }
+    for (; n > 0; n--, head = (head + 1) & (cap - 1))
+        CHECK_INT(ring[head], out++);
+    CHECK_INT(out, in);
+    free(ring);
+}
+
 TEST(util_buf)
 {
     struct buf b = {0};
