@@ -119,9 +119,7 @@ put_user_line(struct buf *out, struct str line, struct str id, const struct veri
     put_text(out, "password", (struct str){text.p, text.len});
     if (line.n > 0 && json_open(&it, line.p, line.n) == 0)
         while (json_next(&it, &key, &value) > 0) {
-            char folded[JSON_NAME_MAX];
-            json_fold(&key, folded);
-            if (strcmp(folded, "userid") == 0 || strcmp(folded, "password") == 0)
+            if (name_is(&key, "userid") || name_is(&key, "password"))
                 continue;
             json_put_comma(out);
             json_put_value(out, &key);

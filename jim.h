@@ -832,6 +832,9 @@ bool request_parse(struct request *r, struct str json);
  * stands behind one is what stood there the last time. */
 bool request_parse_like(struct request *r, struct str json, struct order *order);
 enum field request_field(const struct json *name); /* FIELDS: none that a request may have */
+/* Is a member's name this one, which is given in lower case, without '_' and '-'? groupId, group_id
+ * and GROUP-ID are all "groupid". */
+bool name_is(const struct json *key, const char *folded);
 /* A member that names a user or group, copied to dst; false when absent or no valid id. */
 bool request_id(const struct request *r, enum field f, char dst[MAX_ID], struct str *id);
 bool value_id(const struct json *v, char dst[MAX_ID], struct str *id); /* the same of a value */

@@ -33,7 +33,6 @@ extern "C" {
 #endif
 
 #define JSON_MAX_DEPTH 32 /* nesting beyond this is refused: bounds the stack and hostile input */
-#define JSON_NAME_MAX 24  /* longest folded member name json_fold() can tell apart, NUL included */
 
 enum json_type {
     JSON_NONE, /* no value: the zero struct json, "the member was not there" */
@@ -117,13 +116,6 @@ json_int(const struct json *v, int64_t *out)
     *out = *v->p - '0'; /* kinds and flags: what has been read is a digit */
     return 1;
 }
-
-/*
- * A member name folded for tolerant comparison: ASCII lower case, without '_' and '-'. Writes at
- * most JSON_NAME_MAX bytes with the NUL; returns the length, or 0 and "" for a name that is empty,
- * too long or holds a NUL (none of the names one looks for does).
- */
-size_t json_fold(const struct json *key, char dst[JSON_NAME_MAX]);
 
 /* --- the usual member, read in place -------------------------------------------------------- */
 
@@ -967,51 +959,6 @@ json_int_any(const struct json *v, int64_t *out)
     if (v->type == JSON_NUMBER && json_short(v->p, v->p + v->n, false, out))
         return 1;
     return json_int_odd(v, out);
-}
-
-/* Fold the escape at *p; returns the new length, JSON_NAME_MAX when it does not fit or is a NUL. */
-static size_t
-json_fold_escape(const char **p, const char *end, char *dst, size_t n)
-{
-    char utf8[4];
-    uint32_t c;
-
-    *p = json_unescape(*p, end, &c);
-    if (c == '_' || c == '-')
-        return n;
-    if (c >= 'A' && c <= 'Z')
-        c |= 0x20;
-    size_t bytes = json_utf8_put(utf8, c);
-    if (c == 0 || n + bytes >= JSON_NAME_MAX)
-        return JSON_NAME_MAX;
-    memcpy(dst + n, utf8, bytes);
-    return n + bytes;
-}
-
-size_t
-json_fold(const struct json *key, char dst[JSON_NAME_MAX])
-{
-    const char *p = key->p, *end;
-    size_t n = 0;
-
-    dst[0] = '\0';
-    if (key->type != JSON_STRING)
-        return 0;
-    end = p + key->n;
-    while (p < end && n < JSON_NAME_MAX) {
-        char c = *p;
-        if (c == '\\') {
-            n = json_fold_escape(&p, end, dst, n);
-            continue;
-        }
-        dst[n] = (char)(c >= 'A' && c <= 'Z' ? c | 0x20 : c);
-        n += c != '_' && c != '-';
-        p++;
-    }
-    if (n >= JSON_NAME_MAX)
-        n = 0;
-    dst[n] = '\0';
-    return n;
 }
 
 /* --- writing ---------------------------------------------------------------------------------- */

@@ -16,7 +16,7 @@
 /* --- members ---------------------------------------------------------------------------------- */
 
 static const struct part {
-    const char *name; /* folded as json_fold() does */
+    const char *name; /* as name_is() wants it */
     size_t at;        /* in struct profile */
     enum json_type type;
     uint32_t max;     /* bytes, as they stand in the text */
@@ -29,19 +29,11 @@ static const struct part {
 };
 #define PARTS (sizeof parts / sizeof parts[0])
 
-static bool
-is_named(const struct json *key, const char *name)
-{
-    char folded[JSON_NAME_MAX];
-
-    return json_fold(key, folded) > 0 && strcmp(folded, name) == 0;
-}
-
 static const struct part *
 part_of(const struct json *key)
 {
     for (size_t i = 0; i < PARTS; i++)
-        if (is_named(key, parts[i].name))
+        if (name_is(key, parts[i].name))
             return &parts[i];
     return NULL;
 }
@@ -57,7 +49,7 @@ entry_id(const struct json *entry, const char *key, char dst[MAX_ID], struct str
         found.type = JSON_NONE;
         json_enter(&it, entry);
         while (json_next(&it, &name, &value) > 0)
-            if (is_named(&name, key))
+            if (name_is(&name, key))
                 found = value;
     } else if (entry->type != JSON_STRING && entry->type != JSON_NUMBER) {
         return false;
@@ -76,7 +68,7 @@ entry_text(const struct json *entry, const char *key)
         return found;
     json_enter(&it, entry);
     while (json_next(&it, &name, &value) > 0)
-        if (is_named(&name, key) && value.type == JSON_STRING && value.n > 0 &&
+        if (name_is(&name, key) && value.type == JSON_STRING && value.n > 0 &&
             value.n <= MAX_PROFILE)
             found = value;
     return found;
@@ -125,7 +117,7 @@ put_friend_group(struct buf *b, const struct json *group)
         return "a friend group has no groupId that can be one";
     json_enter(&it, group);
     while (json_next(&it, &key, &value) > 0)
-        if (is_named(&key, "users") && value.type != JSON_NULL)
+        if (name_is(&key, "users") && value.type != JSON_NULL)
             users = value;
     struct json name = entry_text(group, "name");
     json_put_comma(b);
@@ -266,7 +258,7 @@ check_part(const struct json *key, const struct json *value)
 
     if (value->type == JSON_NULL)
         return NULL;
-    if (is_named(key, "groups"))
+    if (name_is(key, "groups"))
         return check_groups(value);
     if (p == NULL)
         return NULL; /* unknown members are nobody's business */
@@ -368,7 +360,7 @@ profile_groups(struct json_iter *it, struct str json)
     if (json.n == 0 || json_open(&members, json.p, json.n) != 0)
         return false;
     while (json_next(&members, &key, &value) > 0)
-        if (is_named(&key, "groups") && value.type == JSON_ARRAY) {
+        if (name_is(&key, "groups") && value.type == JSON_ARRAY) {
             json_enter(it, &value);
             return true;
         }

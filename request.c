@@ -13,7 +13,7 @@
 
 /* --- requests --------------------------------------------------------------------------------- */
 
-/* Folded as json_fold() does: groupId, group_id and GROUP-ID are all the same. */
+/* As name_is() wants them. */
 static const char *const field_names[FIELDS] = {
     [F_CMD] = "cmd",
     [F_USER_ID] = "userid",
@@ -120,17 +120,37 @@ same(const char *a, const char *b, size_t n)
     return ((x ^ y) | (u ^ v)) == 0;
 }
 
+bool
+name_is(const struct json *key, const char *folded)
+{
+    char text[256];
+    struct str name = {key->p, key->n};
+
+    if (key->escaped && key->n > sizeof text)
+        return false;
+    if (key->escaped)
+        name = (struct str){text, json_text(key, text)};
+    for (size_t i = 0; i < name.n; i++) {
+        char c = name.p[i];
+        if (c == '_' || c == '-')
+            continue;
+        if (*folded == '\0' || *folded++ != (c >= 'A' && c <= 'Z' ? c | 0x20 : c))
+            return false;
+    }
+    return *folded == '\0' && key->type == JSON_STRING;
+}
+
 /* A name that is spelt in any other way, or is none of ours. */
 static ASIDE enum field
-field_folded(const char *p, size_t len)
+field_folded(const char *p, size_t n)
 {
-    char name[JSON_NAME_MAX];
-    size_t n = json_fold(&(struct json){.p = p, .n = (uint32_t)len, .type = JSON_STRING}, name);
+    struct json name = {.p = p, .n = (uint32_t)n, .type = JSON_STRING};
+    enum field f = 0;
 
-    for (enum field f = 0; n > 0 && f < FIELDS; f++)
-        if (field_names[f][0] == name[0] && strcmp(field_names[f], name) == 0)
-            return f;
-    return FIELDS;
+    name.escaped = n > 0 && memchr(p, '\\', n) != NULL;
+    while (f < FIELDS && !name_is(&name, field_names[f]))
+        f++;
+    return f;
 }
 
 /* Its place in spelt[]; SLOTS: not spelt as it usually is. */

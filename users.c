@@ -122,14 +122,6 @@ is_blank_line(struct str line)
     return line.n == 0 || line.p[0] == '#';
 }
 
-static bool
-is_named(const struct json *key, const char *name)
-{
-    char folded[JSON_NAME_MAX];
-
-    return json_fold(key, folded) > 0 && strcmp(folded, name) == 0;
-}
-
 bool
 users_line(struct str line, char id_text[MAX_ID], struct str *id)
 {
@@ -141,7 +133,7 @@ users_line(struct str line, char id_text[MAX_ID], struct str *id)
     if (is_blank_line(line) || json_open(&it, line.p, line.n) != 0 || it.close != '}')
         return false;
     while ((more = json_next(&it, &key, &value)) > 0)
-        if (is_named(&key, "userid"))
+        if (name_is(&key, "userid"))
             found = value;
     return more == 0 && value_id(&found, id_text, id);
 }
@@ -172,12 +164,12 @@ parse_line(struct str line, struct entry *e, struct buf *json)
         return why;
     json_open(&it, line.p, line.n);
     while (why == NULL && json_next(&it, &key, &value) > 0) {
-        if (is_named(&key, "userid")) {
+        if (name_is(&key, "userid")) {
             ids++;
             if (!value_id(&value, e->id, &id))
                 return "the userId cannot be one";
             e->idlen = (uint8_t)id.n;
-        } else if (is_named(&key, "password")) {
+        } else if (name_is(&key, "password")) {
             passwords++;
             why = parse_password(&value, &e->verifier);
         } else {

@@ -1,6 +1,6 @@
 #!/bin/sh
-# lint.sh - the budgets of the source: lines to 100 columns, functions to 60 lines, files to 1,000
-# lines of code, no mutable file-scope variable, no tabs. Ends with `N passed, N failed`.
+# lint.sh - the budgets of the source: lines to 100 columns, functions to 60 lines, files below
+# 1,000 lines of code, no mutable file-scope variable, no tabs. Ends with `N passed, N failed`.
 passed=0 failed=0
 
 verdict() { # name, findings
@@ -22,10 +22,14 @@ verdict functions "$(for f in $sources; do
         /^}/ { if (start && NR - start - 1 > 60)
                    print f ":" start ": " name "() has " NR - start - 1 " lines"; start = 0 }' "$f"
 done)"
-# json.h carries its contracts and its body in one file; its code alone is what counts.
+# Code is what is left without blank lines and comments, also those that begin behind code.
 verdict files "$(for f in $sources; do
-    n=$(grep -cvE '^[[:space:]]*(//.*|/\*.*\*/|\*.*|/\*.*)?$' "$f")
-    [ "$n" -gt 1000 ] && echo "$f: $n lines of code"
+    n=$(awk 'comment { comment = !/\*\//; next }
+        /^ *$/ { next }
+        /^ *\/\*/ { comment = !/\*\//; next }
+        { n++; comment = /\/\* / && !/\/\* .*\*\// }
+        END { print n + 0 }' "$f")
+    [ "$n" -ge 1000 ] && echo "$f: $n lines of code"
 done)"
 verdict globals "$(grep -nE '^(static )?(struct [a-z_]+|int|bool|char|unsigned|size_t|u?int[0-9]+_t) \*?[a-z_]+(\[[^]]*\])?( = .*)?;' ./*.c | grep -v const)"
 echo "$passed passed, $failed failed"

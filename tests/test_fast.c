@@ -46,6 +46,42 @@ TEST(fast_names_as_written_and_folded)
     }
 }
 
+/* A name is one whatever its case, with '_' and '-' or without, and with any of it escaped. */
+TEST(fast_names_are)
+{
+    static const struct {
+        const char *name, *folded;
+        bool is;
+    } names[] = {
+        {"cmd", "cmd", true}, {"cmd", "cm", false}, {"cm", "cmd", false},
+        {"_G-r_o-U_p_I_d-", "groupid", true}, {"@[`{AZaz09", "@[`{azaz09", true},
+        {"\\u0063\\u004DD", "cmd", true}, {"c\\u005fm\\u002Dd", "cmd", true},
+        {"c\\tm\\/d\\\\", "c\tm/d\\", true},
+        {"\xc3\x84\xe4\xbd\xa0", "\xc3\x84\xe4\xbd\xa0", true},
+        {"\\u00C4\\ud83d\\ude00", "\xc3\x84\xf0\x9f\x98\x80", true},
+        {"cmd\\u0000", "cmd", false}, {"\\u0000cmd", "cmd", false},
+        {"", "cmd", false}, {"_-\\u005F", "cmd", false},
+    };
+    char text[600];
+    struct json_iter it;
+    struct json key, value;
+
+    for (size_t i = 0; i < sizeof names / sizeof names[0]; i++) {
+        int n = snprintf(text, sizeof text, "{\"%s\":1}", names[i].name);
+        CHECK_INT(json_open(&it, test_edge(text, (size_t)n), (size_t)n), 0);
+        CHECK_INT(json_next(&it, &key, &value), 1);
+        CHECK_INT(name_is(&key, names[i].folded), names[i].is);
+    }
+    CHECK(!name_is(&(struct json){0}, "cmd"));
+    CHECK(!name_is(&value, "1")); /* a number */
+    memset(text, '_', sizeof text);
+    memcpy(text + sizeof text - 3, "cmd", 3);
+    key = (struct json){.p = text, .n = sizeof text, .type = JSON_STRING};
+    CHECK(name_is(&key, "cmd"));
+    key.escaped = true; /* longer than any that is looked for */
+    CHECK(!name_is(&key, "cmd"));
+}
+
 /* What requests before were like changes nothing in what is read: each text behind each. */
 TEST(fast_order_is_only_a_guess)
 {

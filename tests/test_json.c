@@ -208,14 +208,11 @@ static void
 ask(const struct edges *e, const struct json *v)
 {
     struct buf value = {0}, string = {0};
-    char name[JSON_NAME_MAX];
     char *dst = e->out - v->n;
     int64_t i;
 
     size_t n = json_text(v, dst);
     CHECK(n <= v->n);
-    CHECK(json_fold(v, name) < JSON_NAME_MAX);
-    CHECK_INT(strlen(name), json_fold(v, name));
     int got = json_int(v, &i);
     CHECK(got >= -1 && got <= 1);
     CHECK(v->type == JSON_STRING || (!v->plain && !v->escaped));
@@ -891,12 +888,11 @@ TEST(json_enter_scalar)
 {
     struct json_iter it, inner;
     struct json val = {0};
-    char text[JSON_NAME_MAX];
+    char text[1];
 
     json_enter(&inner, &val);
     CHECK_INT(json_next(&inner, NULL, &val), 0);
     CHECK_INT(json_text(&val, text), 0);
-    CHECK_INT(json_fold(&val, text), 0);
     CHECK_INT(json_open(&it, "[\"[1]\",1]", 9), 0);
     while (json_next(&it, NULL, &val) == 1) {
         json_enter(&inner, &val);
@@ -1083,55 +1079,6 @@ TEST(json_integers_of_all_lengths)
                 CHECK_INT(json_int(&v, &got), -1);
                 text[at] = was;
             }
-    }
-}
-
-TEST(json_folds_names)
-{
-    static const struct {
-        const char *name, *want; /* the name as JSON; NULL: 0 is returned */
-    } names[] = {
-        {"\"cmd\"", "cmd"},
-        {"\"groupId\"", "groupid"},
-        {"\"group_id\"", "groupid"},
-        {"\"group-id\"", "groupid"},
-        {"\"GROUPID\"", "groupid"},
-        {"\"_G-r_o-U_p_I_d-\"", "groupid"},
-        {"\"@[`{AZaz09\"", "@[`{azaz09"},
-        {"\"\\u0063\\u004DD\"", "cmd"},
-        {"\"c\\u005fm\\u002Dd\"", "cmd"},
-        {"\"c\\tm\\/d\\\\\"", "c\tm/d\\"},
-        {"\"\xc3\x84\xe4\xbd\xa0\"", "\xc3\x84\xe4\xbd\xa0"},
-        {"\"\\u00C4\\u4f60\\ud83d\\ude00\"", "\xc3\x84\xe4\xbd\xa0\xf0\x9f\x98\x80"},
-        {"\"12345678901234567890123\"", "12345678901234567890123"},
-        {"\"_1234567890-12345678901_23__\"", "12345678901234567890123"},
-        {"\"1234567890123456789012\\u0033\"", "12345678901234567890123"},
-        {"\"12345678901234567890\xe4\xbd\xa0\"", "12345678901234567890\xe4\xbd\xa0"},
-        {"\"12345678901234567890\\u4f60\"", "12345678901234567890\xe4\xbd\xa0"},
-        {"\"123456789012345678901234\"", NULL},
-        {"\"1234567890123456789012345678901234567890\"", NULL},
-        {"\"12345678901234567890123\\u0034\"", NULL},
-        {"\"12345678901234567890123\\u0034\\u0035xxxxxxxxxxx\"", NULL},
-        {"\"123456789012345678901\xe4\xbd\xa0\"", NULL},
-        {"\"123456789012345678901\\u4f60\"", NULL},
-        {"\"\"", NULL},
-        {"\"_-\\u005F\"", NULL},
-        {"\"cmd\\u0000\"", NULL},
-        {"\"\\u0000cmd\"", NULL},
-        {"17", NULL},
-        {"null", NULL},
-    };
-    struct edges e = edges_new();
-
-    for (size_t i = 0; i < sizeof names / sizeof names[0]; i++) {
-        struct json v = value_of(&e, names[i].name);
-        char *dst = e.out - JSON_NAME_MAX;
-        memset(dst, 'x', JSON_NAME_MAX);
-        v.p = place(e.again, v.p, v.n);
-        size_t n = json_fold(&v, dst);
-        CHECK(memchr(dst, '\0', JSON_NAME_MAX) != NULL);
-        CHECK_BYTES(dst, strlen(dst), names[i].want ? names[i].want : "");
-        CHECK_INT(n, strlen(dst));
     }
 }
 
