@@ -14,7 +14,6 @@
  */
 #include "jim.h"
 
-#include <assert.h>
 #include <fcntl.h>
 #include <netinet/in.h>
 #include <stdlib.h>

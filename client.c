@@ -19,7 +19,6 @@
 #include "jim.h"
 #include "client_int.h"
 
-#include <errno.h>
 #include <poll.h>
 #include <stdarg.h>
 #include <stdlib.h>

@@ -18,7 +18,6 @@
  */
 #include "jim.h"
 
-#include <assert.h>
 #include <errno.h>
 #include <inttypes.h>
 #include <stdlib.h>

@@ -16,8 +16,6 @@
  */
 #include "store.h"
 
-#include <assert.h>
-#include <errno.h>
 #include <fcntl.h>
 #include <inttypes.h>
 #include <stdlib.h>

@@ -12,12 +12,10 @@
  */
 #include "jim.h"
 
-#include <fcntl.h>
 #include <inttypes.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/resource.h>
-#include <unistd.h>
 
 /* --- numbers ---------------------------------------------------------------------------------- */
 

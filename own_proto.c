@@ -5,8 +5,6 @@
  */
 #include "jim.h"
 
-#include <stdlib.h>
-#include <string.h>
 
 int
 jim_on_protocol(struct jim *j, const struct jim_protocol *p)

@@ -12,7 +12,6 @@
  */
 #include "jim.h"
 
-#include <errno.h>
 #include <stdlib.h>
 #include <string.h>
 

@@ -9,7 +9,6 @@
  */
 #include "jim.h"
 
-#include <assert.h>
 #include <stdlib.h>
 #include <string.h>
 

@@ -10,7 +10,6 @@
  */
 #include "engine.h"
 
-#include <sys/resource.h>
 
 #define MESSAGES 20000
 #define WAY 50 /* on their way at once */

@@ -9,7 +9,6 @@
  */
 #include "fuzz.h"
 
-#include <errno.h>
 #include <fcntl.h>
 #include <sys/socket.h>
 #include <unistd.h>

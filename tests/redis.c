@@ -14,10 +14,7 @@
  */
 #include "rserver.h"
 
-#include <errno.h>
-#include <fcntl.h>
 #include <netinet/in.h>
-#include <sys/stat.h>
 #include <sys/wait.h>
 #include <unistd.h>
 

@@ -5,7 +5,6 @@
  */
 #include "client.h"
 
-#include <errno.h>
 #include <fcntl.h>
 #include <netinet/in.h>
 #include <unistd.h>

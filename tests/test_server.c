@@ -14,12 +14,10 @@
  */
 #include "client.h"
 
-#include <errno.h>
 #include <fcntl.h>
 #include <glob.h>
 #include <sys/resource.h>
 #include <sys/socket.h>
-#include <sys/stat.h>
 #include <unistd.h>
 
 #define UNKNOWN "{'code':10017,'command':0,'msg':'cmd failed! 未知的cmd命令!'}"
