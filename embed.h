@@ -78,8 +78,9 @@ struct hooks {
     struct jim_store store;
     bool has_store;
     /* Scratch of a call: */
-    struct request request;           /* a chat whose content or extras were changed */
-    struct jim_out content, extras, json, decoded;
+    struct request request;           /* a chat whose content or extras were changed, */
+    struct buf changes;               /* and what to; used before another hook is called */
+    struct jim_out decoded;
     struct jim_text command_json;     /* of the command on its way */
     int command_number;
 };

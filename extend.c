@@ -108,9 +108,7 @@ extend_free(struct hooks *h)
     }
     for (size_t i = 0; i < h->protos; i++)
         own_forget(&h->proto[i]);
-    buf_free(&h->content.b);
-    buf_free(&h->extras.b);
-    buf_free(&h->json.b);
+    buf_free(&h->changes);
     buf_free(&h->decoded.b);
     free(h);
 }
@@ -167,13 +165,6 @@ jim_json_member(const char *json, size_t n, const char *key, char *text, size_t 
     }
     buf_free(&b);
     return length;
-}
-
-static void
-out_begin(struct jim_out *out)
-{
-    out->b.len = 0;
-    out->written = false;
 }
 
 /* --- connections ------------------------------------------------------------------------------ */
@@ -302,29 +293,30 @@ extend_join(struct conn *c, struct str group)
 
 /* Put what was written for the message into a copy of its request. */
 static int
-change_chat(struct hooks *h, const struct request **r)
+change_chat(struct hooks *h, const struct jim_out *content, const struct jim_out *extras,
+            const struct request **r)
 {
-    struct buf *b = &h->json.b;
+    struct buf *b = &h->changes;
     struct request changed;
 
-    if (h->content.b.len > (size_t)h->jim->opt.message_max)
+    if (content->b.len > (size_t)h->jim->opt.message_max)
         return CODE_TOO_LARGE;
-    out_begin(&h->json);
+    b->len = 0;
     buf_add(b, "{", 1);
-    if (h->content.written)
-        put_text(b, "content", (struct str){h->content.b.p, h->content.b.len});
-    if (h->extras.written) {
+    if (content->written)
+        put_text(b, "content", (struct str){content->b.p, content->b.len});
+    if (extras->written) {
         json_put_key(b, "extras");
-        json_put_raw(b, h->extras.b.p, h->extras.b.len);
+        json_put_raw(b, extras->b.p, extras->b.len);
     }
     buf_add(b, "}", 1);
     if (!request_parse(&changed, (struct str){b->p, b->len}) ||
-        (h->extras.written && changed.f[F_EXTRAS].type != JSON_OBJECT))
+        (extras->written && changed.f[F_EXTRAS].type != JSON_OBJECT))
         return CODE_SEND_FAILED;
     h->request = **r;
-    if (h->content.written)
+    if (content->written)
         h->request.f[F_CONTENT] = changed.f[F_CONTENT];
-    if (h->extras.written)
+    if (extras->written)
         h->request.f[F_EXTRAS] = changed.f[F_EXTRAS];
     *r = &h->request;
     return 0;
@@ -345,6 +337,7 @@ int
 extend_chat(struct hooks *h, struct jim_chat *chat, const struct request **r)
 {
     const struct json *content = &(*r)->f[F_CONTENT], *extras = &(*r)->f[F_EXTRAS];
+    struct jim_out new_content = {.written = false}, new_extras = {.written = false};
     struct buf text = {0};
 
     if (h->chat == NULL)
@@ -352,12 +345,13 @@ extend_chat(struct hooks *h, struct jim_chat *chat, const struct request **r)
     chat->content = content_text(content, &text);
     if (extras->type != JSON_NONE)
         chat->extras = (struct jim_text){extras->p, extras->n};
-    out_begin(&h->content);
-    out_begin(&h->extras);
-    int code = refusal(h->chat(h->chat_arg, h->jim, chat, &h->content, &h->extras));
+    /* What it writes is this call's own: it may send messages itself, and be called for them. */
+    int code = refusal(h->chat(h->chat_arg, h->jim, chat, &new_content, &new_extras));
     buf_free(&text);
-    if (code == 0 && (h->content.written || h->extras.written))
-        code = change_chat(h, r);
+    if (code == 0 && (new_content.written || new_extras.written))
+        code = change_chat(h, &new_content, &new_extras, r);
+    buf_free(&new_content.b);
+    buf_free(&new_extras.b);
     return code;
 }
 
@@ -461,6 +455,7 @@ extend_user_info(struct chat *c, struct conn *from, uint32_t seq, const struct r
 {
     static const int codes[] = {CODE_ONLINE_USERS, CODE_OFFLINE_USERS, CODE_USER_OK};
     struct hooks *h = c->hooks;
+    struct jim_out json = {.written = false};
     char text[MAX_ID];
     struct str id;
     int64_t type;
@@ -468,21 +463,19 @@ extend_user_info(struct chat *c, struct conn *from, uint32_t seq, const struct r
     if (h->user_info == NULL || r == NULL || !request_id(r, F_USER_ID, text, &id) ||
         request_int(r, F_TYPE, 2, &type) < 0 || type < 0 || type > 2)
         return false;
-    out_begin(&h->json);
     int known = h->user_info(h->user_info_arg, h->jim, conn_public_id(from), text_of(id),
-                             (int)type, &h->json);
-    if (known == 0)
-        return false;
-    if (known < 0 || h->json.b.len == 0) {
+                             (int)type, &json);
+    if (known < 0 || (known > 0 && json.b.len == 0)) {
         answer_code(c, from, CMD_USER_RESP, seq, CODE_USER_FAILED);
-        return true;
+    } else if (known > 0) {
+        struct buf *b = answer_begin(c, codes[type], CMD_USER_RESP);
+        json_put_key(b, "data");
+        json_put_raw(b, json.b.p, json.b.len);
+        put_msg(b, codes[type]);
+        answer_send(c, from, CMD_USER_RESP, seq);
     }
-    struct buf *b = answer_begin(c, codes[type], CMD_USER_RESP);
-    json_put_key(b, "data");
-    json_put_raw(b, h->json.b.p, h->json.b.len);
-    put_msg(b, codes[type]);
-    answer_send(c, from, CMD_USER_RESP, seq);
-    return true;
+    buf_free(&json.b);
+    return known != 0;
 }
 
 /* --- HTTP ------------------------------------------------------------------------------------- */

@@ -223,7 +223,8 @@ JIM_API void jim_on_join(struct jim *j, int (*fn)(void *arg, struct jim *j, uint
 /*
  * A chat message that is about to be stored, after all other checks. 0 allows, a code refuses. What
  * is written to `content` or `extras` (a JSON object) takes the place of the message's own. A
- * message sent again (same id) gets its first answer and does not come here.
+ * message sent again (same id) gets its first answer and does not come here. What fn itself sends
+ * with jim_chat() or jim_say() does, before that returns.
  */
 struct jim_chat {
     uint64_t conn;              /* 0: from the API or jim_chat() */

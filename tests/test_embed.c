@@ -433,6 +433,38 @@ TEST(embed_chat)
                  "chat 0 2 0 eve>bob [own] \n");
 }
 
+/* Tell a moderator of one that is changed, by a message, before all of the change is written. */
+static int
+on_chat_moderated(void *arg, struct jim *j, const struct jim_chat *c, struct jim_out *content,
+                  struct jim_out *extras)
+{
+    struct jim_text system = {"filter", 6}, boss = {"boss", 4}, none = {NULL, 0};
+
+    (void)arg, (void)extras;
+    if (!is(c->from, "ann"))
+        return 0;
+    jim_out_add(content, "d*", 2);
+    CHECK_INT(jim_say(j, system, boss, none, (struct jim_text){"changed", 7}), 0);
+    jim_out_add(content, "**", 2);
+    return 0;
+}
+
+TEST(embed_chat_said_from_within)
+{
+    struct host h;
+    struct peer ann, bob;
+
+    host_new(&h);
+    jim_on_chat(h.j, on_chat_moderated, &h);
+    host_start(&h);
+    peer_login(&ann, &h.s, PROTO_TCP, "ann");
+    peer_login(&bob, &h.s, PROTO_TCP, "bob");
+    say(&ann, 11, SAY("darn"));
+    EXPECT(&bob, "{'command':11,'data':{'chatType':2,'content':'d***',<...>");
+    EXPECT(&ann, "{'code':10000,'command':12,<...>");
+    host_end(&h, NULL);
+}
+
 /* --- what has happened ------------------------------------------------------------------------ */
 
 static void
