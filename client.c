@@ -309,7 +309,6 @@ heard(void *arg, int command, uint32_t seq, const char *json, size_t n)
     struct jim_client *c = arg;
     struct answer a;
 
-    c->heard_ms = c->now_ms;
     if (json == NULL && command < 0) {
         greet(c);
         return !c->lost;
@@ -553,6 +552,9 @@ step(struct jim_client *c, bool readable)
         connect_again(c);
     if (!c->over && !c->lost && readable && c->link.state != LINK_NONE && !link_read(&c->link))
         c->lost = true;
+    if (c->link.alive) /* be it a piece of a frame that takes its time */
+        c->heard_ms = c->now_ms;
+    c->link.alive = false;
     if (!c->over && !c->lost && c->link.state != LINK_NONE)
         on_time(c);
     if (!c->over && c->closing)

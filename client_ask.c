@@ -29,6 +29,7 @@
 #define MAX_TRIES 5        /* and how many it may break */
 #define HOLD_MS 200        /* the first pause after a refusal that passes, doubled by the next */
 #define MAX_HOLD_MS 10000
+#define LATE_MS 1000       /* what a frame that is coming prolongs the wait for an answer by */
 #define PACE_PART 5 / 8    /* what may be sent at once, of a second's worth: the server allows twice
                               that second, and bunches arrive */
 
@@ -769,6 +770,10 @@ ask_expire(struct jim_client *c)
     for (struct ask *k = c->flight.first; k != NULL && !c->lost; k = k->next) {
         if (k->until_ms == 0 || c->now_ms < k->until_ms)
             continue;
+        if (k->kind >= ASK_STAND && c->link.in.len > 0) { /* it may be what is just coming */
+            k->until_ms = c->now_ms + LATE_MS;
+            continue;
+        }
         k->until_ms = 0; /* it stays, so that a late answer finds its place */
         if (k->kind == ASK_LOGIN)
             client_lose(c, "no answer to the login in time");

@@ -65,6 +65,7 @@ struct link {
     uint8_t mask[64];           /* random bytes for masks */
     size_t masks;               /* bytes of it not used yet */
     bool over;                  /* the peer has said that nothing more will come */
+    bool alive;                 /* something has come; who looks at it takes it back */
     size_t frame_max;
     char why[200];              /* the last thing that went wrong */
     void *arg;                  /* of the two: */

@@ -602,6 +602,7 @@ link_read(struct link *l)
             return broken(l);
         if (n == 0)
             return fail(l, "the server closed the connection", "");
+        l->alive = true;
         if (!take_more(l, p, (size_t)n))
             return false;
         if (n < LINK_READ && l->tls == NULL)

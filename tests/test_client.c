@@ -925,6 +925,68 @@ TEST(client_notices_a_dead_server)
     ear_free(&e);
 }
 
+/* A frame that takes its time is a sign of life, piece by piece. */
+TEST(client_hears_a_slow_frame)
+{
+    struct fake f;
+    struct ear e = {.answers = 0};
+    struct buf frame = {0};
+    char hello[200];
+
+    fake_begin(&f);
+    struct jim_client *c = client_at(&f, false, &e);
+    fake_welcome(&f, c);
+    UNTIL(c, jim_client_state(c) == JIM_CLIENT_READY);
+    snprintf(hello, sizeof hello, HELLO, ",'seq':1");
+    put_frame(&frame, false, 0, 0, 11, hello);
+    for (size_t i = 0; i < frame.len; i++) {
+        int64_t before_ms = time_mono_ms();
+        while (time_mono_ms() == before_ms)
+            continue;
+        fake_put(&f, frame.p + i, 1);
+        UNTIL(c, c->heard_ms > before_ms);
+    }
+    CHECK_SAID(e.messages, "b>a:1:hi\n");
+    buf_free(&frame);
+    jim_client_free(c);
+    fake_end(&f);
+    ear_free(&e);
+}
+
+/* What is fetched may be large, and the line slow: the answer is not late while it comes. */
+TEST(client_waits_for_an_answer_that_comes)
+{
+    struct fake f;
+    struct ear e = {.answers = 0};
+    struct buf frame = {0};
+    char hello[200];
+
+    fake_begin(&f);
+    struct jim_client *c = client_at(&f, false, &e);
+    fake_welcome(&f, c);
+    UNTIL(c, !c->sync.catching);
+    snprintf(hello, sizeof hello, HELLO, ",'seq':1");
+    fake_say(&f, 0, 11, hello);
+    UNTIL(c, e.messages.len > 0);
+    snprintf(hello, sizeof hello, HELLO, ",'seq':3");
+    fake_say(&f, 0, 11, hello);
+    fake_expect(&f, c, 19, true);
+    put_frame(&frame, false, 0, f.seq, 20, "{'code':10018,'command':20,'data':{'friends':{'b':["
+              "{'chatType':2,'content':'2','from':'b','seq':2,'to':'a'}]},'groups':{}}}");
+    fake_put(&f, frame.p, 10);
+    UNTIL(c, c->link.in.len == 10);
+    c->flight.first->until_ms = 1; /* long ago */
+    jim_client_step(c);
+    CHECK_INT(jim_client_state(c), JIM_CLIENT_READY);
+    fake_put(&f, frame.p + 10, frame.len - 10);
+    UNTIL(c, jim_client_seen(c, "b", NULL) == 3);
+    CHECK_SAID(e.messages, "b>a:1:hi\nb>a:2*:2\nb>a:3:hi\n");
+    buf_free(&frame);
+    jim_client_free(c);
+    fake_end(&f);
+    ear_free(&e);
+}
+
 TEST(client_refuses_other_protocols)
 {
     static const struct {
