@@ -174,9 +174,10 @@ conversation_find(struct talk *ch, const char *name, bool group)
         i++;
     if (i < ch->conversations)
         return i;
-    if (i == MAX_CONVERSATIONS) /* the last place serves for what is beyond */
-        free(ch->conversation[--i].name);
-    else
+    if (i == MAX_CONVERSATIONS) { /* one place serves for what is beyond: never the current one */
+        i -= ch->current == i - 1 ? 2 : 1;
+        free(ch->conversation[i].name);
+    } else
         ch->conversation = xrealloc(ch->conversation,
                                     ++ch->conversations * sizeof *ch->conversation);
     ch->conversation[i] = (struct conversation){.name = xstrndup(name, strlen(name)),
@@ -926,14 +927,23 @@ sooner(int a, int b)
     return a < 0 ? b : b < 0 || a < b ? a : b;
 }
 
+/* Is there room for more of standard input? Always for the rest of a line: pipe_send() has a limit.
+ */
+static bool
+is_hungry(const struct talk *ch)
+{
+    return !ch->end && (ch->edit != NULL ||
+                        (ch->cli->was_ready && (ch->in.len < 65536 ||
+                                                memchr(ch->in.p, '\n', ch->in.len) == NULL)));
+}
+
 static void
 chat_turn(struct talk *ch)
 {
     struct cli *c = ch->cli;
     int timeout = sooner(chat_mark(ch), sooner(cli_patience(c), jim_client_timeout(c->client)));
-    bool hungry = !ch->end && (ch->edit != NULL || (c->was_ready && ch->in.len < 65536));
     struct pollfd f[3] = {
-        {.fd = hungry ? STDIN_FILENO : -1, .events = POLLIN},
+        {.fd = is_hungry(ch) ? STDIN_FILENO : -1, .events = POLLIN},
         {.fd = jim_client_fd(c->client), .events = jim_client_events(c->client)},
         {.fd = ch->edit != NULL ? ch->tty.signal : -1, .events = POLLIN}};
     unsigned char number;

@@ -559,6 +559,33 @@ TEST(cli_pipe_refused)
 }
 
 /* The server goes for good: what is not acknowledged is no success. */
+/* A line longer than what is read ahead is refused by the server, and no reason to stop. */
+TEST(cli_pipe_long_lines)
+{
+    struct cli_run r;
+    struct server s;
+    struct buf lines = {0};
+
+    server_start(&s, QUIET, FAST, NULL);
+    for (int i = 0; i < 2; i++) {
+        buf_reserve(&lines, 200000);
+        memset(lines.p + lines.len, 'a', 200000);
+        lines.len += 200000;
+        buf_lit(&lines, "\nshort\n");
+    }
+    buf_lit(&lines, "\0");
+    CHECK_INT(cli(&r, &s, lines.p, "-u", "alice", "chat", "-T", "bob", NULL), 4);
+    COMPLAINED(&r, "jim-cli: line 1 was not sent: message too large\n"
+                   "jim-cli: line 3 was not sent: message too large\n");
+    lines.len = 0;
+    buf_reserve(&lines, 1200001);
+    memset(lines.p, 'a', 1200000);
+    lines.p[1200000] = '\0';
+    CHECK_INT(cli(&r, &s, lines.p, "-u", "alice", "chat", "-T", "bob", NULL), 4);
+    COMPLAINED(&r, "jim-cli: line 1 is too long\n");
+    buf_free(&lines);
+}
+
 TEST(cli_pipe_unacknowledged)
 {
     struct cli_run r;
@@ -708,6 +735,35 @@ TEST(cli_terminal_conversations)
     row_is(&t, ">");
     type(&t, "/help\r");
     row_has(&t, "-- /to USER [TEXT]");
+    type(&t, "/quit\r");
+    CHECK_INT(terminal_end(&t), 0);
+}
+
+/* However many people speak, what is typed goes to whom the prompt names. */
+TEST(cli_terminal_very_many_conversations)
+{
+    struct terminal t;
+    struct server s;
+    struct peer bob;
+
+    server_start(&s, QUIET, FAST, NULL);
+    peer_login(&bob, &s, PROTO_TCP, "bob");
+    terminal_start(&t, &s, 80, 30, "-u", "alice", "chat", NULL);
+    row_is(&t, ">");
+    for (int i = 0; i < 1003; i++) {
+        char json[100];
+        if (i == 999) { /* the last that there is a place for */
+            row_has(&t, " u998 > alice:");
+            type(&t, "/to bob\r");
+            row_has(&t, "bob (998 unread)>");
+        }
+        snprintf(json, sizeof json, "{\"chatType\":2,\"from\":\"u%d\",\"to\":\"alice\"}", i);
+        CHECK_INT(api_send(&s, json).status, 200);
+    }
+    row_has(&t, " u1002 > alice:");
+    row_has(&t, "bob (");
+    type(&t, "to bob alone\r");
+    CHECK(hear(&bob) && heard(&bob, "to bob alone"));
     type(&t, "/quit\r");
     CHECK_INT(terminal_end(&t), 0);
 }
