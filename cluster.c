@@ -261,15 +261,15 @@ bucket_name(struct str id, char dst[8])
 }
 
 void
-ask_index(struct op *o, char kind, struct str id, int score, bool known)
+ask_index(struct op *o, char kind, struct str id, int score, const char *only)
 {
     char text[8];
     struct str bucket = bucket_name(id, text);
 
-    ask_plain(o, "ZADD", known ? 4 : 3);
+    ask_plain(o, "ZADD", only != NULL ? 4 : 3);
     put_key(o, kind, bucket, "");
-    if (known)
-        put_arg(o, STR("XX"));
+    if (only != NULL)
+        put_arg(o, str_of(only));
     put_int(o, score);
     put_arg(o, id);
     ask_end(o, kind, bucket, UINT32_MAX);

@@ -257,7 +257,7 @@ import_message(struct carry *c, struct str json, const struct request *r, const 
     put_int(o, recent);
     ask_end(o, 'c', key, 0);
     if (first && group)
-        ask_index(o, 'G', to, 0, false);
+        ask_index(o, 'G', to, 0, NULL);
     op_sent(o);
     return NULL;
 }
@@ -282,15 +282,7 @@ import_user_line(struct carry *c, struct str json, const struct request *r)
     put_arg(o, STR("p"));
     put_arg(o, (struct str){c->line.p, c->line.len});
     ask_end(o, 'u', user, 1);
-    char bucket_text[8];
-    struct str bucket = {bucket_text, (size_t)snprintf(bucket_text, sizeof bucket_text, "%u",
-                                                       bucket_of(id))};
-    ask_plain(o, "ZADD", 4);
-    put_key(o, 'U', bucket, "");
-    put_arg(o, STR("NX"));
-    put_int(o, 1);
-    put_arg(o, id);
-    ask_end(o, 'U', bucket, 1);
+    ask_index(o, 'U', id, 1, "NX");
     op_sent(o);
     c->users++;
     return NULL;
@@ -321,7 +313,7 @@ import_group_line(struct carry *c, const struct request *r)
         ask_group(o, key, "gone", STR("1"));
         ask_unindex(o, 'G', id);
     } else {
-        ask_index(o, 'G', id, 0, false);
+        ask_index(o, 'G', id, 0, NULL);
     }
     if (request_id(r, F_NAME, name_text, &name))
         ask_group(o, key, "name", name);
@@ -347,7 +339,7 @@ import_progress(struct carry *c, const struct request *r, const struct told *t, 
     list_member(o, user_key(id, esc), group ? ":g" : ":p", key);
     if (group) {
         ask_group(o, key, "id", other);
-        ask_index(o, 'G', other, 0, false);
+        ask_index(o, 'G', other, 0, NULL);
         ask_plain(o, "ZADD", 4);
         put_key(o, 'c', key, ":m");
         put_arg(o, STR("NX"));
@@ -535,7 +527,6 @@ static void
 export_conv(struct carry *c, struct str key)
 {
     struct op *o;
-    char from[32];
 
     if (c->failed || conv_find_key(&c->jim.chat.roster, key) != NULL)
         return;
@@ -545,14 +536,7 @@ export_conv(struct carry *c, struct str key)
     c->last = 0;
     do {
         o = carry_op(c, messages_reply);
-        ask_plain(o, "XRANGE", 5);
-        put_key(o, 'c', key, "");
-        snprintf(from, sizeof from, "%" PRIu64 "-0", c->last + 1);
-        put_arg(o, str_of(from));
-        put_arg(o, STR("+"));
-        put_arg(o, STR("COUNT"));
-        put_int(o, PAGE);
-        ask_end(o, 'c', key, 0);
+        ask_messages(o, key, c->last + 1, 0, PAGE);
         op_sent(o);
         carry_wait(c, 0);
     } while (!c->failed && c->got == PAGE);

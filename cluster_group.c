@@ -260,7 +260,7 @@ change_lists(struct change_op *q)
     struct op *o = op_new(q->op.k, sizeof *o, NULL, op_end, NULL);
 
     if (q->made)
-        ask_index(o, 'G', change_id(q), 0, false);
+        ask_index(o, 'G', change_id(q), 0, NULL);
     for (size_t i = 0; !q->joins && i < q->users; i++) {
         struct str user = user_key(changed_id(&q->user[i]), text);
         ask_plain(o, "SREM", 2);
@@ -659,6 +659,19 @@ enter_reply(struct op *o, uint32_t n, const struct redis_reply *r)
         entered_here(o->k, q->user, q->conv, redis_text(redis_at(r, 6)), seq);
 }
 
+void
+ask_enter(struct op *o, const struct user *u, const struct conv *v, uint32_t n)
+{
+    ask_script(o, SCRIPT_ENTER, 5, 5);
+    put_group_keys(o, conv_key(v));
+    put_arg(o, user_id(u));
+    put_arg(o, cluster_self(o->k));
+    put_arg(o, STR("0"));
+    put_arg(o, STR(""));
+    put_arg(o, str_of(v->id));
+    ask_end(o, 'c', conv_key(v), n);
+}
+
 static void
 enter_here(struct cluster *k, struct user *u, struct conv *v)
 {
@@ -669,14 +682,7 @@ enter_here(struct cluster *k, struct user *u, struct conv *v)
     q->conv = v;
     u->pins++;
     v->pins++;
-    ask_script(o, SCRIPT_ENTER, 5, 5);
-    put_group_keys(o, conv_key(v));
-    put_arg(o, user_id(u));
-    put_arg(o, cluster_self(k));
-    put_arg(o, STR("0"));
-    put_arg(o, STR(""));
-    put_arg(o, str_of(v->id));
-    ask_end(o, 'c', conv_key(v), 0);
+    ask_enter(o, u, v, 0);
     op_sent(o);
 }
 

@@ -209,7 +209,7 @@ entered(struct op *o, uint32_t n, const struct redis_reply *r)
                seq);
     if (redis_int(redis_at(r, 3), 0) == 1) {
         struct op *index = op_new(o->k, sizeof *index, NULL, op_end, NULL);
-        ask_index(index, 'G', id, 0, false);
+        ask_index(index, 'G', id, 0, NULL);
         op_sent(index);
     }
 }
@@ -404,7 +404,7 @@ cluster_login(struct cluster *k, struct conn *c, uint32_t seq, struct str id, st
     put_key(o, 'n', cluster_self(k), ":u");
     put_arg(o, user);
     ask_end(o, 'n', cluster_self(k), 1);
-    ask_index(o, 'U', id, 0, false);
+    ask_index(o, 'U', id, 0, NULL);
     snprintf(presence, sizeof presence, "%u %s",
              l->user->nconns + l->user->coming - (c->user == l->user), conn_terminal(c));
     ask_script(o, SCRIPT_LOGIN, 3, 2 + l->groups);
@@ -541,7 +541,7 @@ leave_last(struct op *o)
         ask_end(o, 'n', node, 0);
     }
     if (l->nowhere && away)
-        ask_index(o, 'U', leave_id(l), 1, true);
+        ask_index(o, 'U', leave_id(l), 1, "XX");
     op_sent(o);
 }
 
@@ -726,7 +726,7 @@ presence_again(struct cluster *k, struct user *u)
     put_arg(o, user);
     ask_end(o, 'n', cluster_self(k), UINT32_MAX);
     ask_presence(o, user, u, u->nconns, PROTO_NONE);
-    ask_index(o, 'U', user_id(u), 0, false);
+    ask_index(o, 'U', user_id(u), 0, NULL);
     q->conv = xmalloc((u->joined + 1) * sizeof q->conv[0]);
     for (struct member *m = u->members; m != NULL; m = m->next_of_user) {
         struct conv *v = m->conv;
@@ -734,14 +734,7 @@ presence_again(struct cluster *k, struct user *u)
             continue;
         q->conv[q->convs] = v;
         v->pins++;
-        ask_script(o, SCRIPT_ENTER, 5, 5);
-        put_group_keys(o, conv_key(v));
-        put_arg(o, user_id(u));
-        put_arg(o, cluster_self(k));
-        put_arg(o, STR("0"));
-        put_arg(o, STR(""));
-        put_arg(o, str_of(v->id));
-        ask_end(o, 'c', conv_key(v), (uint32_t)q->convs++);
+        ask_enter(o, u, v, (uint32_t)q->convs++);
     }
     op_sent(o);
 }

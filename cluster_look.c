@@ -841,15 +841,7 @@ friends_write(struct op *o)
     ask_plain(o, "HKEYS", 1);
     put_key(o, 'u', user, ":n");
     ask_end(o, 'u', user, 1);
-    char bucket_text[8];
-    struct str bucket = {bucket_text, (size_t)snprintf(bucket_text, sizeof bucket_text, "%u",
-                                                       bucket_of(id))};
-    ask_plain(o, "ZADD", 4);
-    put_key(o, 'U', bucket, "");
-    put_arg(o, STR("NX")); /* known from now on; if he is online, the list has him already */
-    put_int(o, 1);
-    put_arg(o, id);
-    ask_end(o, 'U', bucket, 2);
+    ask_index(o, 'U', id, 1, "NX"); /* known from now on; online, the list has him already */
     op_sent(o);
 }
 

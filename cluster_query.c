@@ -35,7 +35,6 @@ struct fetch_op {
     bool more;
     int code;             /* other than 0: refused */
     struct fetched *marks; /* owned until it goes with the answer */
-    size_t marks_cap;
     /* History: */
     int64_t begin, end, offset, count, before, after;
     bool has_begin, has_end, has_before, has_after;
@@ -56,20 +55,6 @@ static struct str
 fetch_id(const struct fetch_op *q)
 {
     return (struct str){q->id, q->idlen};
-}
-
-static void
-fetch_mark(struct fetch_op *q, struct member *m, uint64_t upto)
-{
-    size_t n = q->marks == NULL ? 0 : q->marks->n;
-
-    if (n == q->marks_cap) {
-        q->marks_cap = q->marks_cap == 0 ? 8 : 2 * q->marks_cap;
-        q->marks = xrealloc(q->marks, sizeof *q->marks + q->marks_cap * sizeof q->marks->mark[0]);
-    }
-    q->marks->mark[n].member = m;
-    q->marks->mark[n].upto = upto;
-    q->marks->n = n + 1;
 }
 
 /* {"friends":…,"groups":…[,"more":true][,"userId":…]} behind what was begun. */
@@ -191,7 +176,7 @@ missed_mark(struct fetch_op *q, struct str key, int64_t upto)
     struct conv *v = conv_get_key(r, key);
     struct member *m = v != NULL ? member_of(r, u, v) : NULL;
     if (m != NULL && !m->left)
-        fetch_mark(q, m, (uint64_t)upto);
+        fetched_add(&q->marks, m, (uint64_t)upto);
 }
 
 static void

@@ -354,14 +354,28 @@ fill_step(struct op *o)
     op_end(o);
 }
 
+void
+ask_messages(struct op *o, struct str conv, uint64_t from, uint64_t to, int64_t count)
+{
+    char text[32];
+
+    ask_plain(o, "XRANGE", 5);
+    put_key(o, 'c', conv, "");
+    snprintf(text, sizeof text, "%llu-0", (unsigned long long)from);
+    put_arg(o, str_of(text));
+    snprintf(text, sizeof text, "%llu-0", (unsigned long long)to);
+    put_arg(o, str_of(to > 0 ? text : "+"));
+    put_arg(o, STR("COUNT"));
+    put_int(o, count);
+    ask_end(o, 'c', conv, 0);
+}
+
 /* Read what is between the last that was shown and the first that waits. */
 static void
 fill(struct cluster *k, struct conv *v)
 {
     struct far *f = v->far;
     uint64_t to = f->held != NULL ? f->held->seq - 1 : f->upto;
-    struct str key = conv_key(v);
-    char text[32];
 
     if (to <= v->durable) {
         held_drain(k, v);
@@ -375,15 +389,7 @@ fill(struct cluster *k, struct conv *v)
     q->to = to;
     v->pins++;
     f->filling = true;
-    ask_plain(o, "XRANGE", 5);
-    put_key(o, 'c', key, "");
-    snprintf(text, sizeof text, "%llu-0", (unsigned long long)v->durable + 1);
-    put_arg(o, str_of(text));
-    snprintf(text, sizeof text, "%llu-0", (unsigned long long)to);
-    put_arg(o, str_of(text));
-    put_arg(o, STR("COUNT"));
-    put_int(o, MAX_FILL);
-    ask_end(o, 'c', key, 0);
+    ask_messages(o, conv_key(v), v->durable + 1, to, MAX_FILL);
     op_sent(o);
 }
 
@@ -534,9 +540,6 @@ behind_step(struct op *o)
 bool
 cluster_read(struct cluster *k, struct conn *c, struct member *m, uint64_t seq)
 {
-    struct str key = conv_key(m->conv);
-    char text[32];
-
     if (k->gone)
         return false;
     struct op *o = op_new(k, sizeof(struct behind_op), behind_reply, behind_step,
@@ -545,14 +548,7 @@ cluster_read(struct cluster *k, struct conn *c, struct member *m, uint64_t seq)
     q->member = m;
     o->conn = c;
     c->deferred++;
-    ask_plain(o, "XRANGE", 5);
-    put_key(o, 'c', key, "");
-    snprintf(text, sizeof text, "%llu-0", (unsigned long long)seq);
-    put_arg(o, str_of(text));
-    put_arg(o, STR("+"));
-    put_arg(o, STR("COUNT"));
-    put_int(o, MAX_BEHIND);
-    ask_end(o, 'c', key, 0);
+    ask_messages(o, conv_key(m->conv), seq, 0, MAX_BEHIND);
     op_sent(o);
     return true;
 }
@@ -823,35 +819,33 @@ ask_send(struct far_send *s, const struct far_draft *d)
     ask_end(o, 'c', key, 0);
 }
 
+/* One of a pair: that he has this conversation, for what looks for all of his (an export, and what
+ * waits for him); and on which nodes he is. */
+static void
+ask_half(struct op *o, const struct user *u, struct conv *v, uint32_t n)
+{
+    char text[3 * MAX_ID];
+    struct str id = user_key(user_id(u), text);
+
+    if (!far_get(v)->listed) {
+        ask_plain(o, "SADD", 2);
+        put_key(o, 'u', id, ":p");
+        put_arg(o, conv_key(v));
+        ask_end(o, 'u', id, 3);
+    }
+    ask_plain(o, "HKEYS", 1);
+    put_key(o, 'u', id, ":n");
+    ask_end(o, 'u', id, n);
+}
+
 /* The receiver's list is written before the message: the other way round, a node that dies in
  * between would leave a message that nobody finds. */
 static void
 ask_pair(struct op *o, const struct far_draft *d)
 {
-    char text[3 * MAX_ID];
-    struct str to = user_key(user_id(d->to), text);
-
-    if (!far_get(d->conv)->listed) {
-        ask_plain(o, "SADD", 2);
-        put_key(o, 'u', to, ":p");
-        put_arg(o, conv_key(d->conv));
-        ask_end(o, 'u', to, 3);
-    }
-    ask_plain(o, "HKEYS", 1);
-    put_key(o, 'u', to, ":n");
-    ask_end(o, 'u', to, 1);
-    if (d->from == d->to)
-        return;
-    struct str from = user_key(user_id(d->from), text);
-    if (!far_get(d->conv)->listed) { /* nothing of his waits there, but an export finds it by him */
-        ask_plain(o, "SADD", 2);
-        put_key(o, 'u', from, ":p");
-        put_arg(o, conv_key(d->conv));
-        ask_end(o, 'u', from, 3);
-    }
-    ask_plain(o, "HKEYS", 1);
-    put_key(o, 'u', from, ":n");
-    ask_end(o, 'u', from, 2);
+    ask_half(o, d->to, d->conv, 1);
+    if (d->from != d->to)
+        ask_half(o, d->from, d->conv, 2);
 }
 
 /* Nothing of a private message is done when a part of it cannot be. */

@@ -116,13 +116,14 @@ struct msg_pool {
 };
 
 struct fetched { /* cursors an answer 20 moves once it is written */
-    size_t n;
+    size_t n, cap;
     struct {
         struct member *member;
         uint64_t upto;
     } mark[];
 };
 
+void fetched_add(struct fetched **f, struct member *m, uint64_t upto); /* *f NULL: the first */
 /* A message with one reference, for the caller. */
 struct msg *msg_new(uint8_t command, uint32_t seq, const char *data, size_t n);
 /* The same from a pool, which outlives it; NULL: none. For what every message needs. data NULL: the

@@ -144,13 +144,11 @@ struct cluster {
     struct cluster_stats stats;
 };
 
-
 struct op;
 typedef void op_reply_fn(struct op *o, uint32_t n, const struct redis_reply *r);
 typedef void op_fn(struct op *o);
 
-/* Commands on their way to Redis, and what they are for. Embedded at the start of what says more.
- * */
+/* Commands on their way to Redis, and what they are for. The first member of what says more. */
 struct op {
     struct cluster *k;
     struct op *next, **at;  /* all there are */
@@ -208,13 +206,13 @@ struct str cluster_self(const struct cluster *k);
 struct str user_key(struct str id, char dst[3 * MAX_ID]); /* escaped */
 unsigned bucket_of(struct str id); /* in which part of the list of all users or groups it is */
 #define BUCKETS 64
-/* The commands that keep that list. kind: 'U' users, 'G' groups; score: 0 online, 1 not. */
-void ask_index(struct op *o, char kind, struct str id, int score, bool known);
+/* The commands that keep that list. kind: 'U' users, 'G' groups; score: 0 online, 1 not; only: "XX"
+ * if it has him, "NX" if it has not, NULL in any case. Their replies do not matter. */
+void ask_index(struct op *o, char kind, struct str id, int score, const char *only);
 void ask_unindex(struct op *o, char kind, struct str id);
 
 /* To another node's inbox, with this turn's others: a head of words, and text. Not to ourselves. */
 void far_route(struct cluster *k, struct str node, struct str head, struct str text);
-
 
 /* --- cluster_send.c: the way of a message ----------------------------------------------------- */
 
@@ -228,6 +226,8 @@ void far_unbase(struct cluster *k, struct conv *v); /* they do no more */
 bool far_wanted(const struct conv *v); /* is somebody here in it, or coming? */
 void far_check(struct cluster *k, struct conv *v); /* ask whether something was missed */
 void far_gone(struct conv *v); /* it is being forgotten */
+/* Messages of a conversation, from number `from` to `to` (0: the last), `count` at most; n is 0. */
+void ask_messages(struct op *o, struct str conv, uint64_t from, uint64_t to, int64_t count);
 int64_t far_keep_since(const struct chat *c); /* what was stored before need not be kept; ms */
 /* Write cursors that have moved. */
 void far_save(struct cluster *k, bool all);
@@ -254,15 +254,17 @@ void presence_leave(struct cluster *k, struct user *u);
 struct member *far_member(struct cluster *k, struct user *u, struct conv *v, struct str cursor,
                           uint64_t seq);
 
-/* --- cluster_api.c: what the API does --------------------------------------------------------- */
+/* --- cluster_group.c: who is in a group ------------------------------------------------------- */
+
+/* He is in the group, if he is a member as before: registers his presence there (script_enter). */
+void ask_enter(struct op *o, const struct user *u, const struct conv *v, uint32_t n);
+bool group_word(struct cluster *k, char what, struct str *words, size_t n, struct str text);
+
+/* --- cluster_look.c: users and groups as Redis knows them ------------------------------------- */
 
 /* A broadcast of another node has been sent to so many connections here; and, of ours, there. */
 void broadcast_told(struct cluster *k, struct str node, struct str number, uint64_t sent);
 void broadcast_heard(struct cluster *k, struct str number, uint64_t sent);
-
-/* --- cluster_group.c: who is in a group ------------------------------------------------------- */
-
-bool group_word(struct cluster *k, char what, struct str *words, size_t n, struct str text);
 
 /* --- cluster_carry.c: a whole server into Redis, and out of it -------------------------------- */
 

@@ -12,16 +12,51 @@
 
 #include <string.h>
 
-/* === SHA-1 (FIPS 180-4) ======================================================================= */
-
-/* Only for the WebSocket handshake, which proves that both sides mean WebSocket and nothing else:
- * that SHA-1 is broken does not matter there. */
+/* === what both SHAs do alike (FIPS 180-4) ===================================================== */
 
 static uint32_t
 rotate(uint32_t v, int bits)
 {
     return v << bits | v >> (32 - bits);
 }
+
+/* Text comes in pieces of any length, and is taken in blocks of 64 bytes. */
+typedef void block_fn(uint32_t *h, const uint8_t *p);
+
+static void
+blocks_add(uint32_t *h, uint64_t *total, uint8_t block[64], block_fn *take, const uint8_t *p,
+           size_t n)
+{
+    while (n > 0) {
+        size_t have = *total % 64;
+        size_t some = n < 64 - have ? n : 64 - have;
+        memcpy(block + have, p, some);
+        *total += some;
+        p += some;
+        n -= some;
+        if (have + some == 64)
+            take(h, block);
+    }
+}
+
+/* Behind the text: a bit, zeros up to 8 bytes before a block's end, and its length (5.1.1). */
+static void
+blocks_end(uint32_t *h, uint64_t *total, uint8_t block[64], block_fn *take)
+{
+    static const uint8_t pad[64] = {0x80};
+    uint64_t bits = *total * 8;
+    uint8_t length[8];
+
+    put_be32(length, (uint32_t)(bits >> 32));
+    put_be32(length + 4, (uint32_t)bits);
+    blocks_add(h, total, block, take, pad, 1 + (119 - *total % 64) % 64);
+    blocks_add(h, total, block, take, length, 8);
+}
+
+/* === SHA-1 (FIPS 180-4) ======================================================================= */
+
+/* Only for the WebSocket handshake, which proves that both sides mean WebSocket and nothing else:
+ * that SHA-1 is broken does not matter there. */
 
 /* The functions and constants of the four rounds of twenty steps (sections 4.1.1 and 4.2.1). */
 static uint32_t
@@ -72,31 +107,13 @@ sha1_init(struct sha1 *s)
 void
 sha1_add(struct sha1 *s, const void *p, size_t n)
 {
-    const uint8_t *at = p;
-
-    while (n > 0) {
-        size_t have = s->n % 64;
-        size_t take = n < 64 - have ? n : 64 - have;
-        memcpy(s->block + have, at, take);
-        s->n += take;
-        at += take;
-        n -= take;
-        if (have + take == 64)
-            sha1_block(s->h, s->block);
-    }
+    blocks_add(s->h, &s->n, s->block, sha1_block, p, n);
 }
 
 void
 sha1_end(struct sha1 *s, uint8_t digest[20])
 {
-    static const uint8_t pad[64] = {0x80};
-    uint64_t bits = s->n * 8;
-    uint8_t length[8];
-
-    put_be32(length, (uint32_t)(bits >> 32));
-    put_be32(length + 4, (uint32_t)bits);
-    sha1_add(s, pad, 1 + (119 - s->n % 64) % 64); /* up to 8 bytes before a block's end */
-    sha1_add(s, length, 8);
+    blocks_end(s->h, &s->n, s->block, sha1_block);
     for (int i = 0; i < 5; i++)
         put_be32(digest + 4 * i, s->h[i]);
 }
@@ -170,31 +187,13 @@ sha256_init(struct sha256 *s)
 void
 sha256_add(struct sha256 *s, const void *p, size_t n)
 {
-    const uint8_t *at = p;
-
-    while (n > 0) {
-        size_t have = s->n % 64;
-        size_t take = n < 64 - have ? n : 64 - have;
-        memcpy(s->block + have, at, take);
-        s->n += take;
-        at += take;
-        n -= take;
-        if (have + take == 64)
-            sha256_block(s->h, s->block);
-    }
+    blocks_add(s->h, &s->n, s->block, sha256_block, p, n);
 }
 
 void
 sha256_end(struct sha256 *s, uint8_t digest[32])
 {
-    static const uint8_t pad[64] = {0x80};
-    uint64_t bits = s->n * 8;
-    uint8_t length[8];
-
-    put_be32(length, (uint32_t)(bits >> 32));
-    put_be32(length + 4, (uint32_t)bits);
-    sha256_add(s, pad, 1 + (119 - s->n % 64) % 64);
-    sha256_add(s, length, 8);
+    blocks_end(s->h, &s->n, s->block, sha256_block);
     for (int i = 0; i < 8; i++)
         put_be32(digest + 4 * i, s->h[i]);
 }

@@ -3,7 +3,7 @@
  * msg.c - struct msg: one encoded text, shared by all its receivers, and the pool that the memory
  * of short ones goes back to. Knows neither connections nor what a text says.
  *
- *   making, heads, pieces, freeing, counting
+ *   making, heads, pieces, freeing, counting, what an answer proves delivered
  */
 #include "jim.h"
 
@@ -97,4 +97,19 @@ msg_hold(struct msg *m, size_t *held)
         return;
     m->held = held;
     *held += sizeof *m + m->len;
+}
+
+void
+fetched_add(struct fetched **f, struct member *m, uint64_t upto)
+{
+    size_t n = *f == NULL ? 0 : (*f)->n, cap = *f == NULL ? 0 : (*f)->cap;
+
+    if (n == cap) {
+        cap = cap == 0 ? 8 : 2 * cap;
+        *f = xrealloc(*f, sizeof **f + cap * sizeof (*f)->mark[0]);
+        (*f)->cap = cap;
+    }
+    (*f)->mark[n].member = m;
+    (*f)->mark[n].upto = upto;
+    (*f)->n = n + 1;
 }

@@ -100,7 +100,6 @@ struct fetch {
     bool more;               /* something was left out for want of room */
     bool peek;               /* no cursor will move */
     struct fetched *marks;   /* owned until it goes with the answer */
-    size_t marks_cap;
 };
 
 /* May another message of n bytes go in? The first always may. */
@@ -111,20 +110,6 @@ fetch_room(struct fetch *f, size_t n)
         return true;
     f->more = true;
     return false;
-}
-
-static void
-fetch_mark(struct fetch *f, struct member *m, uint64_t upto)
-{
-    size_t n = f->marks == NULL ? 0 : f->marks->n;
-
-    if (n == f->marks_cap) {
-        f->marks_cap = f->marks_cap == 0 ? 8 : 2 * f->marks_cap;
-        f->marks = xrealloc(f->marks, sizeof *f->marks + f->marks_cap * sizeof f->marks->mark[0]);
-    }
-    f->marks->mark[n].member = m;
-    f->marks->mark[n].upto = upto;
-    f->marks->n = n + 1;
 }
 
 /* Is this stored message one the user sent himself? */
@@ -184,7 +169,7 @@ fetch_missed(struct fetch *f, struct member *m, struct str key)
     if (opened)
         buf_add(f->out, "]", 1);
     if (last > m->cursor && !f->peek)
-        fetch_mark(f, m, last);
+        fetched_add(&f->marks, m, last);
 }
 
 /* --- history ---------------------------------------------------------------------------------- */

@@ -492,20 +492,27 @@ route_group_rename(struct call *k)
     call_changed(k, CODE_DONE, &b);
 }
 
+/* A group and the part of its users that is asked for; NULL when the call has been answered. */
+static struct conv *
+group_and_page(struct call *k, bool whole, struct page *p)
+{
+    struct conv *v = group_of_call(k, false, far_page, &whole);
+
+    if (v == NULL || page_get(&k->r, v->nonline, v->nmembers, p))
+        return v;
+    call_code(k, CODE_INVALID, 0);
+    return NULL;
+}
+
 void
 route_group_info(struct call *k)
 {
-    static const bool whole = true;
-    struct conv *v = group_of_call(k, false, far_page, &whole);
     struct buf b = {0};
     struct page p;
+    struct conv *v = group_and_page(k, true, &p);
 
     if (v == NULL)
         return;
-    if (!page_get(&k->r, v->nonline, v->nmembers, &p)) {
-        call_code(k, CODE_INVALID, 0);
-        return;
-    }
     put_group(&b, v, &p, (size_t)k->chat->opt->queue_max / 2);
     call_data(k, CODE_DONE, &b);
 }
@@ -542,17 +549,12 @@ route_group_list(struct call *k)
 void
 route_group_users(struct call *k)
 {
-    static const bool whole = false;
-    struct conv *v = group_of_call(k, false, far_page, &whole);
     struct buf b = {0};
     struct page p;
+    struct conv *v = group_and_page(k, false, &p);
 
     if (v == NULL)
         return;
-    if (!page_get(&k->r, v->nonline, v->nmembers, &p)) {
-        call_code(k, CODE_INVALID, 0);
-        return;
-    }
     buf_add(&b, "{", 1);
     put_text(&b, "groupId", str_of(v->id));
     put_number(&b, "total", p.type == 0   ? v->nonline
