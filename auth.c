@@ -210,7 +210,7 @@ login_answer(struct login *l, bool later)
 static void
 login_timer_fired(struct timer *t)
 {
-    login_answer((struct login *)(void *)((char *)t - offsetof(struct login, timer)), false);
+    login_answer(container_of(t, struct login, timer), false);
 }
 
 /* It cannot be decided: nobody is punished for that. */
@@ -361,7 +361,7 @@ hooked_id(const struct login *l, struct str json, char text[MAX_ID], struct str 
 static void
 hook_answered(struct hook_call *call, int status, struct str body)
 {
-    struct login *l = (struct login *)(void *)((char *)call - offsetof(struct login, call));
+    struct login *l = container_of(call, struct login, call);
     char text[MAX_ID];
     struct str id;
 
@@ -690,7 +690,7 @@ auth_poll(struct auth *a)
 static struct auth *
 auth_of_reload(struct task *j)
 {
-    return (struct auth *)(void *)((char *)j - offsetof(struct auth, reload));
+    return container_of(j, struct auth, reload);
 }
 
 static void

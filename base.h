@@ -19,6 +19,9 @@
 #define FETCH(p) ((void)0)
 #endif
 
+/* What the member of that name at p is part of: how a timer finds whose it is. */
+#define container_of(p, type, member) ((type *)(void *)((char *)(p) - offsetof(type, member)))
+
 struct str { /* borrowed bytes, not NUL-terminated; p may be NULL when n is 0 */
     const char *p;
     size_t n;

@@ -409,7 +409,7 @@ static void batch_send(struct batch_op *b);
 static void
 batch_again(struct timer *t)
 {
-    batch_send((struct batch_op *)(void *)((char *)t - offsetof(struct batch_op, again)));
+    batch_send(container_of(t, struct batch_op, again));
 }
 
 static void
@@ -749,8 +749,7 @@ lease_renew(struct cluster *k)
 static void
 lease_timer_fired(struct timer *t)
 {
-    struct cluster *k = (struct cluster *)(void *)((char *)t - offsetof(struct cluster,
-                                                                        lease_timer));
+    struct cluster *k = container_of(t, struct cluster, lease_timer);
     char text[MAX_CONV_KEY + 64];
 
     if (k->gone)
@@ -825,7 +824,7 @@ check_some(struct cluster *k)
 static void
 tick_fired(struct timer *t)
 {
-    struct cluster *k = (struct cluster *)(void *)((char *)t - offsetof(struct cluster, tick));
+    struct cluster *k = container_of(t, struct cluster, tick);
 
     loop_timer(k->jim->loop, t, loop_now(k->jim->loop) + TICK_MS, tick_fired);
     if (k->gone)

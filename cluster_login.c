@@ -575,7 +575,7 @@ static void leave_ask(struct leave_op *l);
 static void
 leave_again(struct timer *t)
 {
-    struct leave_op *l = (struct leave_op *)(void *)((char *)t - offsetof(struct leave_op, again));
+    struct leave_op *l = container_of(t, struct leave_op, again);
 
     if (l->user->nconns + l->user->coming > 0) /* he is back */
         op_end(&l->op);

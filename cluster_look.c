@@ -905,7 +905,7 @@ cast_less(struct cast_op *q)
 static void
 cast_timer_fired(struct timer *t)
 {
-    struct cast_op *q = (struct cast_op *)(void *)((char *)t - offsetof(struct cast_op, timer));
+    struct cast_op *q = container_of(t, struct cast_op, timer);
 
     q->late = q->op.left > 0; /* its reply comes yet, or is lost: then cast_step() */
     if (!q->late)

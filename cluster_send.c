@@ -397,8 +397,7 @@ fill(struct cluster *k, struct conv *v)
 static void
 gap_timer_fired(struct timer *t)
 {
-    struct cluster *k = (struct cluster *)(void *)((char *)t - offsetof(struct cluster,
-                                                                        gap_timer));
+    struct cluster *k = container_of(t, struct cluster, gap_timer);
     int64_t now = loop_now(k->jim->loop);
 
     for (struct conv *v = k->gaps, *after; v != NULL; v = after) {
@@ -488,7 +487,7 @@ behind_end(struct behind_op *q)
 static void
 behind_timer(struct timer *t)
 {
-    behind_end((struct behind_op *)(void *)((char *)t - offsetof(struct behind_op, again)));
+    behind_end(container_of(t, struct behind_op, again));
 }
 
 static void

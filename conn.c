@@ -1018,7 +1018,7 @@ conn_logged_in(struct conn *c)
 static void
 conn_timer(struct timer *t)
 {
-    struct conn *c = (struct conn *)(void *)((char *)t - offsetof(struct conn, timer));
+    struct conn *c = container_of(t, struct conn, timer);
 
     if (c->state == CONN_DETECT && c->tls != NULL && tls_state(c->tls) & TLS_QUEUED)
         conn_deadline(c, c->jim->opt.detect_ms); /* it waits for us, not we for it */

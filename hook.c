@@ -630,8 +630,7 @@ hook_event(void *arg, unsigned events)
 static void
 call_timer_fired(struct timer *t)
 {
-    struct hook_call *call = (struct hook_call *)(void *)((char *)t -
-                                                          offsetof(struct hook_call, timer));
+    struct hook_call *call = container_of(t, struct hook_call, timer);
     struct hook *h = call->hook;
     bool shaking = call->link != NULL && call->link->tls != NULL && !call->link->connected;
 

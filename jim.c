@@ -77,7 +77,7 @@ accept_more(struct jim *j)
 static void
 accept_timer_fired(struct timer *t)
 {
-    accept_more((struct jim *)(void *)((char *)t - offsetof(struct jim, accept_timer)));
+    accept_more(container_of(t, struct jim, accept_timer));
 }
 
 static void
@@ -266,7 +266,7 @@ open_ports(struct jim *j)
 static struct jim *
 jim_of(void *chat)
 {
-    return (struct jim *)(void *)((char *)chat - offsetof(struct jim, chat));
+    return container_of(chat, struct jim, chat);
 }
 
 static void
@@ -453,16 +453,15 @@ jim_attend(struct jim *j)
 static void
 save_timer_fired(struct timer *t)
 {
-    struct jim *j = (struct jim *)(void *)((char *)t - offsetof(struct jim, save_timer));
+    struct jim *j = container_of(t, struct jim, save_timer);
 
     record_save(&j->chat, MAX_SAVE);
 }
 
-/* Call fn for every connection. */
 static void
 keep_timer_fired(struct timer *t)
 {
-    struct jim *j = (struct jim *)(void *)((char *)t - offsetof(struct jim, keep_timer));
+    struct jim *j = container_of(t, struct jim, keep_timer);
 
     keep_begin(&j->chat);
 }
@@ -485,6 +484,7 @@ jim_keep(struct jim *j)
     return keep_step(&j->chat);
 }
 
+/* Call fn for every connection. */
 static void
 each_conn(struct jim *j, void (*fn)(struct conn *c))
 {

@@ -136,7 +136,7 @@ waits_over(struct redis_cmd *list, const struct redis_reply *reply)
 static void
 failed_fired(struct timer *t)
 {
-    struct redis *r = (struct redis *)(void *)((char *)t - offsetof(struct redis, failed_timer));
+    struct redis *r = container_of(t, struct redis, failed_timer);
     struct redis_cmd *list = r->failed;
 
     r->failed = NULL;
@@ -273,7 +273,7 @@ release(struct redis *r)
 static void
 held_fired(struct timer *t)
 {
-    struct redis *r = (struct redis *)(void *)((char *)t - offsetof(struct redis, held_timer));
+    struct redis *r = container_of(t, struct redis, held_timer);
 
     release(r);
     if (r->held != NULL)

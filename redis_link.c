@@ -765,8 +765,7 @@ link_look(struct redis_link *k)
 static void
 timer_fired(struct timer *t)
 {
-    struct redis_link *k = (struct redis_link *)(void *)((char *)t -
-                                                         offsetof(struct redis_link, timer));
+    struct redis_link *k = container_of(t, struct redis_link, timer);
     char why[sizeof k->why];
 
     if (k->broken) {

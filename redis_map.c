@@ -158,7 +158,7 @@ is_served(const struct redis *r, const struct redis_link *k)
 static void
 steady_fired(struct timer *t)
 {
-    struct redis *r = (struct redis *)(void *)((char *)t - offsetof(struct redis, steady_timer));
+    struct redis *r = container_of(t, struct redis, steady_timer);
 
     redis_map_changed(r, "");
 }
@@ -521,7 +521,7 @@ scout_end(struct redis *r)
 static void
 look_fired(struct timer *t)
 {
-    struct redis *r = (struct redis *)(void *)((char *)t - offsetof(struct redis, look_timer));
+    struct redis *r = container_of(t, struct redis, look_timer);
     struct str host, port;
 
     for (struct redis_link *k = r->links; k != NULL; k = k->next)
