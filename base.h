@@ -103,6 +103,24 @@ void buf_free(struct buf *b);           /* back to the zero struct */
 #define JSON_RESERVE(b, n) buf_reserve((b), (n))
 #include "json.h"
 
+/* The digits of a time that many messages have in common: made once. The zero struct holds none. */
+struct time_text {
+    int64_t ms;
+    char digits[JSON_INT_ROOM];
+    uint8_t n;
+};
+/* Write it where there is room for JSON_INT_ROOM bytes; what is behind it. */
+static inline char *
+time_at(struct time_text *t, char *to, int64_t ms)
+{
+    if (ms != t->ms || t->n == 0) {
+        t->ms = ms;
+        t->n = (uint8_t)(json_int_at(t->digits, ms) - t->digits);
+    }
+    memcpy(to, t->digits, JSON_INT_ROOM);
+    return to + t->n;
+}
+
 /*
  * A hash set of items found by key. Items are the caller's; each starts with its uint32_t hash, as
  * map_hash() gave it. Keyed with random bytes (SipHash-1-3), so that nobody can choose colliding

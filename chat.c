@@ -423,7 +423,7 @@ void
 chat_init(struct chat *c, const struct options *opt, const struct log *log, struct stats *stats)
 {
     *c = (struct chat){.opt = opt, .log = log, .stats = stats, .now_ms = time_wall_ms,
-                       .burst_ms = -1, .put_ms = -1};
+                       .burst_ms = -1};
     roster_init(&c->roster);
     retry_init(&c->retries);
     random_bytes(c->id_key, sizeof c->id_key);

@@ -776,9 +776,7 @@ struct chat {
     int64_t (*now_ms)(void);   /* time_wall_ms(); tests set their own */
     int64_t burst_ms;          /* its answer for all requests of one read; 0: not asked yet; -1: no
                                   read is being handled */
-    int64_t put_ms;            /* the time whose digits put_time() has at hand */
-    char put_digits[JSON_INT_ROOM];
-    uint8_t put_n;
+    struct time_text time;     /* of the last message */
     struct order order;        /* of what clients ask */
     struct pending *pending;   /* ring of pending_cap entries in record order; owned */
     uint32_t pending_head, pending_n, pending_cap;
@@ -980,9 +978,6 @@ int send_api(struct chat *c, struct conn *conn, const struct request *r);
 struct msg *send_to_all(struct chat *c, struct conn *conn, const struct request *r, int *code);
 /* Message seq as it was delivered, from the store; a reference for the caller. NULL: it is gone. */
 struct msg *send_stored(struct chat *c, const struct conv *v, uint64_t seq);
-/* Put a time in ms where there is room for JSON_INT_ROOM bytes; returns what is behind it. Each is
- * written several times: its digits are made once. */
-char *put_time(struct chat *c, char *to, int64_t ms);
 int send_refused(struct chat *c, int code); /* a message was; counts, and returns the code */
 void send_fan_result(struct chat *c, const struct pending *p, int code); /* one of p->fan's */
 void send_fan_forget(struct fan *f); /* one of them gets no answer; f goes with the last */

@@ -100,33 +100,26 @@ take_number(struct str *rest, uint64_t *out)
     return true;
 }
 
-static void
-put_byte(struct buf *b, char c)
-{
-    b->p[b->len++] = c; /* there is room */
-}
-
 void
-line_put(struct buf *b, const struct crc32c *crc, uint32_t seed, const struct store_rec *r)
+line_put(struct buf *b, const struct crc32c *crc, uint32_t seed, struct time_text *time,
+         const struct store_rec *r)
 {
     buf_reserve(b, LINE_HEAD + r->conv.n + r->json.n);
-    size_t line = b->len, body = line + 9;
+    char *line = b->p + b->len, *body = line + 9;
+    char *to = at_lit(json_int_at(body, (int64_t)r->number), " ");
 
-    b->len = body;
-    json_put_int(b, (int64_t)r->number);
-    put_byte(b, ' ');
-    json_put_int(b, r->time_ms);
-    put_byte(b, ' ');
-    put_byte(b, r->type);
-    put_byte(b, ' ');
-    buf_str(b, r->conv);
-    put_byte(b, ' ');
-    json_put_int(b, (int64_t)r->seq);
-    put_byte(b, ' ');
-    buf_str(b, r->json);
-    put_hex(b->p + line, crc32c_add(crc, seed, b->p + body, b->len - body));
-    b->p[line + 8] = ' ';
-    put_byte(b, '\n');
+    to = at_lit(time_at(time, to, r->time_ms), " ");
+    *to++ = r->type;
+    to = at_lit(to, " ");
+    memcpy(to, r->conv.p, r->conv.n);
+    to = at_lit(to + r->conv.n, " ");
+    to = at_lit(json_int_at(to, (int64_t)r->seq), " ");
+    memcpy(to, r->json.p, r->json.n);
+    to += r->json.n;
+    put_hex(line, crc32c_add(crc, seed, body, (size_t)(to - body)));
+    line[8] = ' ';
+    *to++ = '\n';
+    b->len = (size_t)(to - b->p);
 }
 
 /* Read a line, without its newline, into views. NULL, or what is wrong with it. The cheap tests

@@ -213,17 +213,6 @@ draft_hook(struct chat *c, struct draft *d)
     return extend_chat(c->hooks, &chat, &d->r);
 }
 
-char *
-put_time(struct chat *c, char *to, int64_t ms)
-{
-    if (ms != c->put_ms) {
-        c->put_ms = ms;
-        c->put_n = (uint8_t)(json_int_at(c->put_digits, ms) - c->put_digits);
-    }
-    memcpy(to, c->put_digits, JSON_INT_ROOM);
-    return to + c->put_n;
-}
-
 /* All names of a chat object, and the texts a message comes with. */
 #define CHAT_NAMES "{\"chatType\":,\"cmd\":,\"content\":,\"createTime\":,\"extras\":,\"from\":," \
                    "\"groupId\":,\"id\":,\"msgType\":,\"seq\":,\"to\":}"
@@ -293,7 +282,7 @@ put_chat(struct chat *c, struct buf *b, const struct draft *d, uint64_t seq, siz
         to = json_int_at(at_lit(to, ",\"cmd\":"), d->cmd);
     if (f[F_CONTENT].type != JSON_NONE)
         to = put_member(b, at_lit(to, ",\"content\":"), &f[F_CONTENT], room);
-    to = put_time(c, at_lit(to, ",\"createTime\":"), d->create_ms);
+    to = time_at(&c->time, at_lit(to, ",\"createTime\":"), d->create_ms);
     if (f[F_EXTRAS].type != JSON_NONE) {
         b->len = (size_t)(at_lit(to, ",\"extras\":") - b->p);
         json_put_value(b, &f[F_EXTRAS]);

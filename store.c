@@ -257,24 +257,15 @@ logstore_free(struct logstore *s)
 
 /* --- appending -------------------------------------------------------------------------------- */
 
-/* least <= 0x80. Eight at a time, for every message passes here: a byte has its high bit, or gets
- * it from the sum of its other bits and what `least` lacks. No sum leaves its byte. */
+/* Has a conversation's key no blanks and no control characters? */
 static bool
-no_bytes_below(struct str s, unsigned char least)
+key_is_word(struct str key)
 {
-    const uint64_t ones = UINT64_MAX / 255, high = ones * 0x80, lacks = ones * (0x80u - least);
-    uint64_t good = high;
     size_t i = 0;
 
-    for (; i + 8 <= s.n; i += 8) {
-        uint64_t x;
-        memcpy(&x, s.p + i, 8);
-        good &= x | ((x & ~high) + lacks);
-    }
-    for (; i < s.n; i++)
-        if ((unsigned char)s.p[i] < least)
-            return false;
-    return good == high;
+    while (i < key.n && (unsigned char)key.p[i] > ' ')
+        i++;
+    return i == key.n && i > 0;
 }
 
 /* (Re)write the REC_BATCH at the start of `gather`. It is written when the first record needs to
@@ -286,15 +277,18 @@ put_batch_head(struct logstore *s, uint64_t synced)
     struct batch *b = &s->gather;
     char json[96];
     size_t len = b->buf.len;
-    int width = snprintf(NULL, 0, "%" PRIu64, b->first);
-    int n = snprintf(json, sizeof json, "{\"synced\":%-*" PRIu64, width, synced);
+    char *at = at_lit(json, "{\"synced\":"), *to = json_int_at(at, (int64_t)b->first);
+
+    assert(synced < b->first); /* so there is room for it */
+    memset(at, ' ', (size_t)(to - at));
+    json_int_at(at, (int64_t)synced);
     if (b->leads)
-        n += snprintf(json + n, sizeof json - (size_t)n, ",\"prev\":%" PRIu64, b->prev);
-    json[n++] = '}';
+        to = json_int_at(at_lit(to, ",\"prev\":"), (int64_t)b->prev);
+    to = at_lit(to, "}");
     struct store_rec rec = {.number = b->first, .time_ms = b->time_ms, .type = REC_BATCH,
-                            .conv = STR("-"), .json = {json, (size_t)n}};
+                            .conv = STR("-"), .json = {json, (size_t)(to - json)}};
     b->buf.len = 0;
-    line_put(&b->buf, &s->crc, s->seg[b->segment].seed, &rec);
+    line_put(&b->buf, &s->crc, s->seg[b->segment].seed, &s->time, &rec);
     if (len > 0)
         b->buf.len = len;
     else
@@ -371,7 +365,7 @@ logstore_append(struct store *base, char type, struct str conv, uint64_t seq, st
     size_t most = LINE_HEAD + conv.n + json.n;
 
     assert(seq <= MAX_NUMBER && (index == NULL || type == REC_MESSAGE));
-    assert(conv.n > 0 && no_bytes_below(conv, '!') && no_bytes_below(json, ' '));
+    assert(key_is_word(conv) && memchr(json.p, '\n', json.n) == NULL); /* or lines would break */
     if (s->base.failed || most > MAX_RECORD || b->buf.len + most > STORE_PENDING)
         return 0;
     if (now_ms < 0)
@@ -382,7 +376,7 @@ logstore_append(struct store *base, char type, struct str conv, uint64_t seq, st
                             .conv = conv, .json = json, .segment = b->segment,
                             .offset = (uint32_t)s->end};
     size_t len = b->buf.len;
-    line_put(&b->buf, &s->crc, s->seg[b->segment].seed, &rec);
+    line_put(&b->buf, &s->crc, s->seg[b->segment].seed, &s->time, &rec);
     s->end += b->buf.len - len;
     s->base.last = b->last = rec.number;
     s->stats.appended++;
@@ -408,7 +402,8 @@ logstore_commit(struct store *base)
     if (s->gather.buf.len == 0)
         return;
     pthread_mutex_lock(&s->mutex);
-    if (s->job == JOB_IDLE) {
+    bool idle = s->job == JOB_IDLE;
+    if (idle) {
         put_batch_head(s, s->synced);
         s->gather.prepare = s->end >= s->o.segment / 4 * 3;
         if (s->gather.prepare) {
@@ -420,9 +415,10 @@ logstore_commit(struct store *base)
         s->gather = empty;
         s->gather.buf.len = 0;
         s->job = JOB_BUSY;
-        pthread_cond_signal(&s->wake);
     }
     pthread_mutex_unlock(&s->mutex);
+    if (idle)
+        pthread_cond_signal(&s->wake); /* now: woken before, it would only wait for the mutex */
 }
 
 static void
@@ -567,7 +563,7 @@ close_log(struct logstore *s)
     struct store_rec rec = {.number = s->next, .time_ms = time_wall_ms(), .type = REC_BATCH,
                             .conv = STR("-"), .json = {json, (size_t)n}};
     s->gather.buf.len = 0;
-    line_put(&s->gather.buf, &s->crc, s->seg[s->segs - 1].seed, &rec);
+    line_put(&s->gather.buf, &s->crc, s->seg[s->segs - 1].seed, &s->time, &rec);
     s->dirty = true;
     if (!io_write(s->io, s->fd, s->gather.buf.p, s->gather.buf.len, s->end)) {
         /* No harm: the next start takes this for an unclean stop. */

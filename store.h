@@ -105,7 +105,8 @@ void segment_push(struct segment **seg, uint32_t *segs, uint32_t *cap, struct se
 /* The length of the header line, newline included. */
 size_t header_put(char dst[HEADER_ROOM], const struct crc32c *crc, const struct seg_header *h);
 const char *header_parse(const struct crc32c *crc, struct str line, struct seg_header *h);
-void line_put(struct buf *b, const struct crc32c *crc, uint32_t seed, const struct store_rec *r);
+void line_put(struct buf *b, const struct crc32c *crc, uint32_t seed, struct time_text *time,
+              const struct store_rec *r);
 /* Read a line, without its newline, into views. NULL, or what is wrong with it. */
 const char *line_parse(const struct crc32c *crc, uint32_t seed, struct str line,
                        struct store_rec *r);
@@ -213,6 +214,7 @@ struct logstore {
     struct batch gather; /* empty: its other members mean nothing */
     uint64_t next;       /* number of the next record */
     uint64_t end;        /* offset in the last segment at which the next line will stand */
+    struct time_text time; /* of the last line */
     struct summary *sum; /* of the last segment; owned */
     struct seg_plan plan;    /* for the next segment */
     uint32_t kept;       /* segments before this number are dropped */

@@ -151,14 +151,15 @@ change segment.c 'return rec.type == REC_BATCH && batch_synced(rec.json) >= numb
 by_crash
 
 plant 'a checksum over the JSON alone'
-change segment.c 'crc32c_add(crc, seed, b->p + body, b->len - body)' \
+change segment.c 'crc32c_add(crc, seed, body, (size_t)(to - body))' \
     'crc32c_add(crc, seed, r->json.p, r->json.n)'
 change segment.c 'crc32c_add(crc, seed, body, (size_t)(end - body)) != sum' \
     'crc32c_add(crc, seed, r->json.p, r->json.n) != sum'
 by_crash
 
 plant 'a checksum without the salt'
-change segment.c 'crc32c_add(crc, seed, b->p' 'crc32c_add(crc, 0 * seed, b->p'
+change segment.c 'crc32c_add(crc, seed, body, (size_t)(to' \
+    'crc32c_add(crc, 0 * seed, body, (size_t)(to'
 change segment.c 'crc32c_add(crc, seed, body, (size_t)(end' \
     'crc32c_add(crc, 0 * seed, body, (size_t)(end'
 by_crash
