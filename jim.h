@@ -743,7 +743,8 @@ struct bundle {
 
 struct retries {
     struct retry *ring;        /* owned; MAX_RETRY places, in order of time from head on */
-    struct retry_slot *slot;   /* owned; finds them */
+    struct retry_slot *slot;   /* finds them; in `memory` */
+    void *memory;              /* owned */
     uint64_t key[2];
     uint32_t head, count;
 };

@@ -4,8 +4,8 @@
  * looks here, is added, and pushes out the oldest, each at a random place of a table that no cache
  * holds: so what counts is how many lines of memory are touched. A ring keeps the entries in order
  * of time; a table of 8-byte slots, tag and place in the ring side by side, finds them, and an
- * entry is looked at only when its tag is right. Both are taken at once; their memory becomes
- * resident as it is used.
+ * entry is looked at only when its tag is right. Both are taken at once; the ring's memory becomes
+ * resident as it is used, that of the slots with the first message.
  *
  *   prints    who sent what where, in 64 bits
  *   slots     open addressing with linear probing, at most half full
@@ -13,8 +13,10 @@
  */
 #include "jim.h"
 
+#include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 
 /* Who sent it where is in the fingerprint, keyed so that nobody can aim. */
 struct retry {
@@ -143,11 +145,28 @@ retry_forget(struct retries *r, const struct conv *v, uint64_t after)
     }
 }
 
+/*
+ * The slots are visited in no order: on pages of 4 KiB each visit would have to look up where its
+ * page is, too. They are as large as one large page, and stand where one can be. What else is taken
+ * for that is never touched, and so costs nothing.
+ */
+static void
+slots_init(struct retries *r)
+{
+    const uintptr_t size = SLOTS * sizeof r->slot[0];
+
+    r->memory = xcalloc(2, size);
+    r->slot = (void *)(((uintptr_t)r->memory + size - 1) / size * size);
+#ifdef MADV_HUGEPAGE
+    madvise(r->slot, size, MADV_HUGEPAGE); /* a hint: without such pages it goes on as before */
+#endif
+}
+
 void
 retry_init(struct retries *r)
 {
-    *r = (struct retries){.ring = xcalloc(MAX_RETRY, sizeof r->ring[0]),
-                          .slot = xcalloc(SLOTS, sizeof r->slot[0])};
+    *r = (struct retries){.ring = xcalloc(MAX_RETRY, sizeof r->ring[0])};
+    slots_init(r);
     random_bytes(r->key, sizeof r->key);
 }
 
@@ -155,6 +174,6 @@ void
 retry_free(struct retries *r)
 {
     free(r->ring);
-    free(r->slot);
+    free(r->memory);
     *r = (struct retries){0};
 }
