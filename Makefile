@@ -17,15 +17,15 @@ WARN = -Wall -Wextra -Wpedantic -Wshadow -Wconversion -Wstrict-prototypes -Wmiss
 ALL = $(STD) $(FEATURES) $(WARN) $(CFLAGS)
 LIBS = -lpthread `test "$(TLS)" = 0 || echo -lssl -lcrypto`
 
-HDRS = jim.h base.h stores.h conn.h json.h login.h embed.h web.h import.h store.h cluster.h far.h
+HDRS = jim.h base.h stores.h conn.h json.h login.h embed.h web.h import.h store.h redis.h cluster.h
 # The server in reading order; all but main.c is what an embedding program links.
 LIB = util.c hash.c codec.c resp.c loop.c dial.c \
 	disk.c segment.c index.c helper.c store.c none.c repair.c \
-	conf.c notify.c \
+	conf.c \
 	tls.c msg.c conn.c input.c \
 	roster.c request.c profile.c chat.c group.c send.c deliver.c retry.c query.c record.c keep.c \
 	worker.c users.c token.c hook.c auth.c admin.c \
-	bounds.c jail.c jim.c broadcast.c embed.c extend.c own_proto.c own_store.c \
+	bounds.c notify.c jail.c jim.c broadcast.c embed.c extend.c own_proto.c own_store.c \
 	http.c api.c routes.c metrics.c \
 	export.c import.c import_redis.c \
 	redis.c redis_map.c redis_link.c \

@@ -3,7 +3,7 @@
  * chat.c - what commands mean: who may do what, and what follows. Knows connections only as struct
  * conn, conn_send() and conn_reply(); never sees a descriptor or a wire format, so all of it runs
  * in a test without sockets. What becomes of a message is send.c's and deliver.c's, what is asked
- * for is query.c's, who is in a group and who is told of it group.c's.
+ * for is query.c's, who is in a group and who is told of it group.c's. Hop 3 of the README's eight.
  *
  *   login      names to users, users to connections
  *   commands   the table of all that a client may ask

@@ -1,323 +1,278 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * cluster.h - a part of jim.h: the link to Redis, by file in reading order: redis, redis_map,
- * redis_link. Included there, behind all that it needs.
+ * cluster.h - a part of jim.h: what makes jim a node of a cluster. First what the rest of the
+ * server calls, then what the cluster_*.c files share. Included there, where all it needs is
+ * declared.
+ *
+ * Redis is the truth. A node's memory holds the users connected to it, their groups, and the
+ * conversations they are in; all else is asked for when it is needed, and forgotten. What is asked
+ * for is a struct op: commands on their way, and what happens when all replies are there.
  */
 #ifndef CLUSTER_H
 #define CLUSTER_H
 
-/* --- redis.c: commands and replies ------------------------------------------------------------ */
+/* --- for the rest of the server --------------------------------------------------------------- */
 
-#define REDIS_QUEUED (64u << 20) /* bytes of commands that wait for their reply */
-#define REDIS_REPLY (32u << 20)  /* bytes of one reply: two of the largest records */
-#define REDIS_ELEMENTS 262144    /* elements of one reply */
-#define REDIS_SCRIPTS 64         /* scripts used on one struct redis */
-#define REDIS_DEPTH 16           /* replies in replies in replies */
-#define REDIS_SLOTS 16384        /* parts of a Redis Cluster: its own number */
+struct cluster;
 
-struct redis; /* one server, the master that Sentinels know, or a Redis Cluster: jim.redis.* says */
+/* Can the options be served by a cluster? 0, or -1 with err. */
+int cluster_check(const struct jim *j, char *err, size_t errsize);
+struct cluster *cluster_new(struct jim *j); /* NULL: logged */
+void cluster_free(struct cluster *k);       /* NULL is allowed */
+/* Each turn, when all that is to be sent is known. */
+void cluster_turn(struct cluster *k);
+/* The server stops: no lease any more. Then cluster_busy() says whether Redis still has to answer
+ * what must not get lost. */
+void cluster_stop(struct cluster *k);
+bool cluster_busy(struct cluster *k);
+void cluster_hint(struct cluster *k, struct conn *c); /* tell a client to connect elsewhere */
 
-/* An element of a reply. What an aggregate holds stands behind it in the same array. */
-struct redis_reply {
-    enum resp_type type;
-    uint32_t span;   /* to the element beside it; 1 unless it holds others */
-    int64_t n;       /* RESP_INT, RESP_BOOL: the value. RESP_ARRAY, RESP_SET, RESP_MAP (keys and
-                        values in turn), RESP_PUSH: how many elements it holds itself */
-    struct str text; /* of the other types but RESP_NIL */
+/* A login that auth.c or an open login allows; answers it. */
+void cluster_login(struct cluster *k, struct conn *c, uint32_t seq, struct str id, struct str json);
+void cluster_closed(struct cluster *k, struct user *u); /* one of his connections here has gone */
+/* Close his connections to all other nodes; code: as for chat_close_user(). */
+void cluster_close_user(struct cluster *k, struct str id, int code);
+/* Commands 7, 17, 19 and 21. */
+bool cluster_join(struct chat *c, struct conn *from, uint32_t seq, const struct request *r);
+bool cluster_user(struct chat *c, struct conn *from, uint32_t seq, const struct request *r);
+bool cluster_messages(struct chat *c, struct conn *from, uint32_t seq, const struct request *r);
+bool cluster_leave(struct chat *c, struct conn *from, uint32_t seq, const struct request *r);
+/* What the routes of the API do in a cluster; each answers the call. Ids and names as given. */
+struct call;
+void far_broadcast(struct call *k, struct msg *m);
+void far_messages(struct call *k, int64_t type);
+void far_user_online(struct call *k, struct str id);
+void far_user_list(struct call *k, int64_t type, int64_t offset, int64_t count);
+void far_user_info(struct call *k, struct str id, int64_t type);
+void far_user_friends(struct call *k, struct str id, struct str json);
+void far_group_create(struct call *k, struct str id, struct str name, const struct str *users,
+                      size_t n);
+void far_group_change(struct call *k, struct str id, bool joins, const struct str *users, size_t n);
+void far_group_dismiss(struct call *k, struct str id);
+void far_group_rename(struct call *k, struct str id, struct str name);
+/* whole: with the group's online and total, and a page of its users; else only those. */
+void far_group_page(struct call *k, struct str id, bool whole, int64_t type, int64_t offset,
+                    int64_t count);
+void far_group_list(struct call *k, int64_t offset, int64_t count);
+void route_cluster(struct call *k); /* /api/cluster */
+void cluster_metrics(const struct cluster *k, struct buf *b); /* Prometheus text */
+
+/* A message that has passed every check but those that Redis makes. */
+struct far_draft {
+    struct conn *conn;     /* who gets the answer */
+    uint32_t reply_seq;
+    struct fan *fan;
+    uint32_t fan_at;
+    struct user *from, *to; /* to: private */
+    struct conv *conv;
+    int64_t create_ms, now_ms;
+    bool api;              /* need not be a member */
+    struct str json;       /* `head` bytes, then the chat with a 0 for its seq */
+    size_t head, seq_at;
+    uint32_t id_at, id_len; /* where its id stands, quotes included */
+    struct str id;         /* the client's own; empty: ours, which cannot have been sent before */
 };
-/* The i-th of what r holds; NULL when it holds fewer, is none that holds any, or is NULL. */
-const struct redis_reply *redis_at(const struct redis_reply *r, size_t i);
-/* The element behind e in the same aggregate; only while there is one. */
-static inline const struct redis_reply *
-redis_next(const struct redis_reply *e)
-{
-    return e + e->span;
-}
-/* r->n of a RESP_INT, or the number a text is; `otherwise` when it is none, or r is NULL. */
-int64_t redis_int(const struct redis_reply *r, int64_t otherwise);
-struct str redis_text(const struct redis_reply *r); /* empty when it has none, or is NULL */
-/* Is it an error whose first word is `word` ("NOPERM"); "": any error? */
-bool redis_is_error(const struct redis_reply *r, const char *word);
+/* Ask for a conversation's messages from seq on, for a connection that has fallen behind: they go
+ * to conn_caught_up(). False: not now. */
+bool cluster_read(struct cluster *k, struct conn *c, struct member *m, uint64_t seq);
+/* 0: Redis has been asked, and one of conn->deferred will be answered; or the code it is refused
+ * with. */
+int cluster_send(struct cluster *k, const struct far_draft *d);
+/* Is Redis so slow that who waits for an answer should not send another message yet? */
+bool cluster_slow(const struct cluster *k);
+
+/* --- cluster_scripts.c ------------------------------------------------------------------------ */
+
+enum far_script { /* what each does, its keys, arguments and reply stand there */
+    SCRIPT_SEND, SCRIPT_LOGIN, SCRIPT_AWAY, SCRIPT_ENTER, SCRIPT_EXIT, SCRIPT_LEAVE, SCRIPT_CREATE,
+    SCRIPT_DISMISS, SCRIPT_RENAME, SCRIPT_PAGE, SCRIPT_DELIVERED, SCRIPT_MISSED, SCRIPT_HISTORY,
+    SCRIPT_CHECK, SCRIPT_LEASE, SCRIPT_REAPED, SCRIPT_NODES, SCRIPT_CARRY, SCRIPTS
+};
+const char *far_script(enum far_script n); /* its Lua text */
+
+/* --- cluster.c: the link, operations, other nodes --------------------------------------------- */
+
+#define NODE_ID 16                       /* characters of a node's name */
+#define MAX_SEQ INT64_C(1000000000000000) /* number of a message: Lua's numbers hold it */
+
+struct cluster_stats {
+    uint64_t sent, routed, batches; /* messages stored; copies to other nodes; writes they took */
+    uint64_t arrived;               /* from other nodes */
+    uint64_t doubles, gaps, filled; /* heard twice; numbers missed, and read from Redis */
+    uint64_t retries, unsure;       /* sent before; lost on the way: nobody knows */
+    uint64_t reaped;                /* users taken off dead nodes */
+    uint64_t junk;                  /* what no node has written, and was not used */
+    uint64_t commands, lost;
+};
+
+/* Another node, and what this turn has for it. */
+struct far_node {
+    struct far_node *next;
+    char id[NODE_ID];
+    uint8_t idlen;
+    struct buf pairs; /* head NUL text, each behind its length (uint32_t) */
+    size_t n;         /* pairs */
+    int64_t used_ms;
+};
+
+struct cluster {
+    struct jim *jim;
+    struct chat *chat;
+    struct redis *redis, *inbox;
+    struct redis_script script[SCRIPTS];
+    struct tls_client *tls;   /* owned; NULL: no TLS */
+    struct op *ops;           /* owned: all on their way */
+    struct far_node *peers;       /* owned */
+    size_t npeers, kept;      /* kept: bytes of batches that wait */
+    char id[NODE_ID + 1];
+    char last[64];            /* of the inbox: the entry read last */
+    size_t nnodes;            /* live ones, as the last lease had them */
+    struct timer tick, lease_timer, gap_timer;
+    int64_t leased_ms, trust_ms; /* loop clock: when the lease was renewed; from when on dead nodes
+                                    are believed to be dead */
+    int64_t stopped_ms, again_ms, check_ms; /* when it was; when the next rounds may begin */
+    struct user *again;       /* pinned: the next to be registered again; NULL: from the start */
+    struct conv *check;       /* pinned: the next to be looked at */
+    bool fast;                /* all have to be registered again now */
+    bool leased;              /* the first lease is there */
+    bool reading, stopping, gone;
+    struct conv *gaps;        /* with something missing, or too early; pinned */
+    size_t way, nway;         /* bytes of messages on their way to Redis; how many */
+    int64_t lag_ms, answered_ms; /* how long the last that was answered had taken; when it was */
+    int64_t said_ms;          /* when an error of Redis was last logged */
+    int64_t junk_ms;          /* when junk may be logged again */
+    unsigned ticks;           /* since cursors were written */
+    struct cluster_stats stats;
+};
+
+struct op;
+typedef void op_reply_fn(struct op *o, uint32_t n, const struct redis_reply *r);
+typedef void op_fn(struct op *o);
+
+/* Commands on their way to Redis, and what they are for. The first member of what says more. */
+struct op {
+    struct cluster *k;
+    struct op *next, **at;  /* all there are */
+    uint32_t left;          /* replies awaited; one more while commands are being added */
+    bool failed;            /* a reply was lost, or is an error */
+    op_reply_fn *reply;     /* each reply of this step that is no error; NULL: they do not matter */
+    op_fn *step;            /* all replies of this step are there, or lost */
+    op_fn *free;            /* releases what it refers to, but for itself; NULL: nothing */
+    struct conn *conn;      /* who gets the answer; its `deferred` holds it; NULL: nobody */
+    uint32_t seq;           /* TCP-IM number of the answer */
+    bool parked;            /* it is what conn->parked stands for */
+    bool quiet;             /* nobody waits for it at a stop */
+};
+
+/* A new operation of `size` bytes, zeroed. Add commands, then op_sent(). */
+struct op *op_new(struct cluster *k, size_t size, op_reply_fn *reply, op_fn *step, op_fn *release);
+/* The same for a command of a client: nothing else of his is looked at before op_end(). */
+struct op *op_of_command(struct cluster *k, size_t size, struct conn *c, uint32_t seq,
+                         op_reply_fn *reply, op_fn *step, op_fn *release);
+void op_next(struct op *o, op_reply_fn *reply, op_fn *step); /* another step: commands may follow */
+void op_sent(struct op *o); /* no more commands in this step; may call o->step */
+void op_end(struct op *o);  /* it is over: its connection goes on, it is freed */
+bool op_alive(const struct op *o); /* is its client still there? */
+
+/* A command: begun, then its arguments, then sent to where `kind` and `id` have their keys. */
+void ask_plain(struct op *o, const char *name, size_t args);
+void ask_script(struct op *o, enum far_script script, size_t keys, size_t args);
+void put_key(struct op *o, char kind, struct str id, const char *suffix); /* jim:{KIND:ID}SUFFIX */
+void put_arg(struct op *o, struct str s);
+void put_int(struct op *o, int64_t n);
+void ask_wait(struct op *o); /* the command is done when jim.redis.wait replicas have it */
+void ask_end(struct op *o, char kind, struct str id, uint32_t n); /* n: for o->reply */
+/* The five keys of a group that its scripts take: :g :m :d :o :n. */
+void put_group_keys(struct op *o, struct str conv);
+
+size_t reply_count(const struct redis_reply *r); /* elements; 0: it is no array, or NULL */
 
 /*
- * What became of a command; arg and n are those of redis_end(). reply lives until the function
- * returns; it may be an error, which Redis says when it has not done the command (a script may
- * have done a part). NULL: there is none, because the link was lost, no answer came in time, there
- * was no link, or too much waits; then `sent` says whether the command may have been done all the
- * same (true) or surely not (false). Called exactly once a command, from a later loop_turn() and
- * never within a call of redis_*() but redis_free(). May call all of redis_*() but redis_free().
+ * What comes from Redis is looked at before it is used: others may write there. far_junk() counts
+ * what no node has written, and logs some of it; the others call it and say no.
  */
-typedef void redis_reply_fn(void *arg, uint64_t n, const struct redis_reply *reply, bool sent);
+void far_junk(struct cluster *k, const char *what, struct str text);
+bool far_json(struct cluster *k, struct str json); /* is it a JSON object, all of it? */
+bool far_number(struct str digits, uint64_t *seq); /* of a message: from 1 to 10^15 */
+/* What script_enter says: is he in (1) or not (0), is there no such group (2)? -1: it says nothing
+ * of the kind. *seq: the group's last. */
+int far_entered(struct cluster *k, const struct redis_reply *r, uint64_t *seq);
 
-struct redis_options { /* all borrowed while the struct redis lives */
-    const struct options *opt; /* jim.redis.*; read at redis_new() and at each connect */
-    struct loop *loop;
-    const struct log *log;
-    struct tls_client *tls; /* whom to trust; needed and used when jim.redis.tls is on */
-    const char *name;       /* of the connections, for CLIENT LIST: no blanks; NULL: "jim" */
-    int64_t timeout_ms;     /* 0: jim.redis.timeout */
-    void *arg;              /* for all of these, which may be NULL; called from loop_turn() */
-    /* Every command can be served: each master there has to be is connected, and says that its
-     * cluster is up. At first, and again behind each down(); when that did not last, not before a
-     * while has passed, which grows each time. */
-    void (*up)(void *arg, struct redis *r);
-    /* Some or all cannot be. In a Redis Cluster those for other masters still are: redis_takes()
-     * knows. */
-    void (*down)(void *arg, struct redis *r, const char *why);
-    /* What Redis says unasked (RESP3: `>`), as messages of channels subscribed to. */
-    void (*push)(void *arg, struct redis *r, const struct redis_reply *what);
-};
+/* As far as is known: is this node one of the cluster, with a lease that it can renew? Can anything
+ * be asked of Redis? What is kept with `kind` and `id`? (Of a Redis Cluster some may be away.) */
+bool cluster_up(const struct cluster *k);
+bool cluster_can(const struct cluster *k);
+bool cluster_takes(const struct cluster *k, char kind, struct str id);
+struct str cluster_self(const struct cluster *k);
+struct str user_key(struct str id, char dst[3 * MAX_ID]); /* escaped */
+unsigned bucket_of(struct str id); /* in which part of the list of all users or groups it is */
+#define BUCKETS 64
+/* The commands that keep that list. kind: 'U' users, 'G' groups; score: 0 online, 1 not; only: "XX"
+ * if it has him, "NX" if it has not, NULL in any case. Their replies do not matter. */
+void ask_index(struct op *o, char kind, struct str id, int score, const char *only);
+void ask_unindex(struct op *o, char kind, struct str id);
 
-/* Are jim.redis.* as a whole something to connect to? 0, or -1 with err. */
-int redis_check(const struct options *o, char *err, size_t errsize);
-/* Begins to connect, and goes on for ever, with pauses of up to 2 s in between. */
-struct redis *redis_new(const struct redis_options *o);
-/* Every command without a reply gets its callback first, which must not give new ones. Not from a
- * callback. NULL is allowed. */
-void redis_free(struct redis *r);
-bool redis_is_up(const struct redis *r);
-/* Would a command with this key be sent now? NULL: one that any master can take. */
-bool redis_takes(const struct redis *r, struct str key);
-size_t redis_queued(const struct redis *r); /* bytes of commands without a reply */
+/* To another node's inbox, with this turn's others: a head of words, and text. Not to ourselves. */
+void far_route(struct cluster *k, struct str node, struct str head, struct str text);
 
-/*
- * One command: redis_begin(), its `argc` arguments (the name is the first), redis_end(). Nothing is
- * written before redis_flush().
- *
- * key: routes it in a Redis Cluster, by its hash tag; all keys of the command have to be in one
- * slot. p NULL: any master. The command itself is not looked at.
- *
- * Order: commands with the same keys are done in the order they were given, also when their slot
- * moves to another master in between; so are all with keys in one slot (without a Redis Cluster:
- * all) while it does not move. Exceptions: a command that Redis puts off (CLUSTERDOWN, LOADING,
- * NOSCRIPT), or sends back and forth while a migration ends, may be done behind some that had been
- * written before that was read. What is given after that waits for it. What Redis puts off is tried
- * again until its time is over; then the caller gets the refusal, or NULL.
- *
- * Time: a connection is lost when its oldest command has had its time and nothing has come for as
- * long; one that is slow, but answers, has six times as long.
- */
-void redis_begin(struct redis *r, size_t argc);
-void redis_arg(struct redis *r, const void *p, size_t n);
-void redis_arg_str(struct redis *r, struct str s);
-void redis_arg_int(struct redis *r, int64_t n);
-#define redis_arg_lit(r, literal) redis_arg((r), (literal), sizeof(literal) - 1)
-/* Between redis_begin() or redis_script() and redis_end(): this command may take ms, not the usual
- * time-out; REDIS_FOREVER: as long as it likes. What is behind it on the connection has to wait for
- * it: commands that block (XREAD BLOCK) belong to a struct redis of their own. */
-#define REDIS_FOREVER INT64_C(-1)
-void redis_patience(struct redis *r, int64_t ms);
-/* And: WAIT for jim.redis.wait replicas follows it on its connection, one for all of a turn. Its
- * reply, RESP_INT with how many have it, comes to `wait` with the same arg and n behind the
- * command's own, exactly once, too: NULL behind an error or no reply, at once. */
-void redis_wait(struct redis *r, redis_reply_fn *wait);
-void redis_end(struct redis *r, struct str key, redis_reply_fn *fn, void *arg, uint64_t n);
+/* --- cluster_send.c: the way of a message ----------------------------------------------------- */
 
-struct redis_script {
-    const char *text; /* Lua; borrowed while a struct redis lives that has used it */
-    char sha[41];
-};
-void redis_script_init(struct redis_script *s, const char *text);
-/* In place of redis_begin(): EVALSHA with `keys` keys and then `args` other arguments to come.
- * Redis gets the text ahead of its first use on a connection, and again when it has lost it. */
-void redis_script(struct redis *r, const struct redis_script *s, size_t keys, size_t args);
+struct far; /* of a conversation: what waits for earlier messages */
 
-/* At the end of a turn, every turn: write what was given, one write a connection; take up names
- * that have been resolved. */
-void redis_flush(struct redis *r);
+/* Message seq of v, as it stands in `chat`: shown to those here when all before it have been. */
+void far_heard(struct cluster *k, struct conv *v, uint64_t seq, struct str from, struct str chat);
+/* From now on messages above seq come here. */
+void far_base(struct cluster *k, struct conv *v, uint64_t seq);
+void far_unbase(struct cluster *k, struct conv *v); /* they do no more */
+bool far_wanted(const struct conv *v); /* is somebody here in it, or coming? */
+void far_check(struct cluster *k, struct conv *v); /* ask whether something was missed */
+void far_gone(struct conv *v); /* it is being forgotten */
+/* Messages of a conversation, from number `from` to `to` (0: the last), `count` at most; n is 0. */
+void ask_messages(struct op *o, struct str conv, uint64_t from, uint64_t to, int64_t count);
+int64_t far_keep_since(const struct chat *c); /* what was stored before need not be kept; ms */
+/* Write cursors that have moved. */
+void far_save(struct cluster *k, bool all);
+void far_save_user(struct cluster *k, const struct user *u); /* his, now */
 
-uint16_t redis_slot(struct str key); /* of a Redis Cluster; its hash tag alone counts */
+/* --- cluster_login.c: who is where ------------------------------------------------------------ */
 
-struct redis_stats { /* since it was made */
-    uint64_t commands, replies, lost, refused; /* lost: no reply; refused: not sent either */
-    uint64_t writes, bytes_out, bytes_in;
-    uint64_t connects, moved, asked, retried;
-};
-void redis_stats(const struct redis *r, struct redis_stats *out);
+/* Register a user who is connected here, again. */
+void presence_again(struct cluster *k, struct user *u);
+/* Where he is, by node, from HGETALL of jim:{u:U}:n: a terminal, PROTO_NONE when nowhere. */
+unsigned presence_of(const struct redis_reply *r);
+/* Take a dead node's users off it. */
+void presence_reap(struct cluster *k, struct str node);
+/* Tell those in a group but one user; here and on the nodes, if they are not too many. */
+void tell_group(struct cluster *k, struct str conv, struct msg *m, struct str but, int64_t online,
+                const struct redis_reply *nodes, size_t first);
+void tell_here(struct cluster *k, struct str conv, struct msg *m, struct str but);
+/* A word from another node about users and groups: what it says, how, and a text. False: no node
+ * says that. */
+bool presence_word(struct cluster *k, char what, struct str *words, size_t n, struct str text);
+/* His last connection here has gone, or a group has been added since: he is off this node. */
+void presence_leave(struct cluster *k, struct user *u);
+/* He is a member of v now, with that cursor ("CUR LO HI"), and it has come to seq. */
+struct member *far_member(struct cluster *k, struct user *u, struct conv *v, struct str cursor,
+                          uint64_t seq);
 
-/* --- redis_link.c: one connection to one server ----------------------------------------------- */
+/* --- cluster_group.c: who is in a group ------------------------------------------------------- */
 
-enum redis_kind { /* of a command */
-    REDIS_ASKED,  /* for a caller of redis_end() */
-    REDIS_ASKING, /* the others are the link's own: ASKING */
-    REDIS_LOAD,   /* SCRIPT LOAD */
-    REDIS_WAIT,   /* WAIT, for those of a turn that want it */
-    REDIS_PING,
-    REDIS_LOOK    /* what redis_map.c wants to know */
-};
+/* He is in the group, if he is a member as before: registers his presence there (script_enter). */
+void ask_enter(struct op *o, const struct user *u, const struct conv *v, uint32_t n);
+bool group_word(struct cluster *k, char what, struct str *words, size_t n, struct str text);
 
-struct redis_cmd { /* one command on its way; its bytes stand behind it */
-    struct redis_cmd *next;
-    redis_reply_fn *fn, *wait; /* NULL: nobody wants to know */
-    void *arg;
-    uint64_t n;
-    int64_t until;        /* loop clock: when its time is over; INT64_MAX: never */
-    int64_t ms;           /* how long that was, when it was given */
-    int64_t not_before;   /* put off until then */
-    uint64_t at;          /* its first byte's place in all that the link writes */
-    uint64_t serial;      /* in the order they were given in */
-    size_t size;          /* bytes */
-    int32_t slot;         /* in redis.part; -1: any */
-    int8_t script;        /* in redis.script; -1: none */
-    uint8_t kind, tries;
-    bool asking;          /* has to follow an ASKING */
-    bool gathered;        /* has a place in what the link writes */
-    char *bytes;          /* the block goes on with them */
-};
+/* --- cluster_look.c: users and groups as Redis knows them ------------------------------------- */
 
-enum redis_state { /* of a link */
-    RLINK_OFF,     /* no connection, and none is wanted */
-    RLINK_PAUSE,   /* none; the next try comes with the timer */
-    RLINK_RESOLVE,
-    RLINK_CONNECT,
-    RLINK_TLS,
-    RLINK_HELLO,   /* logging in: which step, says `step` */
-    RLINK_READY
-};
+/* A broadcast of another node has been sent to so many connections here; and, of ours, there. */
+void broadcast_told(struct cluster *k, struct str node, struct str number, uint64_t sent);
+void broadcast_heard(struct cluster *k, struct str number, uint64_t sent);
 
-struct redis_frame { /* an aggregate whose elements are still coming */
-    uint32_t node;
-    bool attribute;
-    int64_t left;
-};
+/* --- cluster_carry.c: a whole server into Redis, and out of it -------------------------------- */
 
-struct redis_link;
-struct redis_ops { /* what becomes of a link; from loop_turn() only */
-    void (*up)(struct redis_link *k);
-    /* The reply to cmd, which is now the callee's. */
-    void (*reply)(struct redis_link *k, struct redis_cmd *cmd, const struct redis_reply *reply);
-    /* It is closed, and its commands (their `sent` by redis_link_sent()) are the callee's. */
-    void (*lost)(struct redis_link *k, const char *why, struct redis_cmd *cmds);
-};
+/* jim import --cluster FILE: the lines of docs/export.md into the Redis that a properties file
+ * names. 0, 1 when lines were refused, 2 when it cannot. */
+int cluster_import(const char *file, FILE *in, FILE *out);
+/* jim export --cluster FILE: as export -a. 0 or 2. */
+int cluster_export(const char *file, FILE *out);
 
-struct redis_link {
-    struct redis_link *next; /* of redis.links */
-    struct redis *redis;
-    const struct redis_ops *ops;
-    char *host, *port;       /* owned */
-    enum redis_state state;
-    uint8_t step;            /* of logging in */
-    bool plain;              /* a Sentinel: speaks RESP2, and is not logged in to unless it asks */
-    bool master;             /* has to be one: ROLE is asked */
-    bool stale;              /* takes nothing more, and goes when all is answered */
-    bool wanted;             /* by the map */
-    bool broken;             /* a write failed: the timer tells */
-    bool down;               /* it says that its Redis Cluster is: nothing is given to it */
-    bool unsure;             /* it has not said yet */
-    bool asked;              /* and this is on its way */
-    bool old;                /* HELLO did not work: AUTH and CLIENT SETNAME */
-    unsigned fails;          /* since it was last ready */
-    unsigned life;           /* how often it has been closed */
-    int64_t patience_ms;     /* for a connection, and for what it asks itself */
-    char why[160];           /* broken, stale: what is told in the end */
-    int fd;
-    struct tls *tls;         /* owned; NULL: plain, or not connected yet */
-    struct dial_addrs addrs;
-    size_t addr;
-    struct redis_resolve *resolve; /* owned by its task */
-    struct timer timer;
-    int64_t heard_ms;
-    struct redis_cmd *first, **end; /* in the order they are written in */
-    struct redis_cmd **fresh;       /* the first that is not gathered */
-    struct redis_cmd *waiters, **waiters_end; /* done, but for a WAIT that is to come */
-    struct redis_cmd *waiting;      /* for the one that is out */
-    uint64_t loaded;         /* scripts it has: bit i for redis.script[i] */
-    struct buf out;          /* gathered, not written; out_at bytes of it are */
-    size_t out_at;
-    uint64_t gathered, written; /* bytes, since it was connected */
-    /* The reply that is coming: */
-    struct buf in;
-    size_t start, used, scan; /* of in: where the reply begins; decoded; looked at */
-    size_t skip;             /* bytes that nobody wants */
-    struct redis_reply *node; /* owned; n is a text's offset behind `start` until it is whole */
-    uint32_t nodes, node_cap;
-    struct redis_frame frame[REDIS_DEPTH];
-    unsigned depth;
-    bool large;              /* above REDIS_REPLY or REDIS_ELEMENTS: read, and not kept */
-};
-
-/* host and port are copied. Nothing happens before redis_link_open(). */
-struct redis_link *redis_link_new(struct redis *r, struct str host, struct str port,
-                                  const struct redis_ops *ops);
-/* Begin to connect; now, or (pause) after the pause that its failures so far ask for. */
-void redis_link_open(struct redis_link *k, bool pause);
-/* Close it; its commands are returned and the caller's. It may be opened again. */
-struct redis_cmd *redis_link_close(struct redis_link *k);
-void redis_link_free(struct redis_link *k); /* closed before */
-/* May commands be given to it: is it ready, or on its way for the first time? */
-bool redis_link_takes(const struct redis_link *k);
-void redis_link_add(struct redis_link *k, struct redis_cmd *cmd); /* at the end */
-void redis_link_flush(struct redis_link *k); /* gather and write */
-/* A ready link takes no more, and is lost, for that reason, when all is answered. */
-void redis_link_retire(struct redis_link *k, const char *why);
-void redis_link_look(struct redis_link *k, const struct str *arg, size_t n); /* REDIS_LOOK, now */
-void redis_link_await(struct redis_link *k); /* REDIS_WAIT, with the next flush */
-/* Has some of it been written? */
-bool redis_link_sent(const struct redis_link *k, const struct redis_cmd *cmd);
-
-/* --- redis_map.c: which server has what ------------------------------------------------------- */
-
-enum redis_mode { REDIS_ONE, REDIS_SENTINEL, REDIS_SHARDS };
-
-struct redis_part { /* keys that stay together: a slot, or all there are */
-    struct redis_link *link; /* NULL: nobody has it */
-    uint32_t owed;           /* commands on their way, on whatever link */
-    uint32_t held;           /* commands held back */
-    uint32_t pass;           /* of release(): which has found one that stays */
-    bool moving;             /* to another link: commands wait until nothing is owed */
-    bool probe;              /* has moved: one command goes ahead, and the others wait for it */
-};
-
-struct redis {
-    struct redis_options o;
-    enum redis_mode mode;
-    int64_t timeout_ms;
-    bool up, closing;
-    bool release;            /* something held may go now */
-    int64_t up_ms;           /* when it was told to be up */
-    int64_t steady_ms;       /* it is not told to be up again before */
-    unsigned swings;         /* how often, in a row, that did not last */
-    struct timer steady_timer;
-    struct workers *workers; /* owned; NULL: no name was looked up yet */
-    struct redis_link *links;
-    struct redis_part *part; /* owned */
-    size_t parts;
-    struct buf build;        /* the command that is being put together */
-    struct redis_cmd cmd;    /* and its head; `until` is how long it may take */
-    uint64_t serial;
-    size_t queued;           /* bytes of commands without a reply */
-    uint32_t pass;
-    struct redis_cmd *held, **held_end;     /* rising in serial */
-    struct redis_cmd *failed, **failed_end; /* to be told */
-    struct timer held_timer, failed_timer;
-    const struct redis_script *script[REDIS_SCRIPTS]; /* borrowed */
-    size_t scripts;
-    struct redis_stats stats;
-    /* redis_map.c's: */
-    struct redis_link *scout;
-    struct buf known;        /* servers of the cluster: host:port,host:port */
-    size_t seed;             /* whose turn it is to be asked */
-    bool look_again;         /* as soon as the scout is back */
-    int64_t looked_ms;
-    struct timer look_timer;
-    char why[300];           /* what was logged last, since it was up or down; empty: nothing */
-    int64_t complained_ms;
-};
-extern const struct redis_ops redis_ops; /* redis.c's, for the links of the map */
-
-void redis_map_begin(struct redis *r);
-void redis_map_end(struct redis *r);
-void redis_map_look(struct redis *r); /* something is not where it was thought to be */
-/* The link to a server that `from` has named; NULL: that is no address, or there are too many. */
-struct redis_link *redis_map_link(struct redis *r, struct str text, const struct redis_link *from);
-/* A link is lost; one is ready, or has got another part. */
-void redis_map_lost(struct redis *r, struct redis_link *k, const char *why);
-void redis_map_changed(struct redis *r, const char *why);
-void redis_map_sweep(struct redis *r); /* free what nobody wants */
-void redis_map_doubt(struct redis_link *k); /* is its Redis Cluster up? Asked until it says so */
-void redis_map_down(struct redis_link *k); /* it says that it is not */
-void redis_map_told(struct redis_link *k, const struct redis_reply *reply); /* CLUSTER INFO */
-/* In redis.c: from now on these keys are elsewhere. */
-void redis_part_moves(struct redis *r, size_t part, struct redis_link *to);
-
-#endif
+#endif /* CLUSTER_H */

@@ -3,9 +3,10 @@
  * conn.c - the life of one connection, from its first byte to its last. The only file that reads or
  * writes client sockets; what the bytes mean is input.c's and chat.c's business.
  *
- *   output     conn_send() queues, conn_flush() writes once a turn
+ *   output     conn_send() queues, conn_flush() writes once a turn: the last of a message's eight
+ *              hops (README)
  *   closing    conn_close() and conn_finish() only mark; the end of the turn releases
- *   reading    conn_readable() reads once a turn; input.c makes of it what it means
+ *   reading    conn_readable() reads once a turn, the first hop; input.c makes of it what it means
  *   timers     one a connection, meaning what its state says
  *   attending  what the end of a turn does for a connection
  */

@@ -4,6 +4,7 @@
  * store_open() and store_close(). It takes a batch from the loop's thread and says what became of
  * it; between two batches it does what can wait: it prepares the next segment's file, so that a
  * rotation is one rename; writes the .idx of the segment before; and removes what retention drops.
+ * Hop 6 of a message's eight (README).
  *
  *   batches, chores, the thread
  */

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /*
  * input.c - from bytes to commands and requests: what a connection has received goes through the
- * codec of its protocol, and what is whole is handed to chat.c or api.c. Called by conn.c, which
- * read it.
+ * codec of its protocol, and what is whole is handed to chat.c or api.c: the second of a message's
+ * eight hops (README). Called by conn.c, which read it.
  *
  *   pending    what cannot be used yet: half a frame, a held command
  *   TCP-IM, WebSocket, HTTP

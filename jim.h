@@ -9,8 +9,8 @@
  * profile, chat, group, send, deliver, retry, query, record, keep), logins (login.h: worker, users,
  * token, hook, auth, admin), bounds, notify, jail, jim, broadcast, what an embedding program adds
  * (embed.h: embed, extend, own_proto, own_store), HTTP (web.h: http, api, routes, metrics), data
- * carried elsewhere (import.h: export, import, import_redis), the link to Redis (cluster.h: redis,
- * redis_map, redis_link), and one node among others (far.h: cluster, cluster_*).
+ * carried elsewhere (import.h: export, import, import_redis), the link to Redis (redis.h: redis,
+ * redis_map, redis_link), and one node among others (cluster.h: cluster, cluster_*).
  */
 #ifndef JIM_H
 #define JIM_H
@@ -1249,11 +1249,11 @@ void jim_attend_now(struct jim *j);
 
 /* --- redis.c, redis_map.c, redis_link.c: the link to Redis ------------------------------------ */
 
-#include "cluster.h"
+#include "redis.h"
 
 /* --- cluster.c, cluster_*.c: one node among others -------------------------------------------- */
 
-#include "far.h"
+#include "cluster.h"
 
 #endif /* JIM_INTERNAL */
 #endif /* JIM_H */

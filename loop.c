@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /*
  * loop.c - waits for descriptors, timers and wake-ups, and calls back. One thread owns a loop; only
- * loop_wake() may come from elsewhere. Knows nothing of sockets or chat; called by jim.c.
+ * loop_wake() may come from elsewhere. Knows nothing of sockets or chat; called by jim.c. A
+ * message's first hop of the README's eight.
  *
  * In reading order:
  *   1. struct loop: a table of watched descriptors indexed by number, 24 bytes each, and the list

@@ -6,7 +6,7 @@
  * sync and begin segments after store_open(); while that works, the next batch gathers in a second
  * buffer. A batch's place is settled when its first record is appended, so that the index knows
  * every offset at once. Reading is done where it is asked for, of what is durable only. The rules a
- * log on disk keeps are at the top of segment.c.
+ * log on disk keeps are at the top of segment.c. Hops 5 and 6 of a message's eight (README).
  *
  *   opening, appending, committing, closing, retention, reading; as a store
  */

@@ -1,6 +1,7 @@
 #!/bin/sh
 # lint.sh - the budgets of the source: lines to 100 columns, functions to 60 lines, files below
-# 1,000 lines of code, no mutable file-scope variable, no tabs. Ends with `N passed, N failed`.
+# 1,000 lines of code, no mutable file-scope variable, no tabs; and whether the READMEs' maps of it are
+# true. Ends with `N passed, N failed`.
 passed=0 failed=0
 
 verdict() { # name, findings
@@ -31,6 +32,21 @@ verdict files "$(for f in $sources; do
         END { print n + 0 }' "$f")
     [ "$n" -ge 1000 ] && echo "$f: $n lines of code"
 done)"
+# The READMEs' maps name every file once, the server's in the order of the Makefile's; and functions
+# are where they are said to be.
+files=$(ls *.c *.h)
+library=$(sed -n '/^LIB = /,/[^\\]$/p' Makefile | sed 's/LIB =//; s/\\//' | tr -s ' \t' '\n\n' | grep .)
+for map in README.md README.zh-CN.md; do
+    named=$(awk '/^## (Reading the code|阅读代码)/ { on = 1; next } /^## / { on = 0 }
+        on && $1 == "|" && $2 ~ /\.[ch]$/ { print $2 }' $map)
+    verdict "$map" "$({ echo "$named"; echo "$files"; } | sort | uniq -c |
+        awk '$1 != 2 { print $2 ": not there, or not named once" }'
+    [ "$(echo "$named" | grep -x -F "$library")" = "$library" ] || echo "another order than LIB's"
+    sed 's/（/ (/g; s/）/)/g' $map | grep -oE '`[a-z_]+` \([a-z_]+\.[ch]\)' | tr -d '`()' |
+        while read -r name file; do
+            grep -q "^$name(" "$file" || echo "no $name() in $file"
+        done)"
+done
 verdict globals "$(grep -nE '^(static )?(struct [a-z_]+|int|bool|char|unsigned|size_t|u?int[0-9]+_t) \*?[a-z_]+(\[[^]]*\])?( = .*)?;' ./*.c | grep -v const)"
 echo "$passed passed, $failed failed"
 [ "$failed" -eq 0 ]
