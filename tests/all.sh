@@ -5,7 +5,7 @@
 # step is shown when it is over; one that fails, with the end of its output. With arguments: only
 # the steps of these names. The last line is `N passed, N failed`, over everything.
 set -u
-limit=${LIMIT:-900} # seconds until a step counts as hung
+limit=${LIMIT:-1800} # seconds until a step counts as hung
 export MAKEFLAGS=-j2 # two jobs, and nothing that was said to `make check-all`
 
 # STREAM NAME COMMAND. `a` computes all the time, `b` and `c` wait a good deal as well.
@@ -112,7 +112,9 @@ report() {
             failed=$((failed + ${counts%% *}))
         fi
         if [ "$status" -ne 0 ]; then
-            grep '^FAIL' "$log/$name" | head -n 40
+            # What failed, with what it says of it, and the end of everything.
+            grep -A 60 '^FAIL' "$log/$name" | head -n 400
+            printf '... the last lines of %s:\n' "$name"
             tail -n 120 "$log/$name"
             case $counts in
             "0 failed"* | "") failed=$((failed + 1)) ;; # it broke before or after its tests

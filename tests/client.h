@@ -7,7 +7,7 @@
  *
  * JSON is written with ' for ", and an expected text may hold these:
  *
- *   <time>      milliseconds since 1970 by the clock, give or take a minute
+ *   <time>      milliseconds since 1970 by the clock, give or take ten minutes
  *   <id>        32 hex digits
  *   <terminal>  how the hearing peer is connected: tcp or ws
  *   <'>         a real single quote
@@ -21,7 +21,7 @@
 #include <signal.h>
 #include <sys/types.h>
 
-#define WAIT_MS 10000 /* longest wait for anything that has to come */
+#define WAIT_MS 60000 /* longest wait for anything that has to come: only a hang takes this long */
 
 #if defined(__SANITIZE_ADDRESS__)
 #define SANITIZED 1
@@ -59,10 +59,11 @@ extern void (*const cluster_ready)(const struct server *s);
 #define QUIET "-o", "jim.login.groups="
 #define FAST "-o", "jim.rate.messages=0"
 
-/* Start `jim -p 0 -d data ARG... NULL` in the test's directory and wait until it listens. When the
- * test is over, it must still run, and end with 0 when asked to. */
+/* Start `jim -p PORT -d data ARG... NULL` in the test's directory, on a port that stays the test's
+ * (ports.h), and wait until it listens. When the test is over, it must still run, and end with 0
+ * when asked to. */
 void server_start(struct server *s, const char *arg, ...);
-/* The same with at most `files` descriptors, and without `-p 0` when the arguments have ports. */
+/* The same with at most `files` descriptors, and without -p when the arguments have ports. */
 void server_start_with(struct server *s, int files, bool own_ports, const char *const *args);
 /* What the test allocates from here on lives until its end, and is no leak. Starting a server says
  * so, too. */

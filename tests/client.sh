@@ -7,6 +7,15 @@ dir=$(mktemp -d)
 server=
 trap '[ -n "$server" ] && kill "$server"; rm -rf "$dir"' EXIT
 
+until_true() { # command...: at most two minutes, which only a hang takes
+    tries=0
+    until "$@" > /dev/null 2>&1; do
+        tries=$((tries + 1))
+        [ "$tries" -lt 1200 ] || return 1
+        sleep 0.1
+    done
+}
+
 verdict() { # name, what is wrong
     if [ -z "$2" ]; then
         passed=$((passed + 1))
@@ -47,35 +56,30 @@ verdict "the example builds" "$(${CC:-cc} -std=c11 -Wall -Wextra -Wpedantic -Wer
     -o "$dir/hello" "$dir/hello.c" libjimclient.a ${LIBS:--lpthread} 2>&1)"
 "$JIM" -p 0 -d "$dir/data" -o jim.login.policy=one > "$dir/out" 2> "$dir/log" &
 server=$!
-for _ in $(seq 100); do
-    grep -q listening "$dir/out" && break
-    sleep 0.1
-done
+until_true grep -q listening "$dir/out" || cat "$dir/log"
 port=$(sed -n 's/.*listening on .*:\([0-9]*\).*/\1/p' "$dir/out" | head -n 1)
+online() {
+    curl -s "http://127.0.0.1:$port/api/user/online?userid=$1" | grep -q 10019
+}
+# What he answers waits for ann.
+answered() {
+    curl -s "http://127.0.0.1:$port/api/message/offline?userId=ann" | grep -q "\"from\":\"$1\""
+}
 for url in tcp ws; do
-    timeout 60 valgrind -q --leak-check=full --error-exitcode=9 "$dir/hello" \
+    timeout 300 valgrind -q --leak-check=full --error-exitcode=9 "$dir/hello" \
         "$url://127.0.0.1:$port" "echo-$url" > "$dir/hello.out" 2> "$dir/hello.err" &
     hello=$!
-    for _ in $(seq 200); do
-        curl -s "http://127.0.0.1:$port/api/user/online?userid=echo-$url" | grep -q 10019 && break
-        sleep 0.1
-    done
+    until_true online "echo-$url"
     curl -s -d "{\"chatType\":2,\"from\":\"ann\",\"to\":\"echo-$url\",\"content\":\"hi\"}" \
         "http://127.0.0.1:$port/api/message/send" > /dev/null
-    for _ in $(seq 100); do
-        curl -s "http://127.0.0.1:$port/api/message/offline?userId=ann" |
-            grep -q "\"from\":\"echo-$url\"" && break
-        sleep 0.1
-    done
     verdict "the example answers over $url" \
-        "$(curl -s "http://127.0.0.1:$port/api/message/offline?userId=ann" |
-            grep -q "\"from\":\"echo-$url\"" || cat "$dir/hello.err")"
-    timeout 20 "$dir/hello" "$url://127.0.0.1:$port" "echo-$url" > /dev/null 2>&1 &
+        "$(until_true answered "echo-$url" || { echo no; cat "$dir/hello.err" "$dir/log"; })"
+    timeout 300 "$dir/hello" "$url://127.0.0.1:$port" "echo-$url" > /dev/null 2>&1 &
     other=$!
     wait "$hello"
     verdict "the example is clean under valgrind over $url" \
         "$(grep -q 'logged in elsewhere' "$dir/hello.err" && ! grep -q == "$dir/hello.err" ||
-            cat "$dir/hello.err")"
+            { echo no; cat "$dir/hello.err"; })"
     kill "$other" 2> /dev/null
     wait "$other" 2> /dev/null
 done

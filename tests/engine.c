@@ -5,25 +5,13 @@
  * how a node of a cluster behaves.
  */
 #include "engine.h"
+#include "ports.h"
 
 #include <arpa/inet.h>
 #include <poll.h>
 #include <sys/socket.h>
 #include <sys/wait.h>
 #include <unistd.h>
-
-int
-free_port(void)
-{
-    struct sockaddr_in a = {.sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
-    socklen_t n = sizeof a;
-    int fd = socket(AF_INET, SOCK_STREAM, 0);
-
-    CHECK(fd >= 0 && bind(fd, (struct sockaddr *)&a, sizeof a) == 0 &&
-          getsockname(fd, (struct sockaddr *)&a, &n) == 0);
-    close(fd);
-    return ntohs(a.sin_port);
-}
 
 /* One command over a connection of its own; the answer's first line, or "" when there is none. */
 struct str
@@ -40,7 +28,7 @@ engine_says(const struct engine *e, const char *command)
     if (connect(fd, (struct sockaddr *)&a, sizeof a) == 0) {
         dprintf(fd, "%s\r\n", command);
         struct pollfd p = {.fd = fd, .events = POLLIN};
-        while (n < sizeof line - 1 && memchr(line, '\n', n) == NULL && poll(&p, 1, 2000) > 0 &&
+        while (n < sizeof line - 1 && memchr(line, '\n', n) == NULL && poll(&p, 1, WAIT_MS) > 0 &&
                (got = read(fd, line + n, sizeof line - 1 - n)) > 0)
             n += (size_t)got;
     }
@@ -64,7 +52,7 @@ engine_run(struct engine *e)
             _exit(126);
         execlp("redis-server", "redis-server", "--port", port, "--bind",
                e->bind != NULL ? e->bind : "127.0.0.1", "--protected-mode", "no", "--save", "",
-               "--appendonly", "yes", "--appendfsync", "always", "--dir", ".", (char *)NULL);
+               "--appendonly", "yes", "--appendfsync", "no", "--dir", ".", (char *)NULL);
         _exit(127);
     }
     for (int64_t end = time_mono_ms() + WAIT_MS; !str_eq(engine_says(e, "PING"), STR("+PONG"));) {

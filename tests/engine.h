@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /*
  * engine.h - a redis-server of the test's own: on a free port, in the test's directory, keeping all
- * it is told (appendfsync always), and ended with the test.
+ * it is told, though it be killed (appendfsync no: all is written before it is answered, and nobody
+ * waits for a disk, which the loss of power alone would need), and ended with the test.
  */
 #ifndef ENGINE_H
 #define ENGINE_H
@@ -14,7 +15,6 @@ struct engine {
     const char *bind; /* NULL: 127.0.0.1 */
 };
 
-int free_port(void);
 void engine_start(struct engine *e); /* zeroed, or with an address */
 void engine_run(struct engine *e); /* again, on the same port and with what it had */
 void engine_end(struct engine *e, int sig);

@@ -18,6 +18,7 @@
 #endif
 #include "../jim.h"
 #include "../jim_client.h"
+#include "ports.h"
 
 #include <arpa/inet.h>
 #include <errno.h>
@@ -35,7 +36,7 @@
 #define CLIENTS 6
 #define PIPES 64          /* connections through the proxy at once */
 #define PIECES 64         /* pieces of data on their way in one direction */
-#define PATIENCE_MS 110000
+#define PATIENCE_MS 600000 /* only a hang takes this long */
 #define AHEAD 40          /* messages a client has queued */
 
 struct piece {
@@ -100,20 +101,18 @@ die(const char *what)
 /* --- server ----------------------------------------------------------------------------------- */
 
 static int
-listen_at(int port, int *got)
+listen_at(int *port)
 {
-    struct sockaddr_in a = {.sin_family = AF_INET, .sin_port = htons((uint16_t)port),
-                            .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
+    struct sockaddr_in a = {.sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
     socklen_t n = sizeof a;
-    int on = 1, fd = socket(AF_INET, SOCK_STREAM, 0);
+    int fd = socket(AF_INET, SOCK_STREAM, 0);
 
-    setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &on, sizeof on);
     if (bind(fd, (struct sockaddr *)&a, sizeof a) < 0 || listen(fd, 64) < 0
         || getsockname(fd, (struct sockaddr *)&a, &n) < 0)
         die("listen");
     fcntl(fd, F_SETFL, O_NONBLOCK);
     fcntl(fd, F_SETFD, FD_CLOEXEC);
-    *got = ntohs(a.sin_port);
+    *port = ntohs(a.sin_port);
     return fd;
 }
 
@@ -513,7 +512,7 @@ int
 main(int argc, char **argv)
 {
     struct flap *f = xcalloc(1, sizeof *f);
-    int opt, probe, status;
+    int opt, status;
     bool in_time;
     char command[100];
 
@@ -530,9 +529,8 @@ main(int argc, char **argv)
     snprintf(f->dir, sizeof f->dir, "/tmp/jim-flap.XXXXXX");
     if (mkdtemp(f->dir) == NULL)
         die("mkdtemp");
-    probe = listen_at(0, &f->port);
-    f->listener = listen_at(0, &f->proxy_port);
-    close(probe);
+    f->port = reserve_port(0);
+    f->listener = listen_at(&f->proxy_port);
     for (int i = 0; i < PIPES; i++)
         f->pipe[i].fd[0] = f->pipe[i].fd[1] = -1;
     server_start(f);

@@ -45,7 +45,7 @@ start_redis() {
             --requirepass $JIM_REDIS_AUTH > "$dir/redis.log" 2>&1 &
         redis=$!
         while kill -0 $redis 2> /dev/null; do
-            cli PING | grep -q PONG && return
+            cli INFO server | tr -d '\r' | grep -qx "process_id:$redis" && return # ours
             sleep 0.05
         done
         wait $redis
@@ -160,11 +160,12 @@ check 'with a user name' 'imported 1513 messages' "$out"
 "$JIM" -p 0 -d "$dir/data" -o jim.login.groups= > "$dir/ready" 2> "$dir/log" &
 server=$!
 tries=0
-while [ -z "$(port_of "$dir/ready")" ] && [ $tries -lt 200 ]; do
+while [ -z "$(port_of "$dir/ready")" ] && [ $tries -lt 2400 ]; do
     tries=$((tries + 1))
     sleep 0.05
 done
 jim=$(port_of "$dir/ready")
+[ -n "$jim" ] || cat "$dir/log"
 check healthz ok "$(curl -s "http://127.0.0.1:$jim/healthz")"
 out=$("$JIM" import --jim-redis 127.0.0.1:$port "$dir/data" 2>&1)
 check 'not while a server runs' 'in use' "$out"

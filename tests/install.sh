@@ -31,7 +31,7 @@ until_true() {
     tries=0
     until "$@" > /dev/null 2>&1; do
         tries=$((tries + 1))
-        [ "$tries" -lt 200 ] || return 1
+        [ "$tries" -lt 2400 ] || return 1 # two minutes: a hang
         sleep 0.05
     done
 }
@@ -44,6 +44,8 @@ start_server() {
     "$@" > "$work/ready" 2> "$work/log" &
     server=$!
 }
+
+listens() { until_true grep -q listening "$work/ready" || { cat "$work/log" && false; }; }
 
 files() { (cd "$1" && find . ! -type d | sort); }
 
@@ -92,9 +94,9 @@ check "install" run_make install PREFIX="$prefix"
 sed 's/^#\(jim\..*=..*\)/\1/; s/^jim.port=.*/jim.port=0/; s/^jim.login.groups=.*//' \
     contrib/jim.properties > "$prefix/etc/jim/jim.properties"
 start_server "$prefix/bin/jim" -c "$prefix/etc/jim/jim.properties" -d "$work/data"
-check "starts with every default written down" until_true grep -q listening "$work/ready"
+check "starts with every default written down" listens
 check "and without a complaint" not sh -c "grep 'warn: jim\|error' '$work/log' |
-    grep -qv 'used by the cluster only'"
+    grep -v 'used by the cluster only'"
 kill "$server" 2> /dev/null && wait "$server" 2> /dev/null
 server=
 
@@ -210,11 +212,12 @@ if have strace "the unit's system calls" && have systemd-analyze "the unit's sys
     mkdir "$work/traced" # as StateDirectory= does
     # -D: the tracer is not the parent, so that $! is jim itself.
     start_server strace -D -f -o "$work/trace" "$prefix/bin/jim" -q -p 0 -d "$work/traced"
-    until_true grep -q listening "$work/ready"
+    check "starts under strace" listens
     port=$(sed 's/.*://' "$work/ready")
     echo 'a hello' > "$work/say"
-    check "a talk under strace" sh -c "timeout 20 python3 examples/client.py \
-        tcp://127.0.0.1:$port a < '$work/say' | grep -q 10000"
+    check "a talk under strace" sh -c "timeout 120 python3 examples/client.py \
+        tcp://127.0.0.1:$port a < '$work/say' > '$work/got' 2>&1
+        grep -q 10000 '$work/got' || { cat '$work/got' '$work/log' && false; }"
     kill -HUP "$server"
     kill "$server"
     wait "$server"
@@ -240,8 +243,8 @@ if have musl-gcc "a static build"; then
         CFLAGS="-O1 $kernel" jim
     check "static" sh -c "file -L '$work/static/jim' | grep -q 'statically linked'"
     start_server "$work/static/jim" -v -p 0 -d "$work/musl"
-    check "static: starts" until_true grep -q listening "$work/ready"
-    check "static: sandbox" grep -q 'sandbox: Landlock' "$work/log"
+    check "static: starts" listens
+    check "static: sandbox" sh -c "grep -q 'sandbox: Landlock' '$work/log' || { cat '$work/log' && false; }"
     kill "$server" && wait "$server"
     check "static: stops" [ $? -eq 0 ]
     server=

@@ -39,7 +39,7 @@
 #define WINDOW 6       /* messages of a client on their way */
 #define SENDS 80       /* new messages of a client in one life of the server: bounds the log */
 #define REFUSED_MS 10  /* pause of a client that was refused */
-#define PATIENCE 60000 /* ms for anything that has to come */
+#define PATIENCE 120000 /* ms for anything that has to come: only a hang takes this long */
 
 /* --- model ------------------------------------------------------------------------------------ */
 
@@ -893,15 +893,15 @@ report(const struct test *t, int64_t start_ms)
 static void
 remove_dir(const struct test *t, bool good)
 {
-    char command[128];
+    char command[200];
 
-    if (!good) {
-        printf("what is left: %s\n", t->dir);
-        return;
-    }
-    snprintf(command, sizeof command, "rm -rf '%s'", t->dir);
+    fflush(stdout);
+    if (good)
+        snprintf(command, sizeof command, "rm -rf '%s'", t->dir);
+    else
+        snprintf(command, sizeof command, "echo 'left: %s'; tail -n 20 '%s/log'", t->dir, t->dir);
     if (system(command) != 0)
-        printf("cannot remove %s\n", t->dir);
+        printf("failed: %s\n", command);
 }
 
 int

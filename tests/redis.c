@@ -219,6 +219,16 @@ write_for(struct writer *w, int64_t ms)
     }
 }
 
+#define WRITE_UNTIL(w, condition) \
+    do { \
+        int64_t until_ms = time_mono_ms() + LONG_MS; \
+        while (!(condition)) { \
+            if (time_mono_ms() > until_ms) \
+                test_fail(__FILE__, __LINE__, "never: %s", #condition); \
+            write_for(w, 50); \
+        } \
+    } while (0)
+
 /* Write until a program has ended; its exit code. */
 static int
 write_while(struct writer *w, pid_t pid)
@@ -299,6 +309,7 @@ writer_end(struct writer *w, const char *what)
 {
     struct redis_stats st;
 
+    WRITE_UNTIL(w, w->fates[WRITTEN] > 1000);
     TURN_UNTIL(w, w->out == 0 && w->up);
     read_stream(w, "-");
     TURN_UNTIL(w, w->read_ok);
@@ -315,7 +326,6 @@ writer_end(struct writer *w, const char *what)
     CHECK_INT(w->ghosts, 0);
     if (st.retried == 0) /* nothing was put off */
         CHECK_INT(w->disorder, 0);
-    CHECK(w->fates[WRITTEN] > 1000);
     redis_free(w->r);
     tls_client_free(w->tls);
     loop_free(w->loop);
@@ -360,9 +370,8 @@ TEST(real_wrong_password)
     w.log.level = -1;
     writer_port(&w, s.port);
     writer_start(&w);
-    for (int i = 0; i < 30; i++)
-        writer_turn(&w);
-    CHECK(!w.up && strstr(w.r->why, "NOAUTH") != NULL);
+    TURN_UNTIL(&w, strstr(w.r->why, "NOAUTH") != NULL);
+    CHECK(!w.up);
     writer_set(&w, "jim.redis.auth", "topsecret");
     TURN_UNTIL(&w, w.up);
     write_for(&w, 300);
@@ -430,13 +439,13 @@ TEST(real_stopped_for_10_seconds)
     writer_end(&w, "stopped for 10 s");
 }
 
-/* Killed five times, with every write on disk before its answer. */
+/* Killed five times, with every write in its file before its answer. */
 TEST(real_killed_with_aof)
 {
     struct rserver s = {0};
     struct writer w;
 
-    rserver_start(&s, "a", "--appendonly", "yes", "--appendfsync", "always", NULL);
+    rserver_start(&s, "a", "--appendonly", "yes", "--appendfsync", "no", NULL);
     writer_begin(&w);
     writer_port(&w, s.port);
     writer_start(&w);
@@ -478,22 +487,14 @@ TEST(real_sentinel)
     struct buf out = redis_cli(&s[0], "SENTINEL", "failover", "mine", NULL); /* planned */
     CHECK(strncmp(out.p, "OK", 2) == 0);
     buf_free(&out);
-    for (int i = 0; i < 300 && !cli_says(&r[1], "role:master", "INFO", "replication"); i++)
-        write_for(&w, 100);
-    CHECK(cli_says(&r[1], "role:master", "INFO", "replication"));
-    for (int i = 0; i < 300 && !cli_says(&r[0], "master_link_status:up", "INFO", "replication");
-         i++)
-        write_for(&w, 100);
+    WRITE_UNTIL(&w, cli_says(&r[1], "role:master", "INFO", "replication"));
+    WRITE_UNTIL(&w, cli_says(&r[0], "master_link_status:up", "INFO", "replication"));
     uint64_t before = w.fates[WRITTEN];
-    for (int i = 0; i < 100 && w.fates[WRITTEN] < before + 1000; i++)
-        write_for(&w, 100);
-    CHECK(w.fates[WRITTEN] >= before + 1000); /* on the new master, with its replica */
-    rserver_kill(&r[1]);
-    for (int i = 0; i < 300 && !cli_says(&r[0], "role:master", "INFO", "replication"); i++)
-        write_for(&w, 100);
+    WRITE_UNTIL(&w, w.fates[WRITTEN] >= before + 1000); /* on the new master, with its replica */
     int ups = w.ups;
-    for (int i = 0; i < 300 && (!w.up || w.ups == ups); i++)
-        write_for(&w, 100);
+    rserver_kill(&r[1]);
+    WRITE_UNTIL(&w, cli_says(&r[0], "role:master", "INFO", "replication"));
+    WRITE_UNTIL(&w, w.up && w.ups > ups);
     w.wait = false; /* there is no replica any more */
     write_for(&w, 500);
     writer_end(&w, "Sentinel");
@@ -514,7 +515,7 @@ start_cluster(struct rserver *s)
     for (int i = 0; i < NODES; i++) {
         char dir[16];
         snprintf(dir, sizeof dir, "n%d", i);
-        rserver_start(&s[i], dir, "--cluster-enabled", "yes", "--cluster-node-timeout", "2000",
+        rserver_start(&s[i], dir, "--cluster-enabled", "yes", "--cluster-node-timeout", "5000",
                       "--appendonly", "yes", "--appendfsync", "everysec",
                       "--repl-diskless-sync-delay", "0", NULL);
         snprintf(at[i], sizeof at[i], "127.0.0.1:%d", s[i].port);
@@ -598,9 +599,7 @@ TEST(real_cluster)
     struct buf out = redis_cli(&s[replica], "CLUSTER", "FAILOVER", NULL); /* planned */
     CHECK(strncmp(out.p, "OK", 2) == 0);
     buf_free(&out);
-    for (int i = 0; i < 300 && !is_master(&s[replica]); i++)
-        write_for(&w, 100);
-    CHECK(is_master(&s[replica]));
+    WRITE_UNTIL(&w, is_master(&s[replica]));
     write_for(&w, 1000);
     CHECK_INT(w.fates[NOT_SENT] + w.fates[REFUSED], 0);
     writer_end(&w, "cluster: slots moved, planned failover");
@@ -623,14 +622,12 @@ TEST(real_cluster_master_killed)
     CHECK(is_master(&s[dead]));
     rserver_kill(&s[dead]);
     int64_t from = time_mono_ms();
-    for (int i = 0; i < 3000 && !(w.up && w.ups > 1); i++)
-        write_for(&w, 10);
-    CHECK(w.up && w.ups == 2);
-    test_note("a dead master was replaced after %d ms (cluster-node-timeout 2000)",
+    WRITE_UNTIL(&w, w.up && w.ups > 1);
+    CHECK_INT(w.ups, 2);
+    test_note("a dead master was replaced after %d ms (cluster-node-timeout 5000)",
               (int)(time_mono_ms() - from));
     rserver_again(&s[dead]); /* comes back as a replica */
-    for (int i = 0; i < 300 && is_master(&s[dead]); i++)
-        write_for(&w, 100);
+    WRITE_UNTIL(&w, !is_master(&s[dead]));
     write_for(&w, 1000);
     writer_end(&w, "cluster: a master killed");
 }

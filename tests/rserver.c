@@ -86,8 +86,9 @@ cli_says(const struct rserver *s, const char *part, const char *word, const char
 static bool
 try_launch(struct rserver *s)
 {
-    char port[16];
+    char port[16], mine[32];
     const char *argv[40] = {"redis-server"};
+    bool ended = false;
     int n = 1;
 
     snprintf(port, sizeof port, "%d", s->port);
@@ -113,8 +114,10 @@ try_launch(struct rserver *s)
         execvp(argv[0], (char *const *)(uintptr_t)argv);
         _exit(127);
     }
-    WAIT_FOR(waitpid(s->pid, NULL, WNOHANG) == s->pid || cli_says(s, "PONG", "PING", NULL));
-    return kill(s->pid, 0) == 0;
+    snprintf(mine, sizeof mine, "process_id:%ld\r", (long)s->pid); /* and nobody else's port */
+    WAIT_FOR((ended = waitpid(s->pid, NULL, WNOHANG) == s->pid) ||
+             cli_says(s, mine, "INFO", "server"));
+    return !ended;
 }
 
 void
@@ -163,7 +166,7 @@ sentinel_start(struct rserver *s, int i, const struct rserver *first)
     CHECK(mkdir(dir, 0700) == 0);
     snprintf(path, sizeof path, "%s/sentinel.conf", dir);
     buf_printf(&b, "port %d\nbind 127.0.0.1\nsentinel monitor mine 127.0.0.1 %d 2\n"
-                   "sentinel down-after-milliseconds mine 1000\n"
+                   "sentinel down-after-milliseconds mine 5000\n"
                    "sentinel failover-timeout mine 5000\n", s->port, first->port);
     buf_add(&b, "", 1);
     write_file(path, b.p);

@@ -20,7 +20,7 @@
 #include <time.h>
 #include <unistd.h>
 
-#define TIME_LIMIT 300 /* seconds: only a hang takes this long, also under valgrind's slowness */
+#define TIME_LIMIT 600 /* seconds: only a hang takes this long, also under valgrind's slowness */
 
 #ifndef TEST_LIST
 #define TEST_LIST "list.inc"

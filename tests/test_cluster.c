@@ -702,7 +702,7 @@ TEST(node_program_stop)
 
     fake_open(&redis);
     snprintf(port, sizeof port, "jim.redis.port=%d", redis.port);
-    server_start(&s, QUIET, "-o", "jim.cluster=on", "-o", port, NULL);
+    server_start(&s, QUIET, "-o", "jim.cluster=on", "-o", port, "-o", "jim.drain=60s", NULL);
     struct pollfd ended = {.fd = s.alive, .events = POLLIN};
     MEANWHILE(fake_heard(&redis, "lease"));
     peer_open(&a, &s, PROTO_TCP);

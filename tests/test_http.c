@@ -903,7 +903,7 @@ TEST(http_stop_while_a_file_streams)
     make_site();
     FILE *f = fopen("site/large.bin", "w");
     CHECK(f != NULL && ftruncate(fileno(f), LARGE) == 0 && fclose(f) == 0);
-    server_start(&s, "-o", "jim.http.page=site", NULL);
+    server_start(&s, "-o", "jim.http.page=site", "-o", "jim.drain=60s", NULL);
     peer_connect_port(&p, s.port[0], true);
     put_str(&p, "GET /large.bin HTTP/1.1\r\n" HOST "\r\n");
     CHECK(peer_ready(&p, WAIT_MS));

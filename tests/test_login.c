@@ -298,6 +298,8 @@ TEST(login_storm)
     struct buf b = {0};
     struct peer ann, bob;
     char text[100];
+    long long done;
+    int before = 0;
 
     put_entry(&b, "ann", "a", 10, "");
     put_entry(&b, "bob", "b", 10, "");
@@ -320,10 +322,11 @@ TEST(login_storm)
         say(&ann, 11, text);
         EXPECT(&bob, "{'command':11,<...>");
         EXPECT(&ann, "{'code':10000,'command':12,<...>");
+        done = server_stat(&s, "logins") - 2;
+        before += done < LOGINS;
     }
-    long long done = server_stat(&s, "logins") - 2;
-    test_note("%d messages answered before %lld of %d logins", MESSAGES, LOGINS - done, LOGINS);
-    CHECK(done < LOGINS);
+    test_note("%d of %d messages answered while logins were looked into", before, MESSAGES);
+    CHECK(before > 0); /* how many is a matter of who gets the processors */
     for (int i = 0; i < LOGINS; i++)
         EXPECT(&p[i], WELCOME("many"));
     CHECK_INT(server_stat(&s, "logins"), LOGINS + 2);
@@ -353,6 +356,7 @@ TEST(login_penalty)
     char *end;
 
     write_users("ann", "sesame", "", NULL);
+    int64_t start = time_mono_ms();
     server_start(&s, BY_FILE, FAST, "-o", "jim.auth.delay=10s", "-o", "jim.log.level=debug", "-o",
                  "jim.log.file=log", NULL);
     for (int i = 0; i < 5; i++) {
@@ -363,6 +367,7 @@ TEST(login_penalty)
         }
         guesses(&s, &p[i]);
     }
+    long took = (long)(time_mono_ms() - start);
     struct buf log = read_whole("log");
     const char *at = log.p;
     for (int i = 0; i < 5; i++) {
@@ -370,7 +375,7 @@ TEST(login_penalty)
         CHECK(at != NULL);
         at += strlen("login refused in ");
         long ms = strtol(at, &end, 10);
-        CHECK(ms > delays[i] - 9000 && ms <= delays[i]); /* this loop takes its time, too */
+        CHECK(ms >= delays[i] - took && ms <= delays[i]);
         CHECK(strncmp(end, why, strlen(why)) == 0);
     }
     CHECK(!has(log, "hunter2") && !has(log, "sesame"));
@@ -816,7 +821,7 @@ TEST(login_hook_silent)
     struct peer p, other;
 
     service_open(&v);
-    server_start(&s, BY_HOOK(v), AT_ONCE, "-o", "jim.timeout.hook=100ms", NULL);
+    server_start(&s, BY_HOOK(v), AT_ONCE, "-o", "jim.timeout.hook=3s", NULL);
     knocks(&p, &s, "{'userId':'ann'}");
     int fd = service_accept(&v);
     service_hears(fd, &b);

@@ -1571,14 +1571,12 @@ TEST(store_idle_sync)
     box_fill(&b, 1, 1); /* the first batch is synced with its segment's header */
     for (int i = 0; i < 5; i++) {
         int before = fake_get(&f, &f.syncs);
-        int64_t start = time_mono_ms();
         CHECK(box_append(&b) != 0);
         CHECK(box_settle(&b, store_durable(b.s) + 1));
         pthread_mutex_lock(&f.mutex);
         while (f.syncs == before) /* and nobody calls the store meanwhile */
             pthread_cond_wait(&f.changed, &f.mutex);
         pthread_mutex_unlock(&f.mutex);
-        CHECK(time_mono_ms() - start < 5000);
     }
     CHECK_INT(box_close(&b), 0);
 }

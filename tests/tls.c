@@ -87,7 +87,7 @@ static int
 connect_to(int port)
 {
     struct sockaddr_in a = {.sin_family = AF_INET, .sin_port = htons((uint16_t)port)};
-    struct timeval patience = {20, 0};
+    struct timeval patience = {WAIT_MS / 1000, 0};
     int fd = socket(AF_INET, SOCK_STREAM, 0);
 
     a.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
@@ -702,7 +702,7 @@ TEST(tls_silent_handshake_ends)
 
     unsetenv("JIM_TEST_TLS");
     make_cert("localhost");
-    server_start(&s, QUIET, ON, "jim.ssl.cert=localhost.pem", "-o", "jim.timeout.detect=200ms",
+    server_start(&s, QUIET, ON, "jim.ssl.cert=localhost.pem", "-o", "jim.timeout.detect=2s",
                  NULL);
     struct buf b = hello();
     peer_connect(&p, &s);

@@ -43,9 +43,14 @@ scan() {
     command -v testssl || return 1
     testssl --quiet --color 0 --warnings off -p -s -f -U --severity LOW \
         --jsonfile "$dir/scan.json" "localhost:$PORT" > "$dir/scan" 2>&1
-    grep -E '"severity" *: *"(LOW|MEDIUM|HIGH|CRITICAL|WARN)"' -B 5 "$dir/scan.json" |
-        grep '"id"' | grep -v engine_problem && return 1
-    grep -q 'Lucky13\|LUCKY13' "$dir/scan" && grep -q '^ *Done' "$dir/scan" # it has got that far
+    if grep -E '"severity" *: *"(LOW|MEDIUM|HIGH|CRITICAL|WARN)"' -B 5 "$dir/scan.json" |
+        grep '"id"' | grep -v engine_problem; then
+        grep -E '"severity" *: *"(LOW|MEDIUM|HIGH|CRITICAL|WARN)"' -B 5 -A 4 "$dir/scan.json"
+        return 1
+    fi
+    grep -q 'Lucky13\|LUCKY13' "$dir/scan" && grep -q '^ *Done' "$dir/scan" && return # that far
+    tail -n 20 "$dir/scan"
+    return 1
 }
 scan > "$dir/scan.out" 2>&1 &
 scanner=$!
@@ -55,13 +60,15 @@ scanner=$!
 health() { # OPTION...: ask over openssl s_client
     printf 'GET /healthz HTTP/1.0\r\n\r\n' |
         openssl s_client -quiet -ign_eof -verify_return_error -CAfile "$PEM" -servername localhost \
-            -verify_hostname localhost -connect "localhost:$PORT" "$@" 2>&1 | grep -q '"status":"ok"'
+            -verify_hostname localhost -connect "localhost:$PORT" "$@" > "$dir/health" 2>&1
+    grep -q '"status":"ok"' "$dir/health" || { cat "$dir/health" && false; }
 }
 resumed() { # VERSION: a second connection with the session of the first
     rm -f "$dir/session"
     health "$1" -sess_out "$dir/session" && [ -s "$dir/session" ] || return 1
-    openssl s_client "$1" -sess_in "$dir/session" -connect "localhost:$PORT" < /dev/null 2>&1 |
-        grep -q '^Reused, TLS'
+    openssl s_client "$1" -sess_in "$dir/session" -connect "localhost:$PORT" < /dev/null \
+        > "$dir/resumed" 2>&1
+    grep -q '^Reused, TLS' "$dir/resumed" || { cat "$dir/resumed" && false; }
 }
 check s_client-1.2 health -tls1_2
 check s_client-1.3 health -tls1_3
@@ -125,7 +132,7 @@ async def main():
         for n in (1, 125, 126, 16383, 16384, 16385, 65000):
             await a.send(json.dumps({"cmd": 11, "to": "py2", "chatType": 2, "content": "y" * n}))
             while True:
-                m = json.loads(await asyncio.wait_for(b.recv(), 20))
+                m = json.loads(await asyncio.wait_for(b.recv(), 120))
                 if m["command"] == 11:
                     break
             assert m["data"]["content"] == "y" * n
@@ -133,9 +140,12 @@ asyncio.run(main())'
 
 # --- what has to be refused ----------------------------------------------------------------------
 
-shakes() { # OPTION...: does the handshake succeed?
+shakes() { # OPTION...: does the handshake succeed? Tells what happened.
     openssl s_client -connect "localhost:$PORT" "$@" < /dev/null > "$dir/shake" 2>&1 &&
         grep -qE '^New, TLSv1.[23], Cipher is [A-Z]' "$dir/shake"
+    set -- $?
+    cat "$dir/shake"
+    return "$1"
 }
 refused() {
     ! shakes "$@"

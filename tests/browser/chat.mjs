@@ -19,7 +19,7 @@ const here = dirname(fileURLToPath(import.meta.url));
 const jim = resolve(here, process.env.JIM || '../../jim');
 const out = join(here, 'out');
 const data = mkdtempSync(join(tmpdir(), 'jim-browser-'));
-const WAIT = 15000;
+const WAIT = 120000;            // only a hang takes that long
 const pem = process.env.JIM_TEST_TLS;
 const scheme = pem ? 'https' : 'http';
 const secure = pem ? ['-o', 'jim.ssl=on', '-o', 'jim.ssl.only=on', '-o', `jim.ssl.cert=${pem}`] : [];
@@ -31,18 +31,24 @@ mkdirSync(out, { recursive: true });
 let server = null;
 let port = 0;                   // of the server the pages are opened from
 
-// Start a server on `port` (0: any), with further arguments; it becomes the current one.
+// Start a server on `port` (0: any), with further arguments; it becomes the current one. Any: below
+// those that the system gives to others, so that it is free when the server comes again.
 async function start(store, ...args) {
-    server = spawn(jim, ['-p', String(port), '-d', join(data, store), ...secure, ...args],
-        { stdio: ['ignore', 'pipe', process.env.VERBOSE ? 'inherit' : 'ignore'] });
-    for await (const line of createInterface({ input: server.stdout })) {
-        const m = /^jim: listening on .*:(\d+)/.exec(line);
-        if (m) {
-            port = +m[1];
-            return;
+    for (let tries = 0; tries < 20; tries++) {
+        const at = port || 10000 + Math.floor(Math.random() * 12000);
+        let said = '';
+        server = spawn(jim, ['-p', String(at), '-d', join(data, store), ...secure, ...args],
+            { stdio: ['ignore', 'pipe', 'pipe'] });
+        server.stderr.on('data', (d) => { said += d; if (process.env.VERBOSE) process.stderr.write(d); });
+        for await (const line of createInterface({ input: server.stdout })) {
+            if (/^jim: listening on /.test(line)) {
+                port = at;
+                return;
+            }
         }
+        if (server.exitCode === null) await once(server, 'close');
+        if (port || !/in use/.test(said)) throw new Error(`${jim} ended before it listened: ${said}`);
     }
-    throw new Error(`${jim} ended before it listened`);
 }
 
 async function stop() {
@@ -75,7 +81,12 @@ async function check(name, body) {
     } catch (e) {
         failed++;
         console.log(`FAILED ${name}\n       ${String(e.stack || e).split('\n').slice(0, 6).join('\n       ')}`);
-        for (const [who, page] of Object.entries(open)) await page.screenshot({ path: join(out, `failed-${failed}-${who}.png`) }).catch(() => {});
+        for (const [who, page] of Object.entries(open)) {
+            await page.screenshot({ path: join(out, `failed-${failed}-${who}.png`), timeout: 10000 }).catch(() => {});
+            const shown = await page.locator('body').innerText({ timeout: 10000 }).catch((e) => String(e));
+            console.log(`       ${who} sees: ${shown.replace(/\s+/g, ' ').slice(-400)}`);
+        }
+        if (troubles.length) console.log(`       so far: ${troubles.join('; ').slice(0, 1000)}`);
     }
 }
 
@@ -134,6 +145,7 @@ async function say(page, text) {
 await start('afternoon');
 const browser = await chromium.launch({
     executablePath: process.env.CHROMIUM || '/usr/bin/chromium',
+    timeout: WAIT,
     args: ['--headless', '--no-sandbox', '--disable-gpu', '--disable-quic', '--no-first-run',
         '--disable-background-networking', '--disable-component-update', '--disable-sync'],
 });
@@ -256,10 +268,9 @@ await check('the place is kept while older messages come in', async () => {
         const log = document.querySelector('#log');
         const first = log.querySelector('.msg');
         log.scrollTop = 0;
-        await new Promise((r) => requestAnimationFrame(() => requestAnimationFrame(r)));
-        const y = first.getBoundingClientRect().top;
+        const y = first.getBoundingClientRect().top; // before anything can come
         const n = log.querySelectorAll('.msg').length;
-        if (n < 120) await new Promise((r) => new MutationObserver(r).observe(log, { childList: true }));
+        while (n < 120 && log.querySelectorAll('.msg').length === n) await new Promise((r) => setTimeout(r, 10));
         await new Promise((r) => requestAnimationFrame(r));
         return { grown: log.querySelectorAll('.msg').length, shift: Math.abs(first.getBoundingClientRect().top - y) };
     });

@@ -7,11 +7,11 @@ cd "$(dirname "$0")"
 : "${JIM:=../../jim}"
 : "${CHROMIUM:=$(command -v chromium || command -v chromium-browser || command -v google-chrome || true)}"
 if [ -z "$CHROMIUM" ]; then
-    apt-get install -y --no-install-recommends chromium >&2
+    apt-get -o Acquire::Retries=5 install -y --no-install-recommends chromium >&2
     CHROMIUM=$(command -v chromium)
 fi
 if [ ! -d node_modules/playwright-core ] || [ package-lock.json -nt node_modules ]; then
-    npm ci --no-audit --no-fund >&2
+    npm ci --no-audit --no-fund --fetch-retries=5 >&2
     touch node_modules
 fi
 export JIM CHROMIUM

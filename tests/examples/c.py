@@ -13,7 +13,7 @@ class Peer:
     """TCP-IM by hand: version, mask, command, length, body."""
 
     def __init__(self, user=None, **more):
-        self.s = socket.create_connection(("127.0.0.1", port), 20)
+        self.s = socket.create_connection(("127.0.0.1", port), 120)
         if user:
             self.say(5, userId=user, **more)
             answer = self.hear(6)
@@ -99,7 +99,7 @@ def command():
 
 def telnet():
     ann = Peer("ann")
-    line = socket.create_connection(("127.0.0.1", port), 20)
+    line = socket.create_connection(("127.0.0.1", port), 120)
     file = line.makefile("r")
     for piece in (b"lo", b"gin bob\r", b"\nann hel", b'lo "there"\n'):
         line.sendall(piece)
@@ -108,7 +108,7 @@ def telnet():
     assert (got["from"], got["content"]) == ("bob", 'hello "there"'), got
     ann.chat("bob", "and back")
     assert json.loads(file.readline())["data"]["content"] == "and back"
-    page = urllib.request.urlopen("http://127.0.0.1:%d/healthz" % port, timeout=20)
+    page = urllib.request.urlopen("http://127.0.0.1:%d/healthz" % port, timeout=120)
     assert page.status == 200  # the same port
 
 

@@ -10,10 +10,10 @@ client() {
     kind=$1 user=$2
     shift 2
     case $kind in
-    py-*) timeout 60 python3 "$root/examples/client.py" "$@" "${kind#*-}://127.0.0.1:$port" "$user" $password ;;
-    node-native) timeout 60 node --no-warnings --experimental-websocket "$root/examples/client.mjs" "$@" \
+    py-*) timeout 300 python3 "$root/examples/client.py" "$@" "${kind#*-}://127.0.0.1:$port" "$user" $password ;;
+    node-native) timeout 300 node --no-warnings --experimental-websocket "$root/examples/client.mjs" "$@" \
         "ws://127.0.0.1:$port" "$user" $password ;;
-    node-*) timeout 60 node "$root/examples/client.mjs" "$@" "${kind#*-}://127.0.0.1:$port" "$user" $password ;;
+    node-*) timeout 300 node "$root/examples/client.mjs" "$@" "${kind#*-}://127.0.0.1:$port" "$user" $password ;;
     esac
 }
 
@@ -46,6 +46,7 @@ for k in $kinds; do
     # A group, live, while the server is killed twice. What was sent is sent again, what was missed
     # is fetched; each comes once. The sender's own come back to him.
     mkfifo typing 2> /dev/null
+    rm -f got sent err # what is waited for there is not what was there before
     client "$k" "$k-c" -n 300 < /dev/null > got 2>> log &
     receiver=$!
     client "$k" "$k-d" < typing > sent 2>> log &
@@ -67,7 +68,8 @@ for k in $kinds; do
     check "$k: each answered" said sent '"command": *12' 300
 
     # A server that says nothing is noticed, and left for good only by those who stop.
-    client "$k" "$k-e" -b 0.3 -n 1 < /dev/null > got 2> err &
+    rm -f got err
+    client "$k" "$k-e" -b 1 -n 1 < /dev/null > got 2> err &
     receiver=$!
     until_true online "$k-e"
     kill -STOP "$server"
@@ -88,6 +90,7 @@ for k in $kinds; do
     check "$k: refused" [ $? -eq 1 ]
     check "$k: says so" grep -q 'login failed' err
     password=right
+    rm -f got err
     client "$k" ann -n 1 < /dev/null > got 2> err &
     first=$!
     until_true grep -q '"code": *10007' got
