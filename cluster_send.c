@@ -496,6 +496,7 @@ behind_reply(struct op *o, uint32_t n, const struct redis_reply *r)
     struct behind_op *q = (struct behind_op *)(void *)o;
     const struct redis_reply *e = redis_at(r, 0);
     struct chat *c = o->k->chat;
+    uint64_t told = deliver_told(q->member);
 
     (void)n;
     if (!op_alive(o))
@@ -507,8 +508,8 @@ behind_reply(struct op *o, uint32_t n, const struct redis_reply *r)
             far_junk(o->k, "an entry's id", redis_text(redis_at(e, 0)));
             continue;
         }
-        if (seq > q->member->conv->durable)
-            return; /* it comes live */
+        if (seq > told)
+            break; /* it comes live */
         q->next = seq + 1;
         if (!far_json(o->k, chat))
             continue;
@@ -522,7 +523,7 @@ behind_reply(struct op *o, uint32_t n, const struct redis_reply *r)
         msg_unref(m);
     }
     if (q->next == 0) /* retention was faster, or there is nothing but junk */
-        q->next = q->member->conv->durable + 1;
+        q->next = told + 1;
 }
 
 static void

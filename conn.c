@@ -314,7 +314,7 @@ catch_up(struct conn *c)
         uint64_t first = store_index_first(&v->index);
         if (l->seq < first)
             l->seq = first; /* retention was faster */
-        if (l->member->left || first == 0 || l->seq > v->durable) {
+        if (l->member->left || first == 0 || l->seq > deliver_told(l->member)) {
             o->lag[0] = o->lag[--o->lags];
             continue;
         }
@@ -333,7 +333,7 @@ catch_up_far(struct conn *c)
     struct out *o = c->out;
 
     while (o->lags > 0 && (o->lag[0].member->left ||
-                           o->lag[0].seq > o->lag[0].member->conv->durable))
+                           o->lag[0].seq > deliver_told(o->lag[0].member)))
         o->lag[0] = o->lag[--o->lags];
     if (o->lags == 0)
         conn_attend(c); /* nothing is left to be sent: the queue goes */

@@ -268,6 +268,13 @@ deliver_waits(const struct chat *c)
 
 /* --- fan-outs --------------------------------------------------------------------------------- */
 
+/* Is it a message? */
+static bool
+is_send(const struct pending *p)
+{
+    return p->kind == PENDING_SEND || p->kind == PENDING_FAR;
+}
+
 static void
 wave_push(struct chat *c, const struct pending *p)
 {
@@ -277,8 +284,8 @@ wave_push(struct chat *c, const struct pending *p)
     *f = (struct wave){.p = *p, .left = UINT32_MAX};
     if (p->conn != NULL)
         p->conn->waves++;
-    if (p->conv != NULL)
-        p->conv->waves++;
+    if (p->conv != NULL && p->conv->waves++ == 0)
+        p->conv->told = is_send(p) ? p->seq - 1 : p->conv->durable;
 }
 
 #define HEAVY 4096     /* bytes that count as a message more: see MAX_ROUND */
@@ -294,7 +301,7 @@ wave_at(struct chat *c, uint32_t i)
 static bool
 wave_fans(const struct pending *p)
 {
-    return (p->kind == PENDING_SEND || p->kind == PENDING_FAR) && p->to == NULL;
+    return is_send(p) && p->to == NULL;
 }
 
 /*
@@ -402,7 +409,7 @@ deliver_waves(struct chat *c)
                 break;
             n = c->bundle.n;
             deliver_bundle_end(c);
-        } else if (f->p.kind == PENDING_SEND || f->p.kind == PENDING_FAR) {
+        } else if (is_send(&f->p)) {
             work += deliver_message(c, &f->p);
         }
         for (; n > 0; n--) {
@@ -411,12 +418,24 @@ deliver_waves(struct chat *c)
             c->wave_n--;
             if (p.conv != NULL)
                 p.conv->waves--;
+            if (is_send(&p))
+                p.conv->told = p.seq;
             if (p.conn != NULL)
                 p.conn->waves--;
             deliver_end(c, &p);
         }
     }
     return work;
+}
+
+uint64_t
+deliver_told(const struct member *m)
+{
+    const struct conv *v = m->conv;
+    /* The one under way may be done with him, though not with all. */
+    int32_t ahead = v->group ? (int32_t)(m->fanned - (uint32_t)v->told) : 0;
+
+    return v->waves == 0 ? v->durable : v->told + (ahead > 0 ? (uint32_t)ahead : 0);
 }
 
 /* --- when it has left ------------------------------------------------------------------------- */

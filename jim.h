@@ -592,6 +592,7 @@ struct conv {
     uint64_t seq;           /* last number handed out */
     uint64_t durable;       /* last number that may be shown */
     uint32_t waves;          /* messages whose fan-out has not ended */
+    uint64_t told;          /* while there are any: the last number whose fan-out has */
     struct conv *next;      /* the one made before; all of them: roster.made_convs */
     uint64_t group_record, seq_record; /* numbers of its latest REC_GROUP and REC_SEQ */
     struct store_index index;
@@ -1006,6 +1007,9 @@ void deliver_committed(struct chat *c);
 uint32_t deliver_waves(struct chat *c);
 void deliver_bundle_end(struct chat *c); /* forget what was made for some to go out together */
 bool deliver_waits(const struct chat *c); /* is there more of either for the next turn? */
+/* Up to which number fan-outs are done with a member: what is above will come to his connections
+ * live, so that who has fallen behind must not read it from the store. */
+uint64_t deliver_told(const struct member *m);
 /* A message handed to conn_send() with a member, or an answer 20, has left for the peer. */
 void deliver_written(struct chat *c, const struct msg *m, struct member *member);
 /* Answer a call of the API through api_sent() once what has been recorded so far is on disk; should

@@ -2007,6 +2007,49 @@ TEST(server_slow_reader_of_a_large_group_catches_up)
     }
 }
 
+/* Who catches up while messages are on their way to others gets each of them once, and in order:
+ * from the store or live. */
+TEST(server_slow_reader_among_fan_outs)
+{
+    enum { MEMBERS = 40, SENDERS = 4, EACH = 500, ROUNDS = 3 };
+    static struct peer member[MEMBERS], sender[SENDERS];
+    struct server s;
+    char text[600];
+    int seq = 0;
+
+    server_start(&s, QUIET, FAST, "-o", "jim.group.open=on", "-o", "jim.group.notify.max=0", "-o",
+                 "jim.queue.max=65536", NULL);
+    for (int i = 0; i < MEMBERS; i++) {
+        peer_open_slow(&member[i], &s, PROTO_TCP);
+        sayf(&member[i], 5, "{'userId':'u%d'}", i);
+        EXPECT(&member[i], "{'code':10007,<...>");
+        say(&member[i], 7, "{'groupId':'g'}");
+        EXPECT(&member[i], "{'code':10011,'command':8,<...>");
+        EXPECT(&member[i], "{'code':10011,'command':9,<...>");
+    }
+    for (int i = 0; i < SENDERS; i++) {
+        snprintf(text, sizeof text, "sender%d", i);
+        peer_login(&sender[i], &s, PROTO_TCP, text);
+    }
+    snprintf(text, sizeof text, "{'chatType':1,'groupId':'g','content':'%0500d'}", 0);
+    for (int round = 0; round < ROUNDS; round++) {
+        for (int i = 0; i < SENDERS; i++) {
+            peer_hold(&sender[i]);
+            for (int k = 0; k < EACH; k++)
+                say(&sender[i], 11, text);
+            peer_release(&sender[i], 1u << 20);
+        }
+        for (int k = 0; k < SENDERS * EACH; k++) {
+            CHECK(hear(&member[0]));
+            CHECK_INT(number(&member[0], "seq"), ++seq);
+        }
+        for (int i = 0; i < SENDERS; i++)
+            for (int k = 0; k < EACH; k++)
+                EXPECT(&sender[i], "{'code':10000,<...>");
+    }
+    CHECK(server_stat(&s, "lags") > 0);
+}
+
 TEST(server_slow_reader_loses_nothing)
 {
     struct server s;
