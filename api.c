@@ -325,7 +325,7 @@ call_route(struct call *k, const struct route *route)
         call_code(k, CODE_RATE, 0);
         return;
     }
-    chat_rate_take(k->chat, k->c);
+    chat_rate_take(k->chat, k->c, 1);
     if (!route->open && route->fn != route_stats && memory_full(k->c->jim)) {
         k->c->jim->stats.pressed++;
         call_code(k, CODE_STORE, 0);

@@ -334,25 +334,25 @@ static const struct handler far[COMMANDS] = {
  * will be full again. Time is that of the last bytes read: no clock call for it.
  */
 static int64_t
-bucket_after(const struct chat *c, const struct conn *from)
+bucket_after(const struct chat *c, const struct conn *from, uint32_t n)
 {
     int64_t now = from->read_ms * 1000;
 
-    return (from->bucket_us > now ? from->bucket_us : now) + 1000000 / c->opt->rate;
+    return (from->bucket_us > now ? from->bucket_us : now) + n * (1000000 / c->opt->rate);
 }
 
 bool
 chat_rate_ok(const struct chat *c, const struct conn *from)
 {
-    return c->opt->rate <= 0 || bucket_after(c, from) - from->read_ms * 1000 <=
+    return c->opt->rate <= 0 || bucket_after(c, from, 1) - from->read_ms * 1000 <=
                                     c->opt->burst * (1000000 / c->opt->rate);
 }
 
 void
-chat_rate_take(const struct chat *c, struct conn *from)
+chat_rate_take(const struct chat *c, struct conn *from, uint32_t n)
 {
     if (c->opt->rate > 0)
-        from->bucket_us = bucket_after(c, from);
+        from->bucket_us = bucket_after(c, from, n);
 }
 
 /* The command's number: the frame's, or what the JSON says; -1 when it says none that makes
@@ -412,7 +412,7 @@ chat_command(struct chat *c, struct conn *from, int cmd, uint32_t seq, struct st
         answer_code(c, from, own != NULL ? (uint8_t)n : h->answer, seq, code);
     }
     if (allowed) /* not before: a command that has to wait comes here twice */
-        chat_rate_take(c, from);
+        chat_rate_take(c, from, 1);
     c->stats->requests++;
     return true;
 }

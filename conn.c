@@ -1031,8 +1031,8 @@ conn_timer(struct timer *t)
         conn_drop(c, DROP_LOGIN, "did not log in in time");
     else if (c->proto != PROTO_HTTP)
         conn_idle(c);
-    else if (c->busy)
-        conn_deadline(c, c->jim->opt.http_ms);
+    else if (c->busy && (c->out == NULL || c->out->file < 0))
+        conn_deadline(c, c->jim->opt.http_ms); /* we owe; with a file it is he who does not read */
     else
         conn_drop(c, c->pend != NULL && c->pend->head == 0 ? DROP_DETECT : DROP_IDLE,
                   "idle, or too slow with its request");

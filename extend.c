@@ -564,7 +564,7 @@ extend_route(struct conn *c, const struct http_req *r, struct str body)
         http_error(c, status, status == 401 ? STR("www-authenticate: Bearer\r\n") : STR(""));
         return true;
     }
-    chat_rate_take(chat, c);
+    chat_rate_take(chat, c, 1);
     struct jim_http q = http_of(c, r, body);
     c->own_http = true;
     route->fn(route->arg, h->jim, &q);

@@ -341,7 +341,10 @@ serve_directory(struct conn *c, const struct http_req *r)
     if (fd >= 0 && fstat(fd, &st) == 0 && S_ISDIR(st.st_mode)) {
         if (path[n - 1] != '/') {
             struct buf to = {0};
-            buf_printf(&to, "location: %.*s/\r\n", (int)r->path.n, r->path.p);
+            struct str own = r->path;
+            for (; own.n > 1 && own.p[1] == '/'; own.n--)
+                own.p++; /* what begins with two names another host (RFC 3986 section 4.2) */
+            buf_printf(&to, "location: %.*s/\r\n", (int)own.n, own.p);
             close(fd);
             http_error(c, 301, (struct str){to.p, to.len});
             buf_free(&to);

@@ -440,7 +440,9 @@ JIM_API void jim_store_lost(struct jim *j);
 #define MAX_POOL (512u << 10)  /* bytes kept of either */
 #define MAX_RECORD (16u << 20) /* bytes of one log line: above any message or answer */
 #define MAX_MESSAGE_ID 128     /* bytes of a message's id */
-#define MAX_SCAN 20000         /* records one history request may read: bounds the turn */
+#define MAX_SCAN 20000         /* records one request for messages may read: bounds the turn */
+#define MAX_VAIN 100           /* so many of them that are not in the answer count as a request: who
+                                  has a lot read for nothing comes to the end of his rate */
 #define MAX_RETRY 131072       /* message ids remembered against retries, oldest forgotten first */
 #define RETRY_MS 86400000      /* and for how long: 24 hours */
 #define CLOCK_SKEW_MS 300000   /* how far a client's createTime may be off to be believed */
@@ -927,9 +929,10 @@ void chat_welcome(struct chat *c, struct conn *conn, uint32_t seq, struct str id
 void chat_refuse(struct chat *c, struct conn *conn, uint32_t seq, bool later);
 /* Nothing reaches the user on this connection any more. May be said more than once. */
 void chat_closed(struct chat *c, struct conn *conn);
-/* May the connection make a request now, or were there too many? And: it has made one. */
+/* May the connection make a request now, or were there too many? And: it has made one, or what
+ * counts as n. */
 bool chat_rate_ok(const struct chat *c, const struct conn *from);
-void chat_rate_take(const struct chat *c, struct conn *from);
+void chat_rate_take(const struct chat *c, struct conn *from, uint32_t n);
 /* Close a user's connections but `except`; each is told `code` first, unless that is 0. */
 void chat_close_user(struct chat *c, struct user *u, int code, const struct conn *except);
 /* The parts of a login, for a cluster's: this connection is u's from now on (true: his first

@@ -12,6 +12,7 @@
  */
 #include "jim.h"
 
+#include <errno.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -98,6 +99,8 @@ struct fetch {
     int64_t left;            /* messages it may still take */
     int64_t taken;
     bool more;               /* something was left out for want of room */
+    bool away;               /* the store could not be read just now */
+    uint32_t vain;           /* records read for nothing */
     bool peek;               /* no cursor will move */
     struct fetched *marks;   /* owned until it goes with the answer */
 };
@@ -110,6 +113,17 @@ fetch_room(struct fetch *f, size_t n)
         return true;
     f->more = true;
     return false;
+}
+
+/* Message seq from the store into the line buffer: is it there, and can it be read? */
+static bool
+fetch_read(struct fetch *f, const struct conv *v, uint64_t seq, struct store_rec *rec)
+{
+    struct chat *c = f->c;
+    int got = store_read(c->store, conv_key(v), &v->index, seq, &c->line, rec);
+
+    f->away = f->away || got == -EAGAIN;
+    return got == 0;
 }
 
 /* Is this stored message one the user sent himself? */
@@ -133,7 +147,7 @@ first_stored(const struct conv *v)
     return first != 0 ? first : v->durable + 1;
 }
 
-/* Everything one has missed in one conversation, as `"key":[…]`. */
+/* Everything one has missed in one conversation, as `"key":[…]`; nothing in a full answer. */
 static void
 fetch_missed(struct fetch *f, struct member *m, struct str key)
 {
@@ -141,15 +155,20 @@ fetch_missed(struct fetch *f, struct member *m, struct str key)
     uint64_t last = m->cursor, first = first_stored(m->conv);
     bool opened = false;
 
-    for (uint64_t seq = m->cursor; (seq = member_next_missing(m, seq)) != 0;) {
+    for (uint64_t seq = m->cursor; !f->more && (seq = member_next_missing(m, seq)) != 0;) {
         struct store_rec rec;
         c->line.len = 0;
         if (first > seq) { /* retention has taken them */
             last = seq = first - 1;
             continue;
         }
-        bool found = store_read(c->store, conv_key(m->conv), &m->conv->index, seq, &c->line,
-                                &rec) == 0;
+        if (f->vain == MAX_SCAN && !f->peek) { /* who moves no cursor would never get further */
+            f->more = true;
+            break;
+        }
+        bool found = fetch_read(f, m->conv, seq, &rec);
+        if (f->away)
+            break;
         if (found && (m->conv->group || member_peer(m) == m->user || !sent_by(&rec, m->user))) {
             if (!fetch_room(f, rec.json.n))
                 break;
@@ -163,6 +182,8 @@ fetch_missed(struct fetch *f, struct member *m, struct str key)
             buf_str(f->out, rec.json);
             f->taken++;
             f->left--;
+        } else {
+            f->vain++;
         }
         last = seq;
     }
@@ -186,22 +207,21 @@ struct history {
 
 /* When message seq was stored; 0 when it cannot be read. */
 static int64_t
-stored_at(struct chat *c, const struct conv *v, uint64_t seq)
+stored_at(struct fetch *f, const struct conv *v, uint64_t seq)
 {
     struct store_rec rec;
 
-    c->line.len = 0;
-    return store_read(c->store, conv_key(v), &v->index, seq, &c->line, &rec) == 0 ? rec.time_ms
-                                                                                  : 0;
+    f->c->line.len = 0;
+    return fetch_read(f, v, seq, &rec) ? rec.time_ms : 0;
 }
 
 /* The first number in [lo, hi] stored at or after t; hi + 1 when there is none. */
 static uint64_t
-first_since(struct chat *c, const struct conv *v, uint64_t lo, uint64_t hi, int64_t t)
+first_since(struct fetch *f, const struct conv *v, uint64_t lo, uint64_t hi, int64_t t)
 {
     while (lo <= hi) {
         uint64_t middle = lo + (hi - lo) / 2;
-        if (stored_at(c, v, middle) >= t)
+        if (stored_at(f, v, middle) >= t)
             hi = middle - 1;
         else
             lo = middle + 1;
@@ -214,20 +234,20 @@ first_since(struct chat *c, const struct conv *v, uint64_t lo, uint64_t hi, int6
  * the time of storing, which rises: so a binary search finds where to look.
  */
 static void
-history_narrow(struct chat *c, struct history *h)
+history_narrow(struct fetch *f, struct history *h)
 {
     int64_t from = h->begin > INT64_MIN + CLOCK_SKEW_MS ? h->begin - CLOCK_SKEW_MS : INT64_MIN;
     int64_t to = h->end < INT64_MAX - CLOCK_SKEW_MS ? h->end + CLOCK_SKEW_MS : INT64_MAX;
 
     if (h->lo > h->hi)
         return;
-    h->lo = first_since(c, h->conv, h->lo, h->hi, from);
+    h->lo = first_since(f, h->conv, h->lo, h->hi, from);
     if (to < INT64_MAX)
-        h->hi = first_since(c, h->conv, h->lo, h->hi, to + 1) - 1;
+        h->hi = first_since(f, h->conv, h->lo, h->hi, to + 1) - 1;
     if (h->begin > INT64_MAX - CLOCK_SKEW_MS || h->end < INT64_MIN + CLOCK_SKEW_MS)
         return;
-    h->sure_lo = first_since(c, h->conv, h->lo, h->hi, h->begin + CLOCK_SKEW_MS);
-    h->sure_hi = first_since(c, h->conv, h->lo, h->hi, h->end - CLOCK_SKEW_MS + 1) - 1;
+    h->sure_lo = first_since(f, h->conv, h->lo, h->hi, h->begin + CLOCK_SKEW_MS);
+    h->sure_hi = first_since(f, h->conv, h->lo, h->hi, h->end - CLOCK_SKEW_MS + 1) - 1;
 }
 
 /*
@@ -274,7 +294,8 @@ history_read(struct fetch *f, const struct history *h, struct span **spans)
     size_t n = 0, cap = 0, bytes = f->out->len;
 
     c->line.len = 0;
-    for (int scanned = 0; seq >= h->lo && seq <= h->hi; seq += h->backward ? UINT64_MAX : 1) {
+    for (int scanned = 0; seq >= h->lo && seq <= h->hi && !f->away;
+         seq += h->backward ? UINT64_MAX : 1) {
         struct store_rec rec;
         size_t start = c->line.len;
         uint64_t jump = history_jump(h, seq, skip);
@@ -289,10 +310,9 @@ history_read(struct fetch *f, const struct history *h, struct span **spans)
             f->more = true;
             break;
         }
-        bool found = store_read(c->store, conv_key(h->conv), &h->conv->index, seq, &c->line,
-                                &rec) == 0;
-        if (!found || !in_time(h, &rec) || skip-- > 0) {
+        if (!fetch_read(f, h->conv, seq, &rec) || !in_time(h, &rec) || skip-- > 0) {
             c->line.len = start;
+            f->vain++;
             continue;
         }
         skip = 0;
@@ -317,7 +337,7 @@ fetch_history(struct fetch *f, struct history *h, struct str key)
     struct span *spans = NULL;
 
     if (h->timed)
-        history_narrow(f->c, h);
+        history_narrow(f, h);
     size_t n = history_read(f, h, &spans);
     if (n > 0) {
         json_put_string(f->out, key.p, key.n);
@@ -491,7 +511,7 @@ subject_of_api(struct chat *c, struct subject *s, int64_t type)
  * Returns its code; when that refuses the request, nothing is written.
  */
 static int
-messages_answer(struct chat *c, const struct conn *from, int64_t type, const struct request *r,
+messages_answer(struct chat *c, struct conn *from, int64_t type, const struct request *r,
                 struct fetched **marks)
 {
     struct subject s = {.one = false};
@@ -527,6 +547,12 @@ messages_answer(struct chat *c, const struct conn *from, int64_t type, const str
         put_offline(&f, s.member);
     else
         json_put_raw(b, "\"friends\":{},\"groups\":{}", 24);
+    if (from != NULL)
+        chat_rate_take(c, from, f.vain / MAX_VAIN);
+    if (f.away) { /* an answer with holes would be taken for all there is */
+        free(f.marks);
+        return CODE_STORE;
+    }
     if (f.more) {
         json_put_key(b, "more");
         json_put_raw(b, "true", 4);

@@ -717,13 +717,22 @@ read_fd(struct logstore *s, uint32_t segment)
     return fd;
 }
 
-/* Append the line at `offset`, without its newline, to `to`. NULL, or what went wrong. */
+/* Is it for want of descriptors or memory that a file cannot be opened? Then it can be later. */
+static bool
+is_shortage(int error)
+{
+    return error == EMFILE || error == ENFILE || error == ENOMEM;
+}
+
+/* Append the line at `offset`, without its newline, to `to`. NULL, or what went wrong; *error: what
+ * read() is to return for it. */
 static const char *
-read_line(struct logstore *s, uint32_t segment, uint32_t offset, struct buf *to)
+read_line(struct logstore *s, uint32_t segment, uint32_t offset, struct buf *to, int *error)
 {
     size_t start = to->len, left = s->seg[segment].size - offset;
     int fd = read_fd(s, segment);
 
+    *error = fd < 0 && is_shortage(errno) ? -EAGAIN : -EIO;
     if (fd < 0)
         return strerror(errno);
     for (size_t want = FIRST_READ;; want *= 4) {
@@ -752,12 +761,13 @@ logstore_read(struct store *base, struct str conv, const struct store_index *x, 
     struct logstore *s = of(base);
     uint32_t segment, offset;
     size_t start = to->len;
+    int error;
 
     (void)conv; /* its index says where */
     if (!store_index_find(x, seq, &segment, &offset) || segment < s->kept ||
         segment >= s->segs || offset >= s->seg[segment].size)
         return -ENOENT;
-    const char *why = read_line(s, segment, offset, to);
+    const char *why = read_line(s, segment, offset, to, &error);
     if (why == NULL)
         why = line_parse(&s->crc, s->seg[segment].seed,
                          (struct str){to->p + start, to->len - start}, rec);
@@ -771,7 +781,7 @@ logstore_read(struct store *base, struct str conv, const struct store_index *x, 
     to->len = start;
     log_write(s->o.log, LOG_LEVEL_ERROR, "store: %s/%020" PRIu64 ".log:%" PRIu32 ": %s", s->dir,
               s->seg[segment].first, offset, why);
-    return -EIO;
+    return error;
 }
 
 /* --- as a store ------------------------------------------------------------------------------- */

@@ -219,7 +219,8 @@ store_poll(struct store *s)
 
 /* Read message `seq` of a conversation (its key and its index: a store looks at what it needs): its
  * line is appended to `to` and *rec points into it (valid until `to` changes). 0, -ENOENT when it
- * is not in the store (any more), -EIO when the line is damaged (logged). */
+ * is not in the store (any more), -EAGAIN when the system has no descriptor or memory for it now
+ * (logged), -EIO when the line is damaged (logged). */
 static inline int
 store_read(struct store *s, struct str conv, const struct store_index *x, uint64_t seq,
            struct buf *to, struct store_rec *rec)

@@ -373,6 +373,21 @@ TEST(bounds_slow_chunks_end)
          "fffff\r\n", " ");
 }
 
+/* Who asks for a file and does not read it is not waited for. */
+TEST(bounds_file_nobody_reads)
+{
+    struct server s;
+    struct peer p, http;
+
+    FILE *f = fopen("large.bin", "w");
+    CHECK(f != NULL && ftruncate(fileno(f), 64 * MB) == 0 && fclose(f) == 0);
+    server_start(&s, FAST, "-o", "jim.timeout.http=300ms", "-o", "jim.http.page=.", NULL);
+    peer_connect_port(&p, s.port[0], true);
+    put_str(&p, "GET /large.bin HTTP/1.1\r\nHost: localhost\r\n\r\n");
+    peer_connect(&http, &s);
+    wait_for_stat(&http, "dropsIdle", 1);
+}
+
 /* A peer that has been told goodbye and does not go. */
 TEST(bounds_lingering_peer_is_left)
 {

@@ -35,14 +35,17 @@
 /* --- the disk -------------------------------------------------------------------------------- */
 
 static struct disk { /* the real one, until told otherwise; the store's thread looks at it too */
-    atomic_bool full, sync_fails;
+    atomic_bool full, sync_fails, no_files;
 } disk;
 
 static int
 d_open(void *arg, const char *path, int flags, mode_t mode)
 {
     (void)arg;
-    return open(path, flags, mode);
+    if (!disk.no_files)
+        return open(path, flags, mode);
+    errno = EMFILE;
+    return -1;
 }
 
 static int
@@ -3105,6 +3108,88 @@ TEST(chat_store_own_messages_are_not_offline)
     goes(bob);
     alice = enters("alice");
     fetches(alice, "{'userId':'alice','type':0}", "10016 bob:2,3");
+    end();
+}
+
+/* However many they are: an answer reads no more of them than it may. */
+TEST(chat_store_own_messages_are_not_read_without_end)
+{
+    char want[60];
+
+    begin("jim.store=on", NULL);
+    struct conn *alice = enters("alice"), *bob;
+    sends(alice, "bob", "1", NULL);
+    bob = enters("bob");
+    for (int i = 0; i < MAX_SCAN + 100; i++) {
+        sends(bob, "alice", "x", NULL);
+        if (i % 500 != 0)
+            continue;
+        commit();
+        forget_output(alice, true);
+        forget_output(bob, false);
+    }
+    commit();
+    breaks(bob);
+    sends(alice, "bob", "y", NULL);
+    commit();
+    forget_output(alice, true);
+    bob = enters("bob");
+    sends(bob, "alice", "z", NULL); /* from here on what is before it is looked at again */
+    commit();
+    forget_output(bob, false);
+    struct member *m = member_with(&w.c->roster, bob->user, STR("alice"));
+    m->cursor = 0; /* nor has he been shown the first */
+    fetches(bob, "{'userId':'bob','type':0}", "10016 alice:1 more");
+    CHECK_INT(m->cursor, MAX_SCAN + 1);
+    snprintf(want, sizeof want, "10016 alice:%d", MAX_SCAN + 102);
+    fetches(bob, "{'userId':'bob','type':0}", want);
+    end();
+}
+
+/* Who makes the server read for nothing uses up his rate. */
+TEST(chat_store_reading_in_vain_counts)
+{
+    static const char *const never = "{'userId':'alice','type':1,'fromUserId':'bob','endTime':%lld,"
+                                     "'beginTime':%lld}";
+    char json[200];
+
+    begin("jim.store=on", "jim.rate.messages=2", "jim.rate.burst=3", NULL);
+    struct conn *alice = enters("alice");
+    for (int i = 0; i < 2 * MAX_VAIN; i++) {
+        alice->read_ms += 1000;
+        sends(alice, "bob", "x", NULL);
+    }
+    commit();
+    alice->read_ms += 1000000;
+    forget_output(alice, true);
+    snprintf(json, sizeof json, never, (long long)NOW - 1, (long long)NOW - 1);
+    fetches(alice, json, "10018"); /* one, and two for reading 200 */
+    says(alice, 13, "");
+    hears_code(alice, 13, 10023);
+    alice->read_ms += 1500;
+    for (int i = 0; i < 3; i++) /* those that are found cost nothing more */
+        fetches(alice, "{'userId':'alice','type':1,'fromUserId':'bob','offset':198}",
+                "10018 bob:199,200");
+    end();
+}
+
+/* What cannot be read for want of a descriptor has not been delivered, and is no hole. */
+TEST(chat_store_no_descriptor_to_read)
+{
+    begin("jim.store=on", NULL);
+    struct conn *alice = enters("alice"), *bob;
+    sends(alice, "bob", "1", NULL);
+    sends(alice, "bob", "2", NULL);
+    commit();
+    bob = enters("bob");
+    disk.no_files = true;
+    fetches(bob, "{'userId':'bob','type':0}", "10027");
+    fetches(bob, "{'userId':'bob','type':1,'fromUserId':'alice'}", "10027");
+    fetches(bob, "{'userId':'bob','type':1,'fromUserId':'alice','beginTime':1}", "10027");
+    disk.no_files = false;
+    fetches(bob, "{'userId':'bob','type':1,'fromUserId':'alice'}", "10018 alice:1,2");
+    fetches(bob, "{'userId':'bob','type':0}", "10016 alice:1,2");
+    fetches(bob, "{'userId':'bob','type':0}", "10016");
     end();
 }
 

@@ -480,6 +480,9 @@ TEST(http_files)
     r = ask_for(&s, "GET", "/sub", "", NULL);
     CHECK_INT(r.status, 301);
     CHECK_STR(header(&r, "location"), "/sub/");
+    r = ask_for(&s, "GET", "///sub", "", NULL);
+    CHECK_INT(r.status, 301);
+    CHECK_STR(header(&r, "location"), "/sub/"); /* not a host of that name */
     r = ask_for(&s, "HEAD", "/a.txt", "", NULL);
     CHECK_INT(r.status, 200);
     CHECK_STR(header(&r, "content-length"), "6");
