@@ -9,11 +9,12 @@
  *      of those the last wait found ready.
  *   2. Three backends, epoll, kqueue and poll, one of them built: the same four functions each, to
  *      be read side by side. All are level-triggered: what is left unread is reported next turn.
- *   3. Watching: loop_add(), loop_set(), loop_del().
+ *   3. Watching: loop_add(), loop_set(), loop_del(), and who is watched.
  *   4. Wake-up: a pipe to itself, at most one byte in it.
  *   5. Timers: a binary heap of the callers' struct timer, the next one on top. The wait ends when
  *      it is due; there is no tick, so an idle server sleeps.
  *   6. loop_turn(): wait, read the clock, callbacks, timers.
+ *   7. Start and end.
  *
  * The ready list keeps the wait apart from the callbacks, because a callback may remove, replace or
  * add any descriptor: note(), loop_del() and dispatch() say how events still find their owner.
@@ -400,6 +401,20 @@ loop_del(struct loop *l, int fd)
     memset(w, 0, sizeof *w);
 }
 
+void *
+loop_arg(const struct loop *l, int fd, loop_fn *fn)
+{
+    struct watch *w = find(l, fd);
+
+    return w != NULL && w->fn == fn ? w->arg : NULL;
+}
+
+int
+loop_top(const struct loop *l)
+{
+    return l->top;
+}
+
 /* === 4. Wake-up =============================================================================== */
 
 void
@@ -438,65 +453,6 @@ open_wake(struct loop *l)
             fcntl(l->wake[i], F_SETFL, O_NONBLOCK) != 0)
             return -1;
     return loop_add(l, l->wake[0], LOOP_READ, on_wake, l);
-}
-
-void *
-loop_arg(const struct loop *l, int fd, loop_fn *fn)
-{
-    struct watch *w = find(l, fd);
-
-    return w != NULL && w->fn == fn ? w->arg : NULL;
-}
-
-int
-loop_top(const struct loop *l)
-{
-    return l->top;
-}
-
-int
-loop_fd(const struct loop *l)
-{
-#if defined(USE_POLL)
-    (void)l;
-    return -1;
-#else
-    return l->kernel;
-#endif
-}
-
-struct loop *
-loop_new(void)
-{
-    struct loop *l = xcalloc(1, sizeof *l);
-
-    l->size = MIN_TABLE;
-    l->table = xcalloc((size_t)l->size, sizeof l->table[0]);
-    l->heap_size = MIN_TABLE;
-    l->heap = xmalloc(l->heap_size * sizeof l->heap[0]);
-    l->wake[0] = l->wake[1] = -1;
-    l->clock = time_mono_ms;
-    l->now = l->clock();
-    if (backend_open(l) == 0 && open_wake(l) == 0)
-        return l;
-    int saved = errno;
-    loop_free(l);
-    errno = saved;
-    return NULL;
-}
-
-void
-loop_free(struct loop *l)
-{
-    if (l == NULL)
-        return;
-    backend_close(l);
-    for (int i = 0; i < 2; i++)
-        if (l->wake[i] >= 0)
-            close(l->wake[i]);
-    free(l->table);
-    free(l->heap);
-    free(l);
 }
 
 /* === 5. Timers ================================================================================ */
@@ -641,4 +597,51 @@ loop_turn(struct loop *l, int64_t max_ms)
     l->now = l->clock();
     int ran = dispatch(l);
     return ran + run_timers(l);
+}
+
+/* === 7. Start and end ========================================================================= */
+
+int
+loop_fd(const struct loop *l)
+{
+#if defined(USE_POLL)
+    (void)l;
+    return -1;
+#else
+    return l->kernel;
+#endif
+}
+
+struct loop *
+loop_new(void)
+{
+    struct loop *l = xcalloc(1, sizeof *l);
+
+    l->size = MIN_TABLE;
+    l->table = xcalloc((size_t)l->size, sizeof l->table[0]);
+    l->heap_size = MIN_TABLE;
+    l->heap = xmalloc(l->heap_size * sizeof l->heap[0]);
+    l->wake[0] = l->wake[1] = -1;
+    l->clock = time_mono_ms;
+    l->now = l->clock();
+    if (backend_open(l) == 0 && open_wake(l) == 0)
+        return l;
+    int saved = errno;
+    loop_free(l);
+    errno = saved;
+    return NULL;
+}
+
+void
+loop_free(struct loop *l)
+{
+    if (l == NULL)
+        return;
+    backend_close(l);
+    for (int i = 0; i < 2; i++)
+        if (l->wake[i] >= 0)
+            close(l->wake[i]);
+    free(l->table);
+    free(l->heap);
+    free(l);
 }
