@@ -260,7 +260,7 @@ check-cluster: all
 # Three nodes and a Redis that die, stand still and come back: CHAOS="-u 600 -t 300" for more, -c for
 # a Redis Cluster of six.
 CHAOS = -u 60 -t 60
-build/cluster-chaos: tests/cluster_chaos.c tests/ports.h $(LIBO)
+build/cluster-chaos: tests/cluster_chaos.c tests/ports.h tests/soak.h tests/draw.h $(LIBO)
 	mkdir -p build
 	$(CC) $(ALL) $(LDFLAGS) -o $@ tests/cluster_chaos.c $(LIBO) $(LIBS)
 cluster-chaos: all build/cluster-chaos
@@ -475,7 +475,7 @@ crash-asan:
 	    build/asan/sim-*.o util.c hash.c $(LIBS)
 	build/asan/crash 1000
 # The real process, killed 200 times at random moments while 20 clients send.
-build/kill: tests/kill.c util.o $(HDRS)
+build/kill: tests/kill.c tests/soak.h tests/draw.h util.o $(HDRS)
 	mkdir -p build
 	$(CC) $(ALL) $(LDFLAGS) -o $@ tests/kill.c util.o $(LIBS)
 kill: jim build/kill

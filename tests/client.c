@@ -324,33 +324,10 @@ server_rss(const struct server *s)
     return pages * sysconf(_SC_PAGESIZE);
 }
 
-struct buf
-read_whole(const char *path)
-{
-    struct buf b = {0};
-    int fd = open(path, O_RDONLY);
-    ssize_t n;
-
-    CHECK(fd >= 0);
-    do {
-        buf_reserve(&b, 65536);
-        n = read(fd, b.p + b.len, 65535);
-        CHECK(n >= 0);
-        b.len += (size_t)n;
-    } while (n > 0);
-    b.p[b.len] = '\0';
-    close(fd);
-    return b;
-}
-
 void
 write_file(const char *path, const char *text)
 {
-    FILE *f = fopen(path, "w");
-
-    CHECK(f != NULL);
-    CHECK(fputs(text, f) >= 0);
-    CHECK(fclose(f) == 0);
+    write_whole(path, text, strlen(text));
 }
 
 void

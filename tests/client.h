@@ -83,7 +83,6 @@ struct output {
 void run_jim(struct output *o, const char *arg, ...);
 bool has(struct buf text, const char *part);
 void write_file(const char *path, const char *text);
-struct buf read_whole(const char *path); /* NUL-terminated */
 
 /* --- peers ------------------------------------------------------------------------------------ */
 

@@ -19,6 +19,7 @@
 #endif
 #include "../jim.h"
 #include "ports.h"
+#include "soak.h"
 
 #include <arpa/inet.h>
 #include <errno.h>
@@ -114,36 +115,9 @@ struct test {
 };
 
 static uint32_t
-below(struct test *t, uint32_t n) /* xorshift64 */
+below(struct test *t, uint32_t n)
 {
-    t->rng ^= t->rng << 13;
-    t->rng ^= t->rng >> 7;
-    t->rng ^= t->rng << 17;
-    return (uint32_t)((t->rng >> 16) % n);
-}
-
-static void complain(unsigned long long *count, const char *format, ...)
-    __attribute__((format(printf, 2, 3)));
-
-static void
-complain(unsigned long long *count, const char *format, ...)
-{
-    va_list ap;
-
-    if (++*count > 5)
-        return;
-    va_start(ap, format);
-    vprintf(format, ap);
-    va_end(ap);
-    printf("\n");
-    fflush(stdout);
-}
-
-static void
-die(const char *what)
-{
-    printf("%s: %s\n0 passed, 1 failed\n", what, strerror(errno));
-    exit(1);
+    return draw(&t->rng) % n;
 }
 
 /* What the processes have said last, then the end. */

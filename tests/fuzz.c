@@ -10,6 +10,7 @@
  *   running       the table, corpora, mutations
  */
 #include "fuzz.h"
+#include "draw.h"
 #include "../store.h"
 
 #include <dirent.h>
@@ -568,30 +569,21 @@ fuzz_run(const struct fuzz_target *t, const void *p, size_t n)
     free(copy);
 }
 
-static uint32_t
-random_next(uint64_t *seed)
-{
-    *seed ^= *seed << 13;
-    *seed ^= *seed >> 7;
-    *seed ^= *seed << 17;
-    return (uint32_t)(*seed >> 16);
-}
-
 size_t
 fuzz_mutate(uint64_t *seed, uint8_t *p, size_t n, size_t max)
 {
-    for (uint32_t times = 1 + random_next(seed) % 4; times > 0; times--) {
-        size_t at = n > 0 ? random_next(seed) % n : 0, from = n > 0 ? random_next(seed) % n : 0;
-        size_t len = 1 + random_next(seed) % 16;
-        switch (n > 0 ? random_next(seed) % 6 : 1) {
+    for (uint32_t times = 1 + draw(seed) % 4; times > 0; times--) {
+        size_t at = n > 0 ? draw(seed) % n : 0, from = n > 0 ? draw(seed) % n : 0;
+        size_t len = 1 + draw(seed) % 16;
+        switch (n > 0 ? draw(seed) % 6 : 1) {
         case 0:
-            p[at] ^= (uint8_t)(1u << random_next(seed) % 8);
+            p[at] ^= (uint8_t)(1u << draw(seed) % 8);
             break;
         case 1: /* insert */
             if (n == max)
                 break;
             memmove(p + at + 1, p + at, n - at);
-            p[at] = (uint8_t)random_next(seed);
+            p[at] = (uint8_t)draw(seed);
             n++;
             break;
         case 2: /* remove some */
@@ -607,10 +599,10 @@ fuzz_mutate(uint64_t *seed, uint8_t *p, size_t n, size_t max)
             n += len;
             break;
         case 4:
-            p[at] = (uint8_t)"\0\x01\x7f\x80\xff\r\n \":,{}[]%09"[random_next(seed) % 18];
+            p[at] = (uint8_t)"\0\x01\x7f\x80\xff\r\n \":,{}[]%09"[draw(seed) % 18];
             break;
         default:
-            if (random_next(seed) % 8 == 0)
+            if (draw(seed) % 8 == 0)
                 n = at;
         }
     }

@@ -16,6 +16,7 @@
 #define JIM_INTERNAL
 #endif
 #include "../jim.h"
+#include "soak.h"
 
 #include <arpa/inet.h>
 #include <errno.h>
@@ -94,37 +95,9 @@ struct test {
 };
 
 static uint32_t
-below(struct test *t, uint32_t n) /* xorshift64 */
+below(struct test *t, uint32_t n)
 {
-    t->rng ^= t->rng << 13;
-    t->rng ^= t->rng >> 7;
-    t->rng ^= t->rng << 17;
-    return (uint32_t)((t->rng >> 16) % n);
-}
-
-static void complain(unsigned long long *count, const char *format, ...)
-    __attribute__((format(printf, 2, 3)));
-
-/* Count a violation; the first of each kind are shown. */
-static void
-complain(unsigned long long *count, const char *format, ...)
-{
-    va_list ap;
-
-    if (++*count > 5)
-        return;
-    va_start(ap, format);
-    vprintf(format, ap);
-    va_end(ap);
-    printf("\n");
-    fflush(stdout);
-}
-
-static void
-die(const char *what)
-{
-    printf("%s: %s\n0 passed, 1 failed\n", what, strerror(errno));
-    exit(1);
+    return draw(&t->rng) % n;
 }
 
 static void

@@ -103,6 +103,35 @@ test_edge(const void *p, size_t n)
     return map + size - n;
 }
 
+struct buf
+read_whole(const char *path)
+{
+    struct buf b = {0};
+    int fd = open(path, O_RDONLY);
+    ssize_t n;
+
+    CHECK(fd >= 0);
+    do {
+        buf_reserve(&b, 65536);
+        n = read(fd, b.p + b.len, 65535);
+        CHECK(n >= 0);
+        b.len += (size_t)n;
+    } while (n > 0);
+    b.p[b.len] = '\0';
+    close(fd);
+    return b;
+}
+
+void
+write_whole(const char *path, const void *p, size_t n)
+{
+    int fd = open(path, O_WRONLY | O_CREAT | O_TRUNC, 0666);
+
+    CHECK(fd >= 0);
+    CHECK(n == 0 || write(fd, p, n) == (ssize_t)n);
+    close(fd);
+}
+
 const char *
 test_source(void)
 {

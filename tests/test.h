@@ -11,6 +11,7 @@
 #define JIM_INTERNAL
 #endif
 #include "../jim.h"
+#include "draw.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -36,6 +37,8 @@ void test_note(const char *format, ...) __attribute__((format(printf, 1, 2)));
 /* n bytes that end at an unreadable page, so that reading past them crashes; lives until the test
  * ends. */
 char *test_edge(const void *p, size_t n);
+struct buf read_whole(const char *path); /* all of a file, and a NUL behind it; buf_free() it */
+void write_whole(const char *path, const void *p, size_t n); /* a file with nothing else in it */
 
 /* Directory of the source tree, absolute: for golden files and corpora. */
 const char *test_source(void);

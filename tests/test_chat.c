@@ -4242,12 +4242,9 @@ static struct crowd {
 } crowd;
 
 static uint32_t
-draw(uint32_t below)
+draw_below(uint32_t n)
 {
-    crowd.seed ^= crowd.seed << 13;
-    crowd.seed ^= crowd.seed >> 7;
-    crowd.seed ^= crowd.seed << 17;
-    return (uint32_t)(crowd.seed >> 32) % below;
+    return draw(&crowd.seed) % n;
 }
 
 /* A chat object that has reached user u. */
@@ -4394,14 +4391,14 @@ crowd_says_something(int u, int k)
     if (crowd.at[u][k].c == NULL || crowd.n == MAX_SAID)
         return;
     crowd.said[crowd.n].from = u;
-    crowd.said[crowd.n].to = (int)draw(CROWD + CROWD_GROUPS);
+    crowd.said[crowd.n].to = (int)draw_below(CROWD + CROWD_GROUPS);
     crowd_says(u, k, crowd.n++);
 }
 
 static void
 crowd_repeats(int u, int k)
 {
-    int m = crowd.n > 0 ? (int)draw((uint32_t)crowd.n) : 0;
+    int m = crowd.n > 0 ? (int)draw_below((uint32_t)crowd.n) : 0;
 
     if (crowd.n > 0 && crowd.said[m].from == u)
         crowd_says(u, k, m);
@@ -4415,7 +4412,7 @@ crowd_restarts(void)
             crowd_leaves(u, k);
     disk.full = false;
     commit();
-    record_save(w.c, draw(2) ? 1000 : 0);
+    record_save(w.c, draw_below(2) ? 1000 : 0);
     restart();
 }
 
@@ -4426,7 +4423,7 @@ crowd_crashes(void)
     disk.full = false;
     commit();
     for (int i = 0; i < 20; i++)
-        crowd_says_something((int)draw(CROWD), (int)draw(3)); /* these stay in memory */
+        crowd_says_something((int)draw_below(CROWD), (int)draw_below(3)); /* these stay in memory */
     for (int u = 0; u < CROWD; u++)
         for (int k = 0; k < 3; k++)
             crowd_leaves(u, k);
@@ -4439,17 +4436,17 @@ crowd_crashes(void)
 static void
 crowd_step(void)
 {
-    int u = (int)draw(CROWD), k = (int)draw(3);
+    int u = (int)draw_below(CROWD), k = (int)draw_below(3);
     struct conn *c = crowd.at[u][k].c;
     char json[40];
 
-    now += draw(50);
-    switch (draw(16)) {
+    now += draw_below(50);
+    switch (draw_below(16)) {
     case 0:
         crowd_comes(u, k);
         break;
     case 1:
-        if (draw(3) == 0)
+        if (draw_below(3) == 0)
             crowd_leaves(u, k);
         break;
     case 2:
@@ -4473,15 +4470,15 @@ crowd_step(void)
         store_commit(w.j->store);
         break;
     case 9:
-        if (draw(4) == 0)
-            record_save(w.c, 1 + draw(5));
+        if (draw_below(4) == 0)
+            record_save(w.c, 1 + draw_below(5));
         break;
     case 10:
-        if (draw(6) == 0)
+        if (draw_below(6) == 0)
             disk.full = !disk.full;
         break;
     default:
-        for (uint32_t n = draw(12); n > 0 && c != NULL && has_something(c); n--)
+        for (uint32_t n = draw_below(12); n > 0 && c != NULL && has_something(c); n--)
             crowd_reads(u, k);
     }
 }

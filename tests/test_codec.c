@@ -1164,16 +1164,7 @@ TEST(codec_sha1_million)
     CHECK_BYTES(s.text, s.len, "34aa973cd4c4daa4f61eeb2bdbad27316534016f"); /* FIPS 180-1 C */
 }
 
-static uint32_t random_state = 1;
-
-static uint32_t
-xorshift(void)
-{
-    random_state ^= random_state << 13;
-    random_state ^= random_state >> 17;
-    random_state ^= random_state << 5;
-    return random_state;
-}
+static uint64_t random_state = 1;
 
 static uint32_t
 crc_by_bits(const uint8_t *p, size_t n)
@@ -1194,7 +1185,7 @@ TEST(codec_crc32c_by_definition)
 
     set_up();
     for (size_t i = 0; i < sizeof b; i++)
-        b[i] = (uint8_t)xorshift();
+        b[i] = (uint8_t)draw(&random_state);
     for (size_t from = 0; from < 9; from++)
         for (size_t n = 0; n < sizeof b - from; n++)
             CHECK_INT(crc32c_add(&crc_tables, 0, b + from, n), crc_by_bits(b + from, n));
@@ -1235,7 +1226,7 @@ TEST(codec_base64_round_trip)
 
     for (size_t n = 0; n <= sizeof in; n++) {
         for (size_t i = 0; i < n; i++)
-            in[i] = (char)xorshift();
+            in[i] = (char)draw(&random_state);
         size_t m = base64_encode(coded, in, n);
         CHECK_INT(m, 4 * ((n + 2) / 3));
         CHECK_INT(base64_decode(back, coded, m), n);
@@ -1630,19 +1621,19 @@ TEST(codec_chunked_limits)
 static size_t
 mutate(char *p, size_t n)
 {
-    for (uint32_t times = 1 + xorshift() % 4; times > 0; times--) {
-        size_t at = n > 0 ? xorshift() % n : 0, to = n > 0 ? xorshift() % n : 0;
-        size_t len = 1 + xorshift() % 8;
-        switch (n > 0 ? xorshift() % 6 : 2) {
+    for (uint32_t times = 1 + draw(&random_state) % 4; times > 0; times--) {
+        size_t at = n > 0 ? draw(&random_state) % n : 0, to = n > 0 ? draw(&random_state) % n : 0;
+        size_t len = 1 + draw(&random_state) % 8;
+        switch (n > 0 ? draw(&random_state) % 6 : 2) {
         case 0:
-            p[at] = (char)(p[at] ^ 1 << xorshift() % 8);
+            p[at] = (char)(p[at] ^ 1 << draw(&random_state) % 8);
             break;
         case 1:
-            p[at] = "\r\n\0:,; 09afAF%&\x80\xff\x7f\x01"[xorshift() % 20];
+            p[at] = "\r\n\0:,; 09afAF%&\x80\xff\x7f\x01"[draw(&random_state) % 20];
             break;
         case 2: /* insert */
             memmove(p + at + 1, p + at, n - at);
-            p[at] = (char)xorshift();
+            p[at] = (char)draw(&random_state);
             n++;
             break;
         case 3: /* remove */
@@ -1654,7 +1645,7 @@ mutate(char *p, size_t n)
                 memmove(p + at, p + to, len);
             break;
         default: /* cut the end off */
-            if (xorshift() % 4 == 0)
+            if (draw(&random_state) % 4 == 0)
                 n = at;
         }
     }
@@ -1692,10 +1683,10 @@ TEST(codec_fuzz)
     set_up();
     for (unsigned long i = 0; i < inputs; i++) {
         const struct decoder *d = &decoders[i % COUNT(decoders)];
-        size_t n = mutate(in, input(d, &d->vectors[xorshift() % d->count], in));
+        size_t n = mutate(in, input(d, &d->vectors[draw(&random_state) % d->count], in));
         memcpy(copy, in, n);
         decode(d, &whole, in, n, n);
-        decode(d, &cut, in, n, n > 0 && i % 16 != 0 ? 1 + xorshift() % n : 0);
+        decode(d, &cut, in, n, n > 0 && i % 16 != 0 ? 1 + draw(&random_state) % n : 0);
         if (strcmp(whole.text, cut.text) != 0)
             test_fail(__FILE__, __LINE__, "%s input %lu: %s\nin pieces: %s", d->name, i, whole.text,
                       cut.text);

@@ -194,27 +194,11 @@ same(const struct buf *a, const struct buf *b)
 
 /* --- files ------------------------------------------------------------------------------------ */
 
-static struct buf
-get(const char *path)
-{
-    struct buf b = {0};
-    FILE *f = fopen(path, "rb");
-
-    CHECK(f != NULL);
-    buf_reserve(&b, 1 << 16);
-    b.len = fread(b.p, 1, 1 << 16, f);
-    fclose(f);
-    return b;
-}
-
 static void
 put(const char *path, const char *p, size_t n)
 {
     unlink(path); /* what is truncated and written again, ext4 syncs */
-    FILE *f = fopen(path, "wb");
-
-    CHECK(f != NULL && fwrite(p, 1, n, f) == n);
-    fclose(f);
+    write_whole(path, p, n);
 }
 
 /* Names in "d" that end so, in order. Returns how many. */
@@ -279,13 +263,13 @@ TEST(idx_same_state)
     struct buf before[64], with = open_text(NULL), without;
 
     for (int i = 0; i < n; i++) {
-        before[i] = get(idx[i]);
+        before[i] = read_whole(idx[i]);
         CHECK(unlink(idx[i]) == 0);
     }
     without = open_text(NULL);
     same(&with, &without);
     for (int i = 0; i < n; i++) { /* they are there again: reading finds what had been kept */
-        struct buf again = get(idx[i]);
+        struct buf again = read_whole(idx[i]);
         same(&before[i], &again);
         buf_free(&again);
         buf_free(&before[i]);
@@ -306,7 +290,7 @@ TEST(idx_is_used)
 
     CHECK(n > 2);
     snprintf(path, sizeof path, "%.26s", idx[1]);
-    struct buf log = get(path);
+    struct buf log = read_whole(path);
     memset(log.p + 200, 'x', 900);
     put(path, log.p, log.len);
     buf_free(&log);
@@ -332,7 +316,7 @@ TEST(idx_every_byte)
 {
     char idx[64][40];
     int n = make_log(idx);
-    struct buf good = get(idx[n / 2]), want = open_text(NULL);
+    struct buf good = read_whole(idx[n / 2]), want = open_text(NULL);
 
     for (size_t at = 0; at <= good.len; at++)
         for (int how = 0; how < 2; how++) {
@@ -343,7 +327,7 @@ TEST(idx_every_byte)
             } else {
                 put(idx[n / 2], good.p, at);
             }
-            struct buf got = open_text(NULL), again = get(idx[n / 2]);
+            struct buf got = open_text(NULL), again = read_whole(idx[n / 2]);
             same(&want, &got);
             same(&good, &again);
             buf_free(&got);
@@ -358,16 +342,16 @@ TEST(idx_stale)
 {
     char idx[64][40], path[40];
     int n = make_log(idx);
-    struct buf good = get(idx[1]), other = get(idx[2]), want = open_text(NULL);
+    struct buf good = read_whole(idx[1]), other = read_whole(idx[2]), want = open_text(NULL);
     struct shelf f;
 
     put(idx[1], other.p, other.len);
-    struct buf got = open_text(NULL), again = get(idx[1]);
+    struct buf got = open_text(NULL), again = read_whole(idx[1]);
     same(&want, &got);
     same(&good, &again);
     CHECK(n > 2);
     snprintf(path, sizeof path, "%.26s", idx[1]); /* a log that has lost its end is not believed */
-    struct buf log = get(path);
+    struct buf log = read_whole(path);
     put(path, log.p, log.len - 60);
     CHECK(!shelf_open(&f, "d"));
     shelf_close(&f);

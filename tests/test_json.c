@@ -1309,20 +1309,11 @@ TEST(json_round_trip)
 
 /* --- mutated texts ---------------------------------------------------------------------------- */
 
-static uint64_t
-xorshift(uint64_t *state)
-{
-    *state ^= *state << 13;
-    *state ^= *state >> 7;
-    *state ^= *state << 17;
-    return *state;
-}
-
 static size_t
 mutate(char *p, size_t n, size_t max, uint64_t *random)
 {
     static const char spice[] = "{}[]\",:\\u0aD8dCe+-. \n\x7f\x80\xbf\xc2\xe2\xed\xf0\xff";
-    uint64_t r = xorshift(random);
+    uint64_t r = (uint64_t)draw(random) << 32 | draw(random);
     size_t at = n > 0 ? (size_t)(r >> 8) % n : 0;
     size_t more = 1 + (size_t)(r >> 40) % 6;
     char c = spice[(size_t)(r >> 32) % (sizeof spice - 1)];
@@ -1365,9 +1356,9 @@ TEST(json_mutations)
 
     for (int i = 0; i < 200000; i++) {
         char text[400];
-        size_t which = (size_t)(xorshift(&random) >> 8) % GOOD, n = good[which].n;
+        size_t which = (size_t)(draw(&random) >> 8) % GOOD, n = good[which].n;
         memcpy(text, good[which].p, n);
-        for (uint64_t k = xorshift(&random) % 3 + 1; k > 0; k--)
+        for (uint64_t k = draw(&random) % 3 + 1; k > 0; k--)
             n = mutate(text, n, sizeof text, &random);
         struct result r = read_all(&e, text, n);
         bool want = ref_accepts(text, n);

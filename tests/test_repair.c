@@ -95,28 +95,6 @@ names_of(const char *dir, char names[32][32], int *n)
             }
 }
 
-static struct buf
-get(const char *path)
-{
-    struct buf b = {0};
-    FILE *f = fopen(path, "rb");
-
-    CHECK(f != NULL);
-    buf_reserve(&b, 1 << 16);
-    b.len = fread(b.p, 1, 1 << 16, f);
-    fclose(f);
-    return b;
-}
-
-static void
-set(const char *path, const struct buf *b)
-{
-    FILE *f = fopen(path, "wb");
-
-    CHECK(f != NULL && fwrite(b->p, 1, b->len, f) == b->len);
-    fclose(f);
-}
-
 /* Repair "a", which must be damaged, and read the copy. Leaves no copy behind. */
 static void
 repair_and_see(struct seen *seen, const char *where)
@@ -129,7 +107,7 @@ repair_and_see(struct seen *seen, const char *where)
     CHECK(out != NULL);
     CHECK_INT(store_repair("a/", out), 2);
     fclose(out);
-    struct buf text = get("out");
+    struct buf text = read_whole("out");
     buf_add(&text, "", 1);
     if (strstr(text.p, where) == NULL || strstr(text.p, "mv 'a.repaired' 'a'") == NULL)
         test_fail(__FILE__, __LINE__, "%s not in %s", where, text.p);
@@ -167,7 +145,7 @@ seq_at(const struct buf *file, size_t at)
 static void
 damage_each_byte(const char *path)
 {
-    struct buf file = get(path);
+    struct buf file = read_whole(path);
     int tried = 0;
 
     for (size_t at = 0; at + 1 < file.len; at += at < 300 ? 1 : 7) {
@@ -175,18 +153,18 @@ damage_each_byte(const char *path)
         char was = file.p[at], where[128];
         uint64_t hurt = was == '\n' ? 0 : seq_at(&file, at); /* around a newline, all is kept */
         file.p[at] ^= 1;
-        set(path, &file);
+        write_whole(path, file.p, file.len);
         snprintf(where, sizeof where, "%s:", path);
         repair_and_see(&seen, where);
         CHECK_INT(seen.n, hurt != 0 ? RECORDS - 1 : RECORDS);
         CHECK(hurt == 0 || !seen.seq[hurt]);
-        struct buf now = get(path);
+        struct buf now = read_whole(path);
         CHECK(now.len == file.len && memcmp(now.p, file.p, now.len) == 0);
         buf_free(&now);
         file.p[at] = was;
         tried++;
     }
-    set(path, &file);
+    write_whole(path, file.p, file.len);
     buf_free(&file);
     test_note("%d damaged bytes repaired around", tried);
 }
@@ -223,20 +201,20 @@ TEST(repair_lost_header_and_garbage)
     make_log("a");
     names_of("a", names, &n);
     snprintf(path, sizeof path, "a/%s", names[1]);
-    struct buf file = get(path), all = get(path);
+    struct buf file = read_whole(path), all = read_whole(path);
     size_t head = (size_t)((char *)memchr(file.p, '\n', file.len) - file.p) + 1;
     memset(file.p, 0, head); /* header and newline: the first record is a batch's */
-    set(path, &file);
+    write_whole(path, file.p, file.len);
     snprintf(where, sizeof where, "%s:0:", path);
     repair_and_see(&seen, where);
     CHECK_INT(seen.n, RECORDS);
     memcpy(file.p, all.p, file.len);
     memset(file.p + 400, 0, 200); /* a sector that came back as zeros */
-    set(path, &file);
+    write_whole(path, file.p, file.len);
     repair_and_see(&seen, path);
     CHECK(seen.n < RECORDS && seen.n >= RECORDS - 4);
     memset(file.p, 'x', file.len); /* nothing of it is left: its neighbours are */
-    set(path, &file);
+    write_whole(path, file.p, file.len);
     repair_and_see(&seen, where);
     CHECK(seen.n < RECORDS && seen.seq[1] && seen.seq[RECORDS]);
     CHECK(unlink(path) == 0);
@@ -258,9 +236,9 @@ TEST(repair_nothing)
     CHECK_INT(store_repair("a", out), 0);
     names_of("a", names, &n);
     snprintf(path, sizeof path, "a/%s", names[n - 1]);
-    struct buf file = get(path);
+    struct buf file = read_whole(path);
     file.len -= 3;
-    set(path, &file);
+    write_whole(path, file.p, file.len);
     CHECK_INT(store_repair("a", out), 1);
     CHECK(access("a.repaired", F_OK) != 0);
     fclose(out);

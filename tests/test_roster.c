@@ -10,16 +10,6 @@
  */
 #include "test.h"
 
-/* xorshift: the same run every time */
-static uint32_t
-draw(uint64_t *state)
-{
-    *state ^= *state << 13;
-    *state ^= *state >> 7;
-    *state ^= *state << 17;
-    return (uint32_t)(*state >> 32);
-}
-
 /* --- ids and keys ---------------------------------------------------------------------------- */
 
 static bool

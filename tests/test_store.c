@@ -235,34 +235,6 @@ fake_get(struct fake *f, const int *what)
 
 /* --- files ------------------------------------------------------------------------------------ */
 
-static void
-file_put(const char *path, const char *p, size_t n)
-{
-    int fd = open(path, O_WRONLY | O_CREAT | O_TRUNC, 0600);
-
-    CHECK(fd >= 0);
-    CHECK(n == 0 || write(fd, p, n) == (ssize_t)n);
-    close(fd);
-}
-
-static struct buf
-file_get(const char *path)
-{
-    struct buf b = {0};
-    int fd = open(path, O_RDONLY);
-    ssize_t got;
-
-    CHECK(fd >= 0);
-    do {
-        buf_reserve(&b, 65536);
-        got = read(fd, b.p + b.len, 65536);
-        CHECK(got >= 0);
-        b.len += (size_t)got;
-    } while (got > 0);
-    close(fd);
-    return b;
-}
-
 /* Names of the log's segments in `dir`, in order, at most `max`; returns how many there are. */
 static int
 segments(const char *dir, char names[][32], int max)
@@ -313,9 +285,9 @@ dir_copy(const char *from, const char *to)
     CHECK(mkdir(to, 0700) == 0);
     for (int i = 0; i < n; i++) {
         snprintf(path, sizeof path, "%s/%.31s", from, names[i]);
-        struct buf b = file_get(path);
+        struct buf b = read_whole(path);
         snprintf(path, sizeof path, "%s/%.31s", to, names[i]);
-        file_put(path, b.p, b.len);
+        write_whole(path, b.p, b.len);
         buf_free(&b);
     }
 }
@@ -551,7 +523,7 @@ TEST(store_line_format)
     CHECK_INT(box_close(&b), 0);
     to.len = 0;
 
-    struct buf file = file_get("d/" ONE);
+    struct buf file = read_whole("d/" ONE);
     struct str rest = {file.p, file.len}, line, word, salt = {0};
     struct crc32c crc;
     char hex[9];
@@ -870,7 +842,7 @@ cut_everywhere(size_t first)
     box_fill(&b, 42, 5); /* 9 batches */
     dir_copy("a", "b");
     CHECK_INT(box_close(&b), 0);
-    struct buf file = file_get("b/" ONE);
+    struct buf file = read_whole("b/" ONE);
     uint64_t messages = 0, records = 0;
     size_t start = 0;
     FILE *null = fopen("/dev/null", "w");
@@ -887,7 +859,7 @@ cut_everywhere(size_t first)
             continue;
         dir_remove("c");
         CHECK(mkdir("c", 0700) == 0);
-        file_put("c/" ONE, file.p, cut);
+        write_whole("c/" ONE, file.p, cut);
         CHECK_INT(store_check("c", null), boundary ? 0 : 1);
         CHECK(box_open(&b, "c", STORE_GROUP, 1 << 20, &io));
         CHECK_INT(b.replayed, messages);
@@ -953,7 +925,7 @@ split_lines(const struct buf *file, struct line *lines, size_t max)
 static void
 flip_all(const char *from, const struct store_io *io, bool clean)
 {
-    struct buf file = file_get(from);
+    struct buf file = read_whole(from);
     struct line lines[32];
     size_t n = split_lines(&file, lines, 32), refused = 0, cut = 0;
 
@@ -969,7 +941,7 @@ flip_all(const char *from, const struct store_io *io, bool clean)
             file.p[at] ^= (char)(1 << bit);
             dir_remove("c");
             CHECK(mkdir("c", 0700) == 0);
-            file_put("c/" ONE, file.p, file.len);
+            write_whole("c/" ONE, file.p, file.len);
             file.p[at] ^= (char)(1 << bit);
             bool opened = box_open(&b, "c", STORE_GROUP, 1 << 20, io);
             CHECK_INT(opened, l > 0 && proof < lines[l].number);
@@ -978,7 +950,7 @@ flip_all(const char *from, const struct store_io *io, bool clean)
                 CHECK_INT(box_close(&b), 0);
                 cut++;
             } else {
-                struct buf after = file_get("c/" ONE); /* as it was found */
+                struct buf after = read_whole("c/" ONE); /* as it was found */
                 CHECK_INT(after.len, file.len);
                 buf_free(&after);
                 refused++;
@@ -1017,7 +989,7 @@ expect_damage(const char *where)
     CHECK(store_open(&o) == NULL);
     store_index_free(&b.index);
     fclose(b.log.file);
-    struct buf text = file_get("log");
+    struct buf text = read_whole("log");
     buf_add(&text, "", 1);
     printf("%s", text.p);
     CHECK(strstr(text.p, where) != NULL);
@@ -1027,7 +999,7 @@ expect_damage(const char *where)
     CHECK(out != NULL);
     CHECK_INT(store_check("c", out), 2);
     fclose(out);
-    text = file_get("out");
+    text = read_whole("out");
     buf_add(&text, "", 1);
     CHECK(strstr(text.p, where) != NULL);
     buf_free(&text);
@@ -1046,10 +1018,10 @@ TEST(store_damage)
     for (int i = 0; i < n; i++) { /* a bad byte in the second line of each segment */
         dir_copy("a", "c");
         snprintf(path, sizeof path, "c/%.31s", names[i]);
-        struct buf file = file_get(path);
+        struct buf file = read_whole(path);
         size_t at = (size_t)((char *)memchr(file.p, '\n', file.len) - file.p) + 1;
         file.p[at + 12] ^= 1;
-        file_put(path, file.p, file.len);
+        write_whole(path, file.p, file.len);
         snprintf(where, sizeof where, "%s:%zu:", path, at);
         buf_free(&file);
         expect_damage(where);
@@ -1064,11 +1036,11 @@ TEST(store_damage)
     for (int i = 0; i < n - 1; i++) { /* one that lost its last line, or its header */
         dir_copy("a", "c");
         snprintf(path, sizeof path, "c/%.31s", names[i]);
-        struct buf file = file_get(path);
-        file_put(path, file.p, file.len - 5);
+        struct buf file = read_whole(path);
+        write_whole(path, file.p, file.len - 5);
         snprintf(where, sizeof where, "c/%.31s:", names[i]);
         expect_damage(where);
-        file_put(path, file.p, 20);
+        write_whole(path, file.p, 20);
         expect_damage(where);
         buf_free(&file);
     }
@@ -1091,10 +1063,10 @@ TEST(store_torn_tail)
     CHECK(box_settle(&b, 24));
     dir_copy("a", "c");
     CHECK_INT(box_close(&b), 0);
-    struct buf file = file_get("c/" ONE);
+    struct buf file = read_whole("c/" ONE);
     CHECK_INT(split_lines(&file, lines, 64), 26);
     memset(file.p + lines[18].at + 3, 0, 60); /* a page that never came */
-    file_put("c/" ONE, file.p, file.len);
+    write_whole("c/" ONE, file.p, file.len);
     FILE *out = fopen("out", "w");
     CHECK(out != NULL);
     CHECK_INT(store_check("c", out), 1);
@@ -1103,16 +1075,16 @@ TEST(store_torn_tail)
     CHECK_INT(store_durable(b.s), 17);
     CHECK_INT(b.replayed, 11);
     CHECK_INT(box_close(&b), 0);
-    struct buf after = file_get("c/" ONE);
+    struct buf after = read_whole("c/" ONE);
     CHECK_INT(after.len, lines[18].at);
     buf_free(&after);
     /* The same hole one batch earlier is damage: the last batch says that it was synced. */
     memset(file.p + lines[15].at + 3, 0, 60);
-    file_put("c/" ONE, file.p, file.len);
+    write_whole("c/" ONE, file.p, file.len);
     char where[64];
     snprintf(where, sizeof where, "c/" ONE ":%zu:", lines[14].at);
     memset(file.p + lines[14].at + 3, 0, 20);
-    file_put("c/" ONE, file.p, file.len);
+    write_whole("c/" ONE, file.p, file.len);
     expect_damage(where);
     buf_free(&file);
 }
@@ -1121,7 +1093,7 @@ TEST(store_torn_tail)
 static void
 forge(const char *rest)
 {
-    struct buf file = file_get("c/" ONE);
+    struct buf file = read_whole("c/" ONE);
     struct crc32c crc;
     char salt[17], head[10];
 
@@ -1132,7 +1104,7 @@ forge(const char *rest)
     buf_add(&file, head, 9);
     buf_add(&file, rest, strlen(rest));
     buf_add(&file, "\n", 1);
-    file_put("c/" ONE, file.p, file.len);
+    write_whole("c/" ONE, file.p, file.len);
     buf_free(&file);
 }
 
@@ -1169,9 +1141,9 @@ TEST(store_begins_with_an_empty_segment)
     CHECK(box_open(&b, "d", STORE_GROUP, 1 << 20, NULL));
     box_fill(&b, 5, 2);
     CHECK_INT(box_close(&b), 0);
-    struct buf first = file_get("d/" ONE);
+    struct buf first = read_whole("d/" ONE);
     size_t header = (size_t)((char *)memchr(first.p, '\n', first.len) + 1 - first.p);
-    file_put("d/00000000000000000020.log", first.p, header);
+    write_whole("d/00000000000000000020.log", first.p, header);
     CHECK(box_open(&b, "d", STORE_GROUP, 1 << 20, NULL));
     box_fill(&b, 3, 3);
     CHECK_INT(box_close(&b), 0);
@@ -1179,7 +1151,7 @@ TEST(store_begins_with_an_empty_segment)
     dir_copy("d", "cut");
     CHECK(unlink("d/" ONE) == 0);
     CHECK_INT(count_messages("d"), 3);
-    file_put("cut/" ONE, first.p, header);
+    write_whole("cut/" ONE, first.p, header);
     CHECK_INT(count_messages("cut"), -1);
     snprintf(path, sizeof path, "cut/%.31s", names[1]);
     CHECK(unlink(path) == 0);
@@ -1204,9 +1176,9 @@ TEST(store_later_versions)
     forge("6 1004 X - 0 {\"a capital\":\"must be understood\"}");
     expect_damage("later version");
     dir_copy("a", "c");
-    struct buf file = file_get("c/" ONE);
+    struct buf file = read_whole("c/" ONE);
     file.p[8] = '2';
-    file_put("c/" ONE, file.p, file.len);
+    write_whole("c/" ONE, file.p, file.len);
     expect_damage(ONE ":0: a format this version");
     buf_free(&file);
 }
@@ -1231,8 +1203,8 @@ TEST(store_unclean_stops)
         }
         box_read_all(&b);
         dir_copy(dir[i % 2], dir[(i + 1) % 2]);
-        file_put("a/00000000000000000099.log.tmp", "half", 4);
-        file_put("a/notes.txt", "not ours", 8);
+        write_whole("a/00000000000000000099.log.tmp", "half", 4);
+        write_whole("a/notes.txt", "not ours", 8);
         box_close(&b);
     }
     CHECK(box_open(&b, "a", STORE_GROUP, 600, NULL));
@@ -1255,7 +1227,7 @@ TEST(store_locked)
     CHECK(out != NULL);
     CHECK_INT(store_check("d", out), 0); /* reading is no harm */
     fclose(out);
-    struct buf text = file_get("out");
+    struct buf text = read_whole("out");
     CHECK(memmem(text.p, text.len, "in use", 6) != NULL);
     buf_free(&text);
     CHECK(!box_open(&other, "d", STORE_GROUP, 1 << 20, NULL)); /* nor does it loosen the lock */
@@ -1264,7 +1236,7 @@ TEST(store_locked)
     CHECK_INT(other.replayed, 3);
     CHECK_INT(box_close(&other), 0);
     CHECK(!box_open(&other, "no/such/dir", STORE_GROUP, 1 << 20, NULL));
-    file_put("file", "x", 1);
+    write_whole("file", "x", 1);
     CHECK(!box_open(&other, "file", STORE_GROUP, 1 << 20, NULL));
     CHECK(!box_open(&other, "d", STORE_GROUP, UINT64_C(4) << 30, NULL));
 }
@@ -1402,7 +1374,7 @@ trial_run(int64_t policy, enum mode mode, int err, int k)
     printf("policy %d mode %d errno %d call %d\n", (int)policy, (int)mode, err, k);
     dir_remove("d");
     dir_copy("base", "d");
-    file_put("d/00000000000000000077.log.tmp", "x", 1);
+    write_whole("d/00000000000000000077.log.tmp", "x", 1);
     CHECK(pipe(t.pipe) == 0);
     for (uint64_t i = 1; i <= 4; i++) { /* what "base" holds */
         t.all[t.n++] = (struct attempt){1 + i, i, 0};
@@ -1707,11 +1679,11 @@ TEST(store_start_trusts_no_sync)
     box_fill(&b, 8, 2);
     dir_copy("d", "e");
     CHECK_INT(box_close(&b), 0);
-    struct buf before = file_get("d/" ONE);
+    struct buf before = read_whole("d/" ONE);
     f.record = true;
     CHECK(box_open(&b, "d", STORE_GROUP, 1 << 20, &io)); /* after a clean stop */
     CHECK(traced_part(&f, "mkdir sync-dir ") < traced_part(&f, "read write sync close sync-dir"));
-    struct buf after = file_get("d/" ONE);
+    struct buf after = read_whole("d/" ONE);
     CHECK_INT(after.len, before.len);
     CHECK_INT(memcmp(after.p, before.p, before.len), 0);
     buf_free(&before);
@@ -1740,10 +1712,10 @@ TEST(store_empty_segment)
     CHECK_INT(box_close(&b), 0);
     CHECK_INT(segments("e", names, 4), 2);
     snprintf(path, sizeof path, "e/%.31s", names[1]);
-    struct buf file = file_get(path);
+    struct buf file = read_whole(path);
     const char *end = memchr(file.p, '\n', file.len);
     CHECK(end != NULL);
-    file_put(path, file.p, (size_t)(end - file.p) + 1);
+    write_whole(path, file.p, (size_t)(end - file.p) + 1);
     buf_free(&file);
     CHECK(box_open(&b, "e", STORE_GROUP, 100, NULL));
     CHECK_INT(b.replayed, 2);
@@ -1781,7 +1753,7 @@ TEST(store_check_and_export)
     CHECK_INT(store_check("none", out), 2);
     CHECK_INT(store_export("none", out), 2);
     fclose(out);
-    struct buf text = file_get("out"), want = {0}, json = {0};
+    struct buf text = read_whole("out"), want = {0}, json = {0};
     buf_printf(&want, "d: segments 1, records 15, messages 9\nno damage\n");
     for (uint64_t seq = 1; seq <= 9; seq++) {
         struct str s = content(seq, &json);
@@ -1807,15 +1779,15 @@ TEST(store_export_damaged)
     CHECK(box_open(&b, "c", STORE_GROUP, 1 << 20, NULL));
     box_fill(&b, 9, 3);
     CHECK_INT(box_close(&b), 0);
-    struct buf file = file_get("c/" ONE);
+    struct buf file = read_whole("c/" ONE);
     split_lines(&file, lines, 64);
     file.p[lines[6].at + 20] ^= 4;
-    file_put("c/" ONE, file.p, file.len);
+    write_whole("c/" ONE, file.p, file.len);
     FILE *out = fopen("out", "w");
     CHECK(out != NULL);
     CHECK_INT(store_export("c", out), 2);
     fclose(out);
-    struct buf text = file_get("out");
+    struct buf text = read_whole("out");
     int n = 0;
     for (size_t i = 0; i < text.len; i++)
         n += text.p[i] == '\n';

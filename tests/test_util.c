@@ -310,16 +310,6 @@ item_find(const struct map *m, const struct item *of)
     return map_find(m, of->hash, item_is, &of->key);
 }
 
-/* xorshift: the same run every time */
-static uint32_t
-draw(uint64_t *state)
-{
-    *state ^= *state << 13;
-    *state ^= *state >> 7;
-    *state ^= *state << 17;
-    return (uint32_t)(*state >> 32);
-}
-
 /* map_next() comes by everything that is in, once, and by nothing else. */
 static void
 check_walk(const struct map *m, struct item *items, size_t n)
