@@ -45,7 +45,11 @@ start_server() {
     server=$!
 }
 
-listens() { until_true grep -q listening "$work/ready" || { cat "$work/log" && false; }; }
+listens_or_ended() { grep -q listening "$work/ready" || ! kill -0 "$server"; }
+listens() {
+    until_true listens_or_ended
+    grep -q listening "$work/ready" || { cat "$work/log" && false; }
+}
 
 files() { (cd "$1" && find . ! -type d | sort); }
 

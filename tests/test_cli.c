@@ -558,7 +558,6 @@ TEST(cli_pipe_refused)
     buf_free(&lines);
 }
 
-/* The server goes for good: what is not acknowledged is no success. */
 /* A line longer than what is read ahead is refused by the server, and no reason to stop. */
 TEST(cli_pipe_long_lines)
 {
@@ -586,6 +585,7 @@ TEST(cli_pipe_long_lines)
     buf_free(&lines);
 }
 
+/* The server goes for good: what is not acknowledged is no success. */
 TEST(cli_pipe_unacknowledged)
 {
     struct cli_run r;
