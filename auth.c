@@ -8,7 +8,7 @@
  *   penalties   a refusal is answered later the more of them an address has had, and after those
  *               that are still held back
  *   answers     welcome, refused, or later
- *   modes       file, token, hook: what each does with a login
+ *   modes       file, token, hook, the embedding program: what each does with a login
  *   logins      from a request or a WebSocket address to a mode
  *   start       and end
  */
@@ -261,14 +261,14 @@ login_id(const struct login *l)
 }
 
 static void
-password_run(struct task *j)
+password_run(struct task *t)
 {
-    struct login *l = (struct login *)(void *)j;
+    struct login *l = container_of(t, struct login, task);
 
     l->right = !l->gone && verifier_is(&l->verifier, (struct str){l->password, l->password_len});
 }
 
-static void password_done(struct task *j);
+static void password_done(struct task *t);
 
 /* Have a thread compare the password with what the users file says now. */
 static void
@@ -286,9 +286,9 @@ check_password(struct login *l)
 }
 
 static void
-password_done(struct task *j)
+password_done(struct task *t)
 {
-    struct login *l = (struct login *)(void *)j;
+    struct login *l = container_of(t, struct login, task);
     struct verifier now;
     struct str json;
 
@@ -296,7 +296,7 @@ password_done(struct task *j)
         login_free(l);
         return;
     }
-    if (!j->ran) {
+    if (!t->ran) {
         login_later(l);
         return;
     }
@@ -688,23 +688,23 @@ auth_poll(struct auth *a)
 }
 
 static struct auth *
-auth_of_reload(struct task *j)
+auth_of_reload(struct task *t)
 {
-    return container_of(j, struct auth, reload);
+    return container_of(t, struct auth, reload);
 }
 
 static void
-reload_run(struct task *j)
+reload_run(struct task *t)
 {
-    struct auth *a = auth_of_reload(j);
+    struct auth *a = auth_of_reload(t);
 
     a->fresh = users_load(a->jim->opt.users_file, a->reload_err, sizeof a->reload_err);
 }
 
 static void
-reload_done(struct task *j)
+reload_done(struct task *t)
 {
-    struct auth *a = auth_of_reload(j);
+    struct auth *a = auth_of_reload(t);
     struct log *log = &a->jim->log;
 
     a->reloading = false;
@@ -713,7 +713,7 @@ reload_done(struct task *j)
         a->users = a->fresh;
         a->fresh = NULL;
         log_write(log, LOG_LEVEL_INFO, "users file: %zu users", users_count(a->users));
-    } else if (j->ran) {
+    } else if (t->ran) {
         log_write(log, LOG_LEVEL_ERROR, "users file not reloaded: %s", a->reload_err);
     }
     if (a->again && !a->closing)

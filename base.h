@@ -440,4 +440,4 @@ int dial_look_up(struct str host, struct str port, bool numeric, struct dial_add
 int dial(const struct dial_addr *a);
 int dial_error(int fd);
 
-#endif
+#endif /* BASE_H */

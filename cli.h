@@ -188,4 +188,4 @@ void tty_suspend(struct tty *t);
 void tty_signal(struct tty *t, int number); /* does not return from those that end a program */
 char *tty_history(void); /* the file, its directories made; owned by the caller; NULL: no home */
 
-#endif
+#endif /* CLI_H */

@@ -246,4 +246,4 @@ void client_logged_in(struct jim_client *c, const struct answer *a, const char *
 void client_end(struct jim_client *c, enum jim_client_state state, const char *why);
 bool client_is_me(const struct jim_client *c, const char *user);
 
-#endif
+#endif /* CLIENT_INT_H */

@@ -415,7 +415,7 @@ batch_again(struct timer *t)
 static void
 batch_free(struct op *o)
 {
-    struct batch_op *b = (struct batch_op *)(void *)o;
+    struct batch_op *b = container_of(o, struct batch_op, op);
 
     o->k->kept -= b->pairs.len;
     loop_timer_clear(o->k->jim->loop, &b->again);
@@ -426,7 +426,7 @@ batch_free(struct op *o)
 static void
 batch_step(struct op *o)
 {
-    struct batch_op *b = (struct batch_op *)(void *)o;
+    struct batch_op *b = container_of(o, struct batch_op, op);
 
     if (!o->failed || b->tries++ >= 50 || o->k->kept > MAX_KEPT || o->k->stopping)
         op_end(o);
@@ -465,8 +465,8 @@ peer_flush(struct cluster *k, struct far_node *p)
 {
     if (p->n == 0)
         return;
-    struct batch_op *b = (struct batch_op *)(void *)op_new(k, sizeof *b, NULL, batch_step,
-                                                           batch_free);
+    struct op *o = op_new(k, sizeof(struct batch_op), NULL, batch_step, batch_free);
+    struct batch_op *b = container_of(o, struct batch_op, op);
     memcpy(b->id, p->id, p->idlen);
     b->idlen = p->idlen;
     b->pairs = p->pairs;
@@ -654,7 +654,7 @@ struct lease_op {
 static void
 lease_reply(struct op *o, uint32_t n, const struct redis_reply *r)
 {
-    struct lease_op *l = (struct lease_op *)(void *)o;
+    struct lease_op *l = container_of(o, struct lease_op, op);
     struct cluster *k = o->k;
     struct str dead = redis_text(redis_at(r, 1));
 
@@ -671,7 +671,7 @@ lease_reply(struct op *o, uint32_t n, const struct redis_reply *r)
 static void
 lease_step(struct op *o)
 {
-    struct lease_op *l = (struct lease_op *)(void *)o;
+    struct lease_op *l = container_of(o, struct lease_op, op);
     struct cluster *k = o->k;
 
     if (o->failed) {
@@ -720,7 +720,7 @@ lease_renew(struct cluster *k)
     if (now - k->leased_ms > 2 * RENEW_MS) /* we could not: nor could others, maybe */
         k->trust_ms = now + TRUST_MS;
     o->quiet = true;
-    ((struct lease_op *)(void *)o)->sent_ms = now;
+    container_of(o, struct lease_op, op)->sent_ms = now;
     ask_plain(o, "XADD", 6); /* makes it, should it have gone with a lease that had ended */
     put_key(o, 'n', cluster_self(k), "");
     put_arg(o, STR("MINID"));
@@ -1049,7 +1049,7 @@ struct nodes_op {
 static void
 nodes_reply(struct op *o, uint32_t n, const struct redis_reply *r)
 {
-    struct buf *b = &((struct nodes_op *)(void *)o)->data;
+    struct buf *b = &container_of(o, struct nodes_op, op)->data;
     const struct redis_reply *e = redis_at(r, 0);
 
     (void)n;
@@ -1128,7 +1128,7 @@ cluster_metrics(const struct cluster *k, struct buf *b)
 static void
 nodes_step(struct op *o)
 {
-    struct nodes_op *q = (struct nodes_op *)(void *)o;
+    struct nodes_op *q = container_of(o, struct nodes_op, op);
     struct buf b = {0};
 
     buf_printf(&b, "{\"code\":%d,\"data\":{\"counts\":{", o->failed ? CODE_STORE : CODE_DONE);

@@ -45,7 +45,7 @@ struct carry_op {
 static void
 carry_step(struct op *o)
 {
-    struct carry *c = ((struct carry_op *)(void *)o)->carry;
+    struct carry *c = container_of(o, struct carry_op, op)->carry;
 
     c->failed |= o->failed;
     c->flying--;
@@ -57,7 +57,7 @@ carry_op(struct carry *c, op_reply_fn *reply)
 {
     struct op *o = op_new(&c->k, sizeof(struct carry_op), reply, carry_step, NULL);
 
-    ((struct carry_op *)(void *)o)->carry = c;
+    container_of(o, struct carry_op, op)->carry = c;
     c->flying++;
     return o;
 }

@@ -61,7 +61,7 @@ changed_id(const struct changed *u)
 static void
 change_free(struct op *o)
 {
-    struct change_op *q = (struct change_op *)(void *)o;
+    struct change_op *q = container_of(o, struct change_op, op);
 
     for (size_t i = 0; i < q->users; i++) {
         struct changed *u = &q->user[i];
@@ -107,7 +107,7 @@ route_names(struct cluster *k, const struct buf *names, struct str head, struct 
 static void
 change_reply(struct op *o, uint32_t n, const struct redis_reply *r)
 {
-    struct change_op *q = (struct change_op *)(void *)o;
+    struct change_op *q = container_of(o, struct change_op, op);
     struct changed *u = &q->user[n / 4];
 
     if (n / 4 >= q->users)
@@ -278,7 +278,7 @@ change_new(struct cluster *k, struct conn *c, uint32_t seq, struct str id, op_fn
 {
     struct op *o = op_of_command(k, sizeof(struct change_op), c, seq, change_reply, step,
                                  change_free);
-    struct change_op *q = (struct change_op *)(void *)o;
+    struct change_op *q = container_of(o, struct change_op, op);
 
     memcpy(q->id, id.p, id.n);
     q->idlen = (uint8_t)id.n;
@@ -297,7 +297,7 @@ change_user(struct change_op *q, struct str id)
 static void
 join_step(struct op *o)
 {
-    struct change_op *q = (struct change_op *)(void *)o;
+    struct change_op *q = container_of(o, struct change_op, op);
     struct cluster *k = o->k;
     struct changed *u = &q->user[0];
     struct user *here = user_find(&k->chat->roster, changed_id(u));
@@ -358,7 +358,7 @@ cluster_join(struct chat *c, struct conn *from, uint32_t seq, const struct reque
 static void
 leave_step(struct op *o)
 {
-    struct change_op *q = (struct change_op *)(void *)o;
+    struct change_op *q = container_of(o, struct change_op, op);
     struct cluster *k = o->k;
     struct changed *u = &q->user[0];
     struct user *here = user_find(&k->chat->roster, changed_id(u));
@@ -430,7 +430,7 @@ api_answer(struct change_op *q, int code, bool group)
 static void
 api_end(struct op *o)
 {
-    struct change_op *q = (struct change_op *)(void *)o;
+    struct change_op *q = container_of(o, struct change_op, op);
 
     api_answer(q, o->failed ? CODE_STORE : q->code, !o->failed);
 }
@@ -438,7 +438,7 @@ api_end(struct op *o)
 static void
 api_title(struct op *o, uint32_t n, const struct redis_reply *r)
 {
-    struct change_op *q = (struct change_op *)(void *)o;
+    struct change_op *q = container_of(o, struct change_op, op);
 
     (void)n;
     if (id_ok(redis_text(redis_at(r, 1))))
@@ -450,7 +450,7 @@ api_title(struct op *o, uint32_t n, const struct redis_reply *r)
 static void
 api_changed(struct op *o)
 {
-    struct change_op *q = (struct change_op *)(void *)o;
+    struct change_op *q = container_of(o, struct change_op, op);
     char text[MAX_CONV_KEY];
     struct str key = group_key(change_id(q), text);
 
@@ -479,7 +479,7 @@ api_changed(struct op *o)
 static void
 api_change(struct op *o)
 {
-    struct change_op *q = (struct change_op *)(void *)o;
+    struct change_op *q = container_of(o, struct change_op, op);
 
     if (o->failed || o->k->gone || q->gone) {
         api_answer(q, q->gone ? CODE_NO_GROUP : CODE_STORE, false);
@@ -494,7 +494,7 @@ api_change(struct op *o)
 static void
 made_reply(struct op *o, uint32_t n, const struct redis_reply *r)
 {
-    struct change_op *q = (struct change_op *)(void *)o;
+    struct change_op *q = container_of(o, struct change_op, op);
 
     (void)n;
     q->made = redis_int(redis_at(r, 0), 0) == 1;
@@ -503,7 +503,7 @@ made_reply(struct op *o, uint32_t n, const struct redis_reply *r)
 static void
 renamed_reply(struct op *o, uint32_t n, const struct redis_reply *r)
 {
-    struct change_op *q = (struct change_op *)(void *)o;
+    struct change_op *q = container_of(o, struct change_op, op);
 
     (void)n;
     q->gone = redis_int(redis_at(r, 0), 0) == 2;
@@ -589,7 +589,7 @@ dismiss_here(struct cluster *k, struct str key)
 static void
 dismissed_reply(struct op *o, uint32_t n, const struct redis_reply *r)
 {
-    struct change_op *q = (struct change_op *)(void *)o;
+    struct change_op *q = container_of(o, struct change_op, op);
     char text[MAX_CONV_KEY], head[MAX_CONV_KEY + 8];
     struct str key = group_key(change_id(q), text);
     struct buf nodes = {0};
@@ -611,7 +611,7 @@ dismissed_reply(struct op *o, uint32_t n, const struct redis_reply *r)
 static void
 dismissed_step(struct op *o)
 {
-    struct change_op *q = (struct change_op *)(void *)o;
+    struct change_op *q = container_of(o, struct change_op, op);
 
     api_answer(q, o->failed ? CODE_STORE : q->gone ? CODE_NO_GROUP : CODE_DONE, false);
 }
@@ -641,7 +641,7 @@ struct enter_op { /* a user who is here has been let into a group elsewhere */
 static void
 enter_free(struct op *o)
 {
-    struct enter_op *q = (struct enter_op *)(void *)o;
+    struct enter_op *q = container_of(o, struct enter_op, op);
 
     q->user->pins--;
     q->conv->pins--;
@@ -650,7 +650,7 @@ enter_free(struct op *o)
 static void
 enter_reply(struct op *o, uint32_t n, const struct redis_reply *r)
 {
-    struct enter_op *q = (struct enter_op *)(void *)o;
+    struct enter_op *q = container_of(o, struct enter_op, op);
 
     uint64_t seq;
 
@@ -676,7 +676,7 @@ static void
 enter_here(struct cluster *k, struct user *u, struct conv *v)
 {
     struct op *o = op_new(k, sizeof(struct enter_op), enter_reply, op_end, enter_free);
-    struct enter_op *q = (struct enter_op *)(void *)o;
+    struct enter_op *q = container_of(o, struct enter_op, op);
 
     q->user = u;
     q->conv = v;

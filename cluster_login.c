@@ -83,7 +83,7 @@ struct login_op {
 static void
 login_free_op(struct op *o)
 {
-    struct login_op *l = (struct login_op *)(void *)o;
+    struct login_op *l = container_of(o, struct login_op, op);
 
     l->user->pins--;
     for (size_t i = 0; i < l->groups; i++)
@@ -182,7 +182,7 @@ far_member(struct cluster *k, struct user *u, struct conv *v, struct str cursor,
 static void
 entered(struct op *o, uint32_t n, const struct redis_reply *r)
 {
-    struct login_op *l = (struct login_op *)(void *)o;
+    struct login_op *l = container_of(o, struct login_op, op);
 
     if (n >= l->groups)
         return;
@@ -273,7 +273,7 @@ drop_stale(struct login_op *l)
 static void
 login_done(struct op *o)
 {
-    struct login_op *l = (struct login_op *)(void *)o;
+    struct login_op *l = container_of(o, struct login_op, op);
     struct cluster *k = o->k;
     struct chat *c = k->chat;
     struct conn *conn = o->conn;
@@ -301,7 +301,7 @@ login_done(struct op *o)
 static void
 login_groups(struct op *o)
 {
-    struct login_op *l = (struct login_op *)(void *)o;
+    struct login_op *l = container_of(o, struct login_op, op);
     char text[MAX_CONV_KEY];
     struct buf p = {0};
 
@@ -360,7 +360,7 @@ displace_elsewhere(struct login_op *l, const struct redis_reply *others)
 static void
 login_known(struct op *o, uint32_t n, const struct redis_reply *r)
 {
-    struct login_op *l = (struct login_op *)(void *)o;
+    struct login_op *l = container_of(o, struct login_op, op);
     struct str profile = redis_text(redis_at(r, 0)), key, part;
     const struct redis_reply *list = redis_at(r, 2), *e = redis_at(list, 0);
     char text[MAX_ID];
@@ -394,7 +394,7 @@ cluster_login(struct cluster *k, struct conn *c, uint32_t seq, struct str id, st
     }
     struct op *o = op_of_command(k, sizeof(struct login_op), c, seq, login_known, login_groups,
                                  login_free_op);
-    struct login_op *l = (struct login_op *)(void *)o;
+    struct login_op *l = container_of(o, struct login_op, op);
     l->user = user_get(&chat->roster, id);
     l->user->pins++;
     l->user->coming++;
@@ -466,7 +466,7 @@ leave_groups_free(struct leave_op *l)
 static void
 leave_free(struct op *o)
 {
-    struct leave_op *l = (struct leave_op *)(void *)o;
+    struct leave_op *l = container_of(o, struct leave_op, op);
 
     loop_timer_clear(o->k->jim->loop, &l->again);
     leave_groups_free(l);
@@ -522,7 +522,7 @@ ask_away(struct leave_op *l)
 static void
 leave_last(struct op *o)
 {
-    struct leave_op *l = (struct leave_op *)(void *)o;
+    struct leave_op *l = container_of(o, struct leave_op, op);
     char text[3 * MAX_ID];
     struct str user = user_key(leave_id(l), text), node = {l->node, l->nodelen};
     bool away = l->user == NULL || l->user->nconns + l->user->coming == 0;
@@ -562,7 +562,7 @@ left_group(struct leave_op *l, size_t i, const struct redis_reply *r)
 static void
 leave_reply(struct op *o, uint32_t n, const struct redis_reply *r)
 {
-    struct leave_op *l = (struct leave_op *)(void *)o;
+    struct leave_op *l = container_of(o, struct leave_op, op);
 
     if (n == UINT32_MAX - 1)
         l->nowhere = redis_int(redis_at(r, 0), 0) == 0;
@@ -587,7 +587,7 @@ leave_again(struct timer *t)
 static void
 leave_step(struct op *o)
 {
-    struct leave_op *l = (struct leave_op *)(void *)o;
+    struct leave_op *l = container_of(o, struct leave_op, op);
 
     if (o->failed && !o->k->gone)
         loop_timer(o->k->jim->loop, &l->again, loop_now(o->k->jim->loop) + 1000, leave_again);
@@ -610,7 +610,7 @@ void
 presence_leave(struct cluster *k, struct user *u)
 {
     struct op *o = op_new(k, sizeof(struct leave_op), NULL, NULL, leave_free);
-    struct leave_op *l = (struct leave_op *)(void *)o;
+    struct leave_op *l = container_of(o, struct leave_op, op);
     struct str self = cluster_self(k);
 
     memcpy(l->id, u->id, u->idlen);
@@ -663,7 +663,7 @@ struct again_op {
 static void
 again_free(struct op *o)
 {
-    struct again_op *q = (struct again_op *)(void *)o;
+    struct again_op *q = container_of(o, struct again_op, op);
 
     q->user->pins--;
     for (size_t i = 0; i < q->convs; i++)
@@ -674,7 +674,7 @@ again_free(struct op *o)
 static void
 again_reply(struct op *o, uint32_t n, const struct redis_reply *r)
 {
-    struct again_op *q = (struct again_op *)(void *)o;
+    struct again_op *q = container_of(o, struct again_op, op);
     struct cluster *k = o->k;
 
     if (n >= q->convs)
@@ -702,7 +702,7 @@ again_reply(struct op *o, uint32_t n, const struct redis_reply *r)
 static void
 again_step(struct op *o)
 {
-    struct again_op *q = (struct again_op *)(void *)o;
+    struct again_op *q = container_of(o, struct again_op, op);
     struct cluster *k = o->k;
     struct user *u = q->user;
     if (u->nconns + u->coming == 0 && !k->gone)
@@ -716,7 +716,7 @@ presence_again(struct cluster *k, struct user *u)
     char text[3 * MAX_ID];
     struct str user = user_key(user_id(u), text);
     struct op *o = op_new(k, sizeof(struct again_op), again_reply, again_step, again_free);
-    struct again_op *q = (struct again_op *)(void *)o;
+    struct again_op *q = container_of(o, struct again_op, op);
 
     o->quiet = true;
     q->user = u;
@@ -784,7 +784,7 @@ reap_one_less(struct reap_op *q)
 static void
 reap_known(struct op *o, uint32_t n, const struct redis_reply *r)
 {
-    struct leave_op *l = (struct leave_op *)(void *)o;
+    struct leave_op *l = container_of(o, struct leave_op, op);
     const struct redis_reply *list = redis_at(r, 2), *e = redis_at(list, 0);
     char text[MAX_ID];
 
@@ -801,7 +801,7 @@ reap_known(struct op *o, uint32_t n, const struct redis_reply *r)
 static void
 reap_groups(struct op *o)
 {
-    struct leave_op *l = (struct leave_op *)(void *)o;
+    struct leave_op *l = container_of(o, struct leave_op, op);
 
     if (o->failed || o->k->gone) {
         l->reap->failed = true;
@@ -817,7 +817,7 @@ static void
 reap_user(struct reap_op *q, struct str id)
 {
     struct op *o = op_new(q->op.k, sizeof(struct leave_op), reap_known, reap_groups, leave_free);
-    struct leave_op *l = (struct leave_op *)(void *)o;
+    struct leave_op *l = container_of(o, struct leave_op, op);
 
     o->quiet = true;
     q->busy++;
@@ -837,7 +837,7 @@ reap_user(struct reap_op *q, struct str id)
 static void
 reap_reply(struct op *o, uint32_t n, const struct redis_reply *r)
 {
-    struct reap_op *q = (struct reap_op *)(void *)o;
+    struct reap_op *q = container_of(o, struct reap_op, op);
     const struct redis_reply *e = redis_at(r, 0);
     char text[MAX_ID], again[3 * MAX_ID];
     struct str id;
@@ -857,7 +857,7 @@ reap_reply(struct op *o, uint32_t n, const struct redis_reply *r)
 static void
 reap_step(struct op *o)
 {
-    struct reap_op *q = (struct reap_op *)(void *)o;
+    struct reap_op *q = container_of(o, struct reap_op, op);
 
     q->failed |= o->failed;
     reap_one_less(q);
@@ -882,7 +882,7 @@ void
 presence_reap(struct cluster *k, struct str node)
 {
     struct op *o = op_new(k, sizeof(struct reap_op), NULL, NULL, NULL);
-    struct reap_op *q = (struct reap_op *)(void *)o;
+    struct reap_op *q = container_of(o, struct reap_op, op);
 
     log_write(k->chat->log, LOG_LEVEL_WARN, "cluster: node %.*s is dead", (int)node.n, node.p);
     o->quiet = true;
@@ -903,7 +903,7 @@ struct close_op {
 static void
 close_reply(struct op *o, uint32_t n, const struct redis_reply *r)
 {
-    struct close_op *q = (struct close_op *)(void *)o;
+    struct close_op *q = container_of(o, struct close_op, op);
     const struct redis_reply *e = redis_at(r, 0);
     char head[3 * MAX_ID + 16], text[3 * MAX_ID];
     struct str user = user_key((struct str){q->id, q->idlen}, text);
@@ -918,7 +918,7 @@ void
 cluster_close_user(struct cluster *k, struct str id, int code)
 {
     struct op *o = op_new(k, sizeof(struct close_op), close_reply, op_end, NULL);
-    struct close_op *q = (struct close_op *)(void *)o;
+    struct close_op *q = container_of(o, struct close_op, op);
     char text[3 * MAX_ID];
     struct str user = user_key(id, text);
 

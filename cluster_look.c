@@ -49,7 +49,7 @@ struct look_op {
 static void
 look_free(struct op *o)
 {
-    struct look_op *q = (struct look_op *)(void *)o;
+    struct look_op *q = container_of(o, struct look_op, op);
 
     for (size_t i = 0; i < q->parts; i++) {
         buf_free(&q->part[i].title);
@@ -132,7 +132,7 @@ look_failed(struct op *o)
 static void
 user_reply(struct op *o, uint32_t n, const struct redis_reply *r)
 {
-    struct look_op *q = (struct look_op *)(void *)o;
+    struct look_op *q = container_of(o, struct look_op, op);
 
     if (n / 2 >= q->asked)
         return;
@@ -191,7 +191,7 @@ look_friends(struct look_op *q, const struct user *u)
 static void
 look_users(struct op *o)
 {
-    struct look_op *q = (struct look_op *)(void *)o;
+    struct look_op *q = container_of(o, struct look_op, op);
 
     if (look_failed(o))
         return;
@@ -215,7 +215,7 @@ look_users(struct op *o)
 static void
 page_reply(struct op *o, uint32_t n, const struct redis_reply *r)
 {
-    struct look_op *q = (struct look_op *)(void *)o;
+    struct look_op *q = container_of(o, struct look_op, op);
     struct part *p = &q->part[n];
     const struct redis_reply *e = redis_at(r, 4);
 
@@ -256,7 +256,7 @@ part_order(const void *a, const void *b)
 static void
 look_groups(struct op *o)
 {
-    struct look_op *q = (struct look_op *)(void *)o;
+    struct look_op *q = container_of(o, struct look_op, op);
 
     if (look_failed(o))
         return;
@@ -276,7 +276,7 @@ look_groups(struct op *o)
 static void
 subject_reply(struct op *o, uint32_t n, const struct redis_reply *r)
 {
-    struct look_op *q = (struct look_op *)(void *)o;
+    struct look_op *q = container_of(o, struct look_op, op);
     struct user *u = user_get(&q->view, look_id(q));
     const struct redis_reply *e = redis_at(r, 0);
     char text[MAX_ID];
@@ -300,7 +300,7 @@ subject_reply(struct op *o, uint32_t n, const struct redis_reply *r)
 static void
 range_reply(struct op *o, uint32_t n, const struct redis_reply *r)
 {
-    struct look_op *q = (struct look_op *)(void *)o;
+    struct look_op *q = container_of(o, struct look_op, op);
     const struct redis_reply *e = redis_at(r, 0);
 
     for (size_t i = 0; i < reply_count(r); i++, e = redis_next(e))
@@ -311,7 +311,7 @@ range_reply(struct op *o, uint32_t n, const struct redis_reply *r)
 static void
 list_groups(struct op *o)
 {
-    struct look_op *q = (struct look_op *)(void *)o;
+    struct look_op *q = container_of(o, struct look_op, op);
     struct part *lists = q->part;
     size_t n = q->parts;
 
@@ -363,7 +363,7 @@ ask_range(struct look_op *q, int bucket, int64_t at, int64_t first, int64_t n)
 static void
 list_ranges(struct op *o)
 {
-    struct look_op *q = (struct look_op *)(void *)o;
+    struct look_op *q = container_of(o, struct look_op, op);
     int64_t at = 0;
 
     if (look_failed(o))
@@ -383,7 +383,7 @@ list_ranges(struct op *o)
 static void
 count_reply(struct op *o, uint32_t n, const struct redis_reply *r)
 {
-    struct look_op *q = (struct look_op *)(void *)o;
+    struct look_op *q = container_of(o, struct look_op, op);
     int64_t count = redis_int(r, -1);
 
     if (count < 0 || count > UINT32_MAX) { /* more than a sorted set holds */
@@ -563,7 +563,7 @@ look_data(struct look_op *q, struct buf *b)
 static void
 look_build(struct op *o)
 {
-    struct look_op *q = (struct look_op *)(void *)o;
+    struct look_op *q = container_of(o, struct look_op, op);
     struct chat *c = o->k->chat;
     struct buf data = {0}, b = {0};
     int code = look_data(q, &data);
@@ -598,7 +598,7 @@ look_new(struct cluster *k, struct conn *c, uint32_t seq, enum look kind, struct
          int64_t type)
 {
     struct op *o = op_of_command(k, sizeof(struct look_op), c, seq, NULL, NULL, look_free);
-    struct look_op *q = (struct look_op *)(void *)o;
+    struct look_op *q = container_of(o, struct look_op, op);
 
     roster_init(&q->view);
     q->kind = kind;
@@ -722,7 +722,7 @@ struct word_op { /* what is answered with a code alone */
 static void
 word_free(struct op *o)
 {
-    buf_free(&((struct word_op *)(void *)o)->json);
+    buf_free(&container_of(o, struct word_op, op)->json);
 }
 
 static void
@@ -741,14 +741,14 @@ code_answer(struct op *o, int code)
 static void
 word_step(struct op *o)
 {
-    code_answer(o, o->failed ? CODE_STORE : ((struct word_op *)(void *)o)->code);
+    code_answer(o, o->failed ? CODE_STORE : container_of(o, struct word_op, op)->code);
 }
 
 static void
 online_reply(struct op *o, uint32_t n, const struct redis_reply *r)
 {
     (void)n;
-    ((struct word_op *)(void *)o)->code = redis_int(r, 0) > 0 ? CODE_ONLINE : CODE_OFFLINE;
+    container_of(o, struct word_op, op)->code = redis_int(r, 0) > 0 ? CODE_ONLINE : CODE_OFFLINE;
 }
 
 static struct word_op *
@@ -761,7 +761,7 @@ word_new(struct call *k, struct str id, op_reply_fn *reply, op_fn *step)
     call_later(k);
     struct op *o = op_of_command(k->chat->cluster, sizeof(struct word_op), k->c, 0, reply, step,
                                  word_free);
-    struct word_op *q = (struct word_op *)(void *)o;
+    struct word_op *q = container_of(o, struct word_op, op);
     memcpy(q->id, id.p, id.n);
     q->idlen = (uint8_t)id.n;
     return q;
@@ -786,7 +786,7 @@ far_user_online(struct call *k, struct str id)
 static void
 friends_told(struct op *o, uint32_t n, const struct redis_reply *r)
 {
-    struct word_op *q = (struct word_op *)(void *)o;
+    struct word_op *q = container_of(o, struct word_op, op);
     char text[3 * MAX_ID], head[3 * MAX_ID + 4];
     struct str id = {q->id, q->idlen}, user = user_key(id, text);
     struct user *here = user_find(&o->k->chat->roster, id);
@@ -805,7 +805,7 @@ friends_told(struct op *o, uint32_t n, const struct redis_reply *r)
 static void
 friends_known(struct op *o, uint32_t n, const struct redis_reply *r)
 {
-    struct word_op *q = (struct word_op *)(void *)o;
+    struct word_op *q = container_of(o, struct word_op, op);
     struct roster view;
     struct buf b = {0};
     struct str id = {q->id, q->idlen};
@@ -824,7 +824,7 @@ friends_known(struct op *o, uint32_t n, const struct redis_reply *r)
 static void
 friends_write(struct op *o)
 {
-    struct word_op *q = (struct word_op *)(void *)o;
+    struct word_op *q = container_of(o, struct word_op, op);
     char text[3 * MAX_ID];
     struct str id = {q->id, q->idlen}, user = user_key(id, text);
 
@@ -876,8 +876,8 @@ struct cast_op { /* a broadcast of ours */
 static void
 cast_free(struct op *o)
 {
-    loop_timer_clear(o->k->jim->loop, &((struct cast_op *)(void *)o)->timer);
-    msg_unref(((struct cast_op *)(void *)o)->msg);
+    loop_timer_clear(o->k->jim->loop, &container_of(o, struct cast_op, op)->timer);
+    msg_unref(container_of(o, struct cast_op, op)->msg);
 }
 
 static void
@@ -916,7 +916,7 @@ cast_timer_fired(struct timer *t)
 static void
 cast_step(struct op *o)
 {
-    struct cast_op *q = (struct cast_op *)(void *)o;
+    struct cast_op *q = container_of(o, struct cast_op, op);
 
     if (o->failed || q->late)
         cast_end(q);
@@ -928,7 +928,7 @@ cast_step(struct op *o)
 static void
 cast_nodes(struct op *o, uint32_t n, const struct redis_reply *r)
 {
-    struct cast_op *q = (struct cast_op *)(void *)o;
+    struct cast_op *q = container_of(o, struct cast_op, op);
     const struct redis_reply *e = redis_at(r, 0);
     char head[64];
     int len = snprintf(head, sizeof head, "b %s %s", o->k->id, q->number);
@@ -952,7 +952,7 @@ void
 broadcast_heard(struct cluster *k, struct str number, uint64_t sent)
 {
     for (struct op *o = k->ops; o != NULL; o = o->next) {
-        struct cast_op *q = (struct cast_op *)(void *)o;
+        struct cast_op *q = container_of(o, struct cast_op, op);
         if (o->step != cast_step || !str_eq(str_of(q->number), number))
             continue;
         if (o->left > 0 && q->waits == 1)
@@ -989,7 +989,7 @@ far_broadcast(struct call *k, struct msg *m)
     }
     call_later(k);
     o = op_of_command(own, sizeof(struct cast_op), k->c, 0, cast_nodes, cast_step, cast_free);
-    struct cast_op *q = (struct cast_op *)(void *)o;
+    struct cast_op *q = container_of(o, struct cast_op, op);
     random_bytes(&random, sizeof random);
     snprintf(q->number, sizeof q->number, "%016llx", (unsigned long long)random);
     q->msg = m;

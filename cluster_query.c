@@ -43,7 +43,7 @@ struct fetch_op {
 static void
 fetch_free(struct op *o)
 {
-    struct fetch_op *q = (struct fetch_op *)(void *)o;
+    struct fetch_op *q = container_of(o, struct fetch_op, op);
 
     buf_free(&q->keys);
     buf_free(&q->friends);
@@ -182,7 +182,7 @@ missed_mark(struct fetch_op *q, struct str key, int64_t upto)
 static void
 missed_reply(struct op *o, uint32_t n, const struct redis_reply *r)
 {
-    struct fetch_op *q = (struct fetch_op *)(void *)o;
+    struct fetch_op *q = container_of(o, struct fetch_op, op);
     struct str key = str_of(q->asked[n]), peer;
     char text[MAX_ID];
     int64_t upto = redis_int(redis_at(r, 0), -1);
@@ -233,7 +233,7 @@ ask_missed(struct fetch_op *q, struct str key, uint32_t n)
 static void
 offline_some(struct op *o)
 {
-    struct fetch_op *q = (struct fetch_op *)(void *)o;
+    struct fetch_op *q = container_of(o, struct fetch_op, op);
 
     if (o->failed || o->k->gone || q->code != 0) {
         o->failed |= o->k->gone;
@@ -265,7 +265,7 @@ add_key(struct fetch_op *q, struct str key)
 static void
 lists_reply(struct op *o, uint32_t n, const struct redis_reply *r)
 {
-    struct fetch_op *q = (struct fetch_op *)(void *)o;
+    struct fetch_op *q = container_of(o, struct fetch_op, op);
     const struct redis_reply *e = redis_at(r, 0);
 
     (void)n;
@@ -300,7 +300,7 @@ fetch_offline(struct fetch_op *q)
 static void
 history_reply(struct op *o, uint32_t n, const struct redis_reply *r)
 {
-    struct fetch_op *q = (struct fetch_op *)(void *)o;
+    struct fetch_op *q = container_of(o, struct fetch_op, op);
     int64_t state = redis_int(redis_at(r, 0), 0);
     struct str peer = {q->peer, q->peerlen};
 
@@ -316,7 +316,7 @@ history_reply(struct op *o, uint32_t n, const struct redis_reply *r)
 static void
 history_step(struct op *o)
 {
-    fetch_answer((struct fetch_op *)(void *)o);
+    fetch_answer(container_of(o, struct fetch_op, op));
 }
 
 static void
@@ -431,7 +431,7 @@ fetch_begin(struct cluster *k, struct conn *c, const struct conn *from, uint32_t
         return code;
     }
     struct op *o = op_of_command(k, sizeof(struct fetch_op), c, seq, NULL, NULL, fetch_free);
-    struct fetch_op *q = (struct fetch_op *)(void *)o;
+    struct fetch_op *q = container_of(o, struct fetch_op, op);
     names.op = *o;
     *q = names;
     q->api = from == NULL;

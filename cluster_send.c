@@ -299,7 +299,7 @@ struct fill_op {
 static void
 fill_free(struct op *o)
 {
-    ((struct fill_op *)(void *)o)->conv->pins--;
+    container_of(o, struct fill_op, op)->conv->pins--;
 }
 
 /* The number in an entry's id. */
@@ -314,7 +314,7 @@ entry_number(const struct redis_reply *entry, uint64_t *seq)
 static void
 fill_reply(struct op *o, uint32_t n, const struct redis_reply *r)
 {
-    struct fill_op *q = (struct fill_op *)(void *)o;
+    struct fill_op *q = container_of(o, struct fill_op, op);
     struct conv *v = q->conv;
     const struct redis_reply *e = redis_at(r, 0);
 
@@ -339,7 +339,7 @@ fill_reply(struct op *o, uint32_t n, const struct redis_reply *r)
 static void
 fill_step(struct op *o)
 {
-    struct fill_op *q = (struct fill_op *)(void *)o;
+    struct fill_op *q = container_of(o, struct fill_op, op);
     struct conv *v = q->conv;
     struct far *f = v->far;
 
@@ -381,9 +381,8 @@ fill(struct cluster *k, struct conv *v)
         held_drain(k, v);
         return;
     }
-    struct fill_op *q = (struct fill_op *)(void *)op_new(k, sizeof *q, fill_reply, fill_step,
-                                                         fill_free);
-    struct op *o = &q->op;
+    struct op *o = op_new(k, sizeof(struct fill_op), fill_reply, fill_step, fill_free);
+    struct fill_op *q = container_of(o, struct fill_op, op);
     o->quiet = true;
     q->conv = v;
     q->to = to;
@@ -418,13 +417,13 @@ struct check_op {
 static void
 check_free(struct op *o)
 {
-    ((struct check_op *)(void *)o)->conv->pins--;
+    container_of(o, struct check_op, op)->conv->pins--;
 }
 
 static void
 check_reply(struct op *o, uint32_t n, const struct redis_reply *r)
 {
-    struct conv *v = ((struct check_op *)(void *)o)->conv;
+    struct conv *v = container_of(o, struct check_op, op)->conv;
     int64_t seq = redis_int(r, 0);
 
     (void)n;
@@ -445,9 +444,8 @@ far_check(struct cluster *k, struct conv *v)
 
     if (v->far == NULL || !v->far->based || v->far->gap_at != NULL)
         return;
-    struct check_op *q = (struct check_op *)(void *)op_new(k, sizeof *q, check_reply, op_end,
-                                                           check_free);
-    struct op *o = &q->op;
+    struct op *o = op_new(k, sizeof(struct check_op), check_reply, op_end, check_free);
+    struct check_op *q = container_of(o, struct check_op, op);
     o->quiet = true;
     q->conv = v;
     v->pins++;
@@ -473,7 +471,7 @@ struct behind_op {
 static void
 behind_free(struct op *o)
 {
-    loop_timer_clear(o->k->jim->loop, &((struct behind_op *)(void *)o)->again);
+    loop_timer_clear(o->k->jim->loop, &container_of(o, struct behind_op, op)->again);
 }
 
 static void
@@ -493,7 +491,7 @@ behind_timer(struct timer *t)
 static void
 behind_reply(struct op *o, uint32_t n, const struct redis_reply *r)
 {
-    struct behind_op *q = (struct behind_op *)(void *)o;
+    struct behind_op *q = container_of(o, struct behind_op, op);
     const struct redis_reply *e = redis_at(r, 0);
     struct chat *c = o->k->chat;
     uint64_t told = deliver_told(q->member);
@@ -529,7 +527,7 @@ behind_reply(struct op *o, uint32_t n, const struct redis_reply *r)
 static void
 behind_step(struct op *o)
 {
-    struct behind_op *q = (struct behind_op *)(void *)o;
+    struct behind_op *q = container_of(o, struct behind_op, op);
 
     if (o->failed && !o->k->gone)
         loop_timer(o->k->jim->loop, &q->again, loop_now(o->k->jim->loop) + 500, behind_timer);
@@ -544,7 +542,7 @@ cluster_read(struct cluster *k, struct conn *c, struct member *m, uint64_t seq)
         return false;
     struct op *o = op_new(k, sizeof(struct behind_op), behind_reply, behind_step,
                           behind_free);
-    struct behind_op *q = (struct behind_op *)(void *)o;
+    struct behind_op *q = container_of(o, struct behind_op, op);
     q->member = m;
     o->conn = c;
     c->deferred++;
@@ -558,7 +556,7 @@ cluster_read(struct cluster *k, struct conn *c, struct member *m, uint64_t seq)
 static void
 sent_free(struct op *o)
 {
-    struct far_send *s = (struct far_send *)(void *)o;
+    struct far_send *s = container_of(o, struct far_send, op);
 
     o->k->way -= s->way;
     o->k->nway--;
@@ -646,7 +644,7 @@ has_id(struct cluster *k, struct str chat)
 static void
 sent_reply(struct op *o, uint32_t n, const struct redis_reply *r)
 {
-    struct far_send *s = (struct far_send *)(void *)o;
+    struct far_send *s = container_of(o, struct far_send, op);
 
     if (n == 1)
         s->online = reply_count(r) > 0;
@@ -741,7 +739,7 @@ sent_find_id(struct far_send *s)
 static void
 sent_step(struct op *o)
 {
-    struct far_send *s = (struct far_send *)(void *)o;
+    struct far_send *s = container_of(o, struct far_send, op);
     struct conv *v = s->p.conv;
 
     o->k->answered_ms = loop_now(o->k->jim->loop);
@@ -876,7 +874,7 @@ cluster_send(struct cluster *k, const struct far_draft *d)
     if (!cluster_takes(k, 'c', conv_key(d->conv)) || k->way + d->json.n > MAX_WAY ||
         (d->to != NULL && !pair_taken(k, d)))
         return CODE_STORE;
-    s = (struct far_send *)(void *)op_new(k, sizeof *s, sent_reply, sent_step, sent_free);
+    s = container_of(op_new(k, sizeof *s, sent_reply, sent_step, sent_free), struct far_send, op);
     s->p = (struct pending){.kind = PENDING_ACK, .code = CODE_STORE, .reply_seq = d->reply_seq,
                             .conv = d->conv, .from = d->from, .to = d->to, .conn = c,
                             .id_at = d->id_at, .id_len = d->id_len, .fan = d->fan,
@@ -921,7 +919,7 @@ struct cursor_op { /* written again when it is lost: it is the member's that is 
 static void
 cursor_free(struct op *o)
 {
-    struct cursor_op *q = (struct cursor_op *)(void *)o;
+    struct cursor_op *q = container_of(o, struct cursor_op, op);
 
     q->user->pins--;
     q->conv->pins--;
@@ -932,7 +930,7 @@ static void cursor_ask(struct cursor_op *q);
 static void
 cursor_step(struct op *o)
 {
-    struct cursor_op *q = (struct cursor_op *)(void *)o;
+    struct cursor_op *q = container_of(o, struct cursor_op, op);
     struct member *m = member_of(&o->k->chat->roster, q->user, q->conv);
 
     if (o->failed && m != NULL && !m->left && !o->k->gone && !m->dirty) {
@@ -964,8 +962,8 @@ cursor_ask(struct cursor_op *q)
 static void
 cursor_write(struct cluster *k, struct member *m)
 {
-    struct cursor_op *q = (struct cursor_op *)(void *)op_new(k, sizeof *q, NULL, cursor_step,
-                                                             cursor_free);
+    struct op *o = op_new(k, sizeof(struct cursor_op), NULL, cursor_step, cursor_free);
+    struct cursor_op *q = container_of(o, struct cursor_op, op);
 
     q->user = m->user;
     q->conv = m->conv;

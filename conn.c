@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * conn.c - the life of one connection, from its first byte to its last. The only file that reads or
- * writes client sockets; what the bytes mean is input.c's and chat.c's business.
+ * conn.c - the life of one connection, from its first byte to its last. Client sockets are read and
+ * written here alone, by way of tls.c where that has to be; what the bytes mean is input.c's and
+ * chat.c's business.
  *
  *   output     conn_send() queues, conn_flush() writes once a turn: the last of a message's eight
  *              hops (README)

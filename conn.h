@@ -220,9 +220,9 @@ enum conn_state {
 };
 
 /*
- * A client connection. jim.c owns it; chat.c reads and writes only the members marked chat. Freed
- * by jim_attend() and jim_attend_now() alone: at the end of a turn, or of a callback, when nobody
- * holds one.
+ * A client connection, from conn_new() to a conn_turn(), which frees it: jim.c calls that at the
+ * end of a turn, or of a callback, when nobody holds one. chat.c reads and writes only the members
+ * marked chat.
  */
 struct conn {
     /* What a delivery looks at stands together, on one or two lines of the cache. */

@@ -115,7 +115,7 @@ bool extend_route(struct conn *c, const struct http_req *r, struct str body); /*
 void extend_http_done(struct conn *c, int status, uint64_t length);
 void extend_free(struct hooks *h); /* NULL is allowed */
 struct hooks *extend_get(struct jim *j); /* j's, made when there are none */
-struct own *own_get(struct conn *c);
+struct own *own_get(struct conn *c); /* made when there is none */
 void own_free(struct conn *c); /* the connection's memory is given back */
 
 /* --- own_proto.c: own wire protocols ---------------------------------------------------------- */
@@ -132,6 +132,7 @@ void own_forget(struct own_proto *own); /* what it remembers of the message enco
 
 /* --- own_store.c: a store of the embedding program's ------------------------------------------ */
 
+/* As store_open(): NULL, after logging why. */
 struct store *own_store_open(struct hooks *h, const struct store_options *o);
 
 /* --- embed.c: what an embedding program calls ------------------------------------------------- */

@@ -105,9 +105,9 @@ hook_url(const char *text, struct hook_url *u)
 }
 
 static void
-resolve_run(struct task *j)
+resolve_run(struct task *t)
 {
-    struct resolve *r = (struct resolve *)(void *)j;
+    struct resolve *r = container_of(t, struct resolve, job);
 
     r->error = dial_look_up(r->url.host, r->url.port, false, &r->found);
     if (r->ca != NULL)
@@ -134,13 +134,13 @@ take_addresses(struct hook *h, int error, const struct dial_addrs *found)
 static void take_trust(struct hook *h, struct tls_client *fresh, const char *why);
 
 static void
-resolve_done(struct task *j)
+resolve_done(struct task *t)
 {
-    struct resolve *r = (struct resolve *)(void *)j;
+    struct resolve *r = container_of(t, struct resolve, job);
     struct hook *h = r->hook;
 
     h->resolving = false;
-    if (!j->ran)
+    if (!t->ran)
         return;
     take_addresses(h, r->error, &r->found);
     if (r->ca != NULL)

@@ -74,4 +74,4 @@ void import_pairs(struct import *im); /* the same for private conversations */
  * environment: JIM_REDIS_AUTH, JIM_REDIS_USER. */
 int import_redis(const char *dir, const char *address, FILE *out);
 
-#endif
+#endif /* IMPORT_H */

@@ -702,7 +702,7 @@ void member_delivered_upto(struct roster *r, struct member *m, uint64_t seq);
 /* The next number after `seq` that has not reached him, 0 when all up to conv->durable have. */
 uint64_t member_next_missing(const struct member *m, uint64_t seq);
 
-/* --- the chat: state shared by the next five files -------------------------------------------- */
+/* --- the chat: what its files share ----------------------------------------------------------- */
 
 /* What an accepted record waits for. */
 enum pending_kind {

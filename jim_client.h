@@ -256,4 +256,4 @@ JIM_API void jim_client_set_seen(struct jim_client *c, const char *with, const c
 }
 #endif
 
-#endif
+#endif /* JIM_CLIENT_H */

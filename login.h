@@ -17,17 +17,17 @@
 
 struct task { /* embed it in your struct; yours again when done() is called */
     struct task *next;
-    void (*run)(struct task *j);  /* in a thread */
-    void (*done)(struct task *j); /* in the loop's; may free it */
+    void (*run)(struct task *t);  /* in a thread */
+    void (*done)(struct task *t); /* in the loop's; may free it */
     bool ran;                     /* false in done(): workers_free() came first */
 };
 struct workers;
 /* `ready` is called from a thread when workers_poll() has something to do. NULL: no threads. */
 struct workers *workers_new(size_t threads, size_t max, void (*ready)(void *arg), void *arg);
 /* first: before all others, and however many these are. False: `max` are waiting already. */
-bool workers_add(struct workers *w, struct task *j, bool first);
+bool workers_add(struct workers *w, struct task *t, bool first);
 void workers_poll(struct workers *w); /* each turn: done() for what has been run */
-/* Wait for what is running; every job gets its done(). NULL is allowed. */
+/* Wait for what is running; every task gets its done(). NULL is allowed. */
 void workers_free(struct workers *w);
 
 /* --- users.c: the users file ------------------------------------------------------------------ */
@@ -42,8 +42,8 @@ struct verifier { /* what proves a password: pbkdf2-sha256$ROUNDS$SALT$HASH in t
 };
 void verifier_make(struct verifier *v, struct str password, uint32_t rounds);
 bool verifier_is(const struct verifier *v, struct str password); /* slow, as it should be */
-bool verifier_parse(struct verifier *v, struct str text);
-void verifier_put(struct buf *b, const struct verifier *v);
+bool verifier_parse(struct verifier *v, struct str text); /* false: it is none */
+void verifier_put(struct buf *b, const struct verifier *v); /* appended as text */
 
 struct users;
 /* Read the whole file; from any thread. NULL with a sentence that names file and line in err. */
@@ -68,7 +68,7 @@ bool users_line(struct str line, char id_text[MAX_ID], struct str *id);
  */
 const char *token_check(struct str token, struct str secret, int64_t now_s, struct buf *claims,
                         char id_text[MAX_ID], struct str *id);
-void token_make(struct buf *out, struct str secret, struct str claims);
+void token_make(struct buf *out, struct str secret, struct str claims); /* appended */
 
 /* --- hook.c: asking a web service whether a login is right ------------------------------------ */
 

@@ -5,7 +5,6 @@
  */
 #include "jim.h"
 
-
 int
 jim_on_protocol(struct jim *j, const struct jim_protocol *p)
 {

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
  * record.c - what the chat keeps in the log beside messages, and how all of it comes back: users,
- * groups, memberships and cursors are records too. Called by chat.c and send.c.
+ * groups, memberships and cursors are records too. Whoever changes one of them calls this.
  *
  *   waiting    the queue of what is written and not yet known to be on disk
  *   writing    a state that is lost with its batch is written again later

@@ -320,4 +320,4 @@ void redis_map_told(struct redis_link *k, const struct redis_reply *reply); /* C
 /* In redis.c: from now on these keys are elsewhere. */
 void redis_part_moves(struct redis *r, size_t part, struct redis_link *to);
 
-#endif
+#endif /* REDIS_H */

@@ -650,24 +650,24 @@ link_connect(struct redis_link *k)
 }
 
 static void
-resolve_run(struct task *j)
+resolve_run(struct task *t)
 {
-    struct redis_resolve *q = (struct redis_resolve *)(void *)j;
+    struct redis_resolve *q = container_of(t, struct redis_resolve, job);
 
     q->error = dial_look_up(str_of(q->host), str_of(q->port), false, &q->found);
 }
 
 static void
-resolve_done(struct task *j)
+resolve_done(struct task *t)
 {
-    struct redis_resolve *q = (struct redis_resolve *)(void *)j;
+    struct redis_resolve *q = container_of(t, struct redis_resolve, job);
     struct redis_link *k = q->link;
 
     if (k != NULL) {
         k->resolve = NULL;
         k->addrs = q->found;
-        if (!j->ran || q->error != 0 || q->found.n == 0)
-            link_break(k, j->ran && q->error != 0 ? gai_strerror(q->error) : "no address");
+        if (!t->ran || q->error != 0 || q->found.n == 0)
+            link_break(k, t->ran && q->error != 0 ? gai_strerror(q->error) : "no address");
         else
             link_connect(k);
     }

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /*
  * roster.c - who there is and who talks with whom: users, conversations and the memberships that
- * join the two. Pure memory: no connection, no store, no JSON; chat.c is the only caller, and
- * replays the log into it at start.
+ * join the two. Pure memory: no connection, no store, no JSON. What it must not
+ * forget its callers write into the log (record.c), which is replayed into it at start.
  *
  *   ids           what may name a user or group, and how ids become keys of the log
  *   users         found by id, and listed

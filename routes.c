@@ -12,7 +12,6 @@
  */
 #include "jim.h"
 
-
 /* --- parameters ------------------------------------------------------------------------------- */
 
 /* Users that a call names, valid ids all of them. */

@@ -104,13 +104,16 @@ bool rec_is_state(char type); /* neither a message nor about the log itself */
 void segment_push(struct segment **seg, uint32_t *segs, uint32_t *cap, struct segment add);
 /* The length of the header line, newline included. */
 size_t header_put(char dst[HEADER_ROOM], const struct crc32c *crc, const struct seg_header *h);
+/* Read one, without its newline. NULL, or what is wrong with it. */
 const char *header_parse(const struct crc32c *crc, struct str line, struct seg_header *h);
+/* Append a record as a line, newline included. */
 void line_put(struct buf *b, const struct crc32c *crc, uint32_t seed, struct time_text *time,
               const struct store_rec *r);
 /* Read a line, without its newline, into views. NULL, or what is wrong with it. */
 const char *line_parse(const struct crc32c *crc, uint32_t seed, struct str line,
                        struct store_rec *r);
 bool take_number(struct str *rest, uint64_t *out); /* up to 18 digits and a blank */
+
 /* --- index.c: what is in a segment, and its .idx file ----------------------------------------- */
 
 /* Where message `seq` stands; false: not in the index. */
@@ -158,7 +161,6 @@ struct seg_plan {
     size_t len; /* 0: none is planned */
     struct seg_header h;
 };
-
 
 enum outcome {
     BATCH_KEPT,
@@ -263,4 +265,4 @@ void helper_stop(struct logstore *s);
 bool helper_sync(struct logstore *s);
 void spare_drop(struct logstore *s); /* remove the file prepared for a segment to come */
 
-#endif
+#endif /* STORE_H */

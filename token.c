@@ -10,7 +10,6 @@
  */
 #include "jim.h"
 
-
 /* --- members ---------------------------------------------------------------------------------- */
 
 #define MAX_NAME 8 /* bytes of the longest name we look for, and one more */

@@ -38,22 +38,22 @@ work(void *arg)
 
     pthread_mutex_lock(&w->mutex);
     while (!w->stop) {
-        struct task *j = w->first;
-        if (j == NULL) {
+        struct task *t = w->first;
+        if (t == NULL) {
             pthread_cond_wait(&w->wake, &w->mutex);
             continue;
         }
-        w->first = j->next;
+        w->first = t->next;
         if (w->first == NULL)
             w->end = &w->first;
         w->waiting--;
         pthread_mutex_unlock(&w->mutex);
-        j->run(j);
+        t->run(t);
         pthread_mutex_lock(&w->mutex);
-        j->ran = true;
-        j->next = NULL;
-        *w->done_end = j;
-        w->done_end = &j->next;
+        t->ran = true;
+        t->next = NULL;
+        *w->done_end = t;
+        w->done_end = &t->next;
         pthread_mutex_unlock(&w->mutex);
         w->ready(w->arg);
         pthread_mutex_lock(&w->mutex);
@@ -90,17 +90,17 @@ workers_new(size_t threads, size_t max, void (*ready)(void *arg), void *arg)
 /* --- the loop --------------------------------------------------------------------------------- */
 
 bool
-workers_add(struct workers *w, struct task *j, bool first)
+workers_add(struct workers *w, struct task *t, bool first)
 {
     pthread_mutex_lock(&w->mutex);
     bool room = first || w->waiting < w->max;
     if (room) {
         struct task **at = first ? &w->first : w->end;
-        j->ran = false;
-        j->next = *at;
-        if (j->next == NULL)
-            w->end = &j->next;
-        *at = j;
+        t->ran = false;
+        t->next = *at;
+        if (t->next == NULL)
+            w->end = &t->next;
+        *at = t;
         w->waiting++;
         pthread_cond_signal(&w->wake);
     }
@@ -109,12 +109,12 @@ workers_add(struct workers *w, struct task *j, bool first)
 }
 
 static void
-finish(struct task *j)
+finish(struct task *t)
 {
-    while (j != NULL) {
-        struct task *next = j->next;
-        j->done(j); /* may free it */
-        j = next;
+    while (t != NULL) {
+        struct task *next = t->next;
+        t->done(t); /* may free it */
+        t = next;
     }
 }
 

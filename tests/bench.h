@@ -176,4 +176,4 @@ void load_settle(struct load *l);
 void load_free(struct load *l);
 uint64_t load_bad(const struct load *l); /* missing, repeated or refused */
 
-#endif
+#endif /* BENCH_H */

@@ -10,7 +10,6 @@
  */
 #include "engine.h"
 
-
 #define MESSAGES 20000
 #define WAY 50 /* on their way at once */
 #define CHAT(rest) "{'content':'0123456789012345678901234567890123456789'," rest "}"

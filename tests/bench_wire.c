@@ -11,7 +11,6 @@
  */
 #include "bench.h"
 
-
 static const char filler[] = "the quick brown fox jumps over the lazy dog 0123456789 ";
 
 /* A payload whose digits are filled in later. */

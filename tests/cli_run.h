@@ -60,4 +60,4 @@ int row_has(struct terminal *t, const char *part);
 void type(struct terminal *t, const char *keys);
 int terminal_end(struct terminal *t);
 
-#endif
+#endif /* CLI_RUN_H */

@@ -186,4 +186,4 @@ struct str header(const struct reply *r, const char *name);
 struct reply api_send(const struct server *s, const char *json);
 #define CHECK_LIKE(s, want) check_like(__FILE__, __LINE__, (s), (want), "")
 
-#endif
+#endif /* CLIENT_H */

@@ -16,4 +16,4 @@ draw(uint64_t *state) /* from any number but 0 */
     return (uint32_t)(*state >> 32);
 }
 
-#endif
+#endif /* DRAW_H */

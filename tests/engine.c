@@ -90,7 +90,6 @@ node_ready(const struct server *s)
     }
 }
 
-
 /* --- for client.c ----------------------------------------------------------------------------- */
 
 static int

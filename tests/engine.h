@@ -24,4 +24,4 @@ struct str engine_says(const struct engine *e, const char *command);
 /* Redis can be asked: /healthz says 200. */
 void node_ready(const struct server *s);
 
-#endif
+#endif /* ENGINE_H */

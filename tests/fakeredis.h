@@ -101,4 +101,4 @@ int fake_node_connect(struct fake_node *n); /* a client's end of a new connectio
 bool fake_node_turn(struct fake_node *n);
 void fake_node_free(struct fake_node *n);
 
-#endif
+#endif /* FAKEREDIS_H */

@@ -51,4 +51,4 @@ void disk_fail(unsigned n);
 void disk_short_reads(size_t n);
 void disk_put(const char *path, const void *p, size_t n);
 
-#endif
+#endif /* FUZZ_H */

@@ -55,4 +55,4 @@ free_port(void)
     return port;
 }
 
-#endif
+#endif /* PORTS_H */

@@ -45,4 +45,4 @@ void sentinel_start(struct rserver *s, int i, const struct rserver *first);
         } \
     } while (0)
 
-#endif
+#endif /* RSERVER_H */

@@ -33,4 +33,4 @@ const char *screen_row(const struct screen *s, int row);
 char *screen_text(const struct screen *s);
 void screen_free(struct screen *s);
 
-#endif
+#endif /* SCREEN_H */

@@ -71,4 +71,4 @@ void sim_run(int calls); /* let the helper run until it waits or has made so man
 void sim_sleep(int64_t ms); /* move the clock */
 void sim_say(const char *format, ...) __attribute__((format(printf, 1, 2))); /* into the trace */
 
-#endif
+#endif /* SIMDISK_H */

@@ -39,4 +39,4 @@ die(const char *what)
     exit(1);
 }
 
-#endif
+#endif /* SOAK_H */

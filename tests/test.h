@@ -43,4 +43,4 @@ void write_whole(const char *path, const void *p, size_t n); /* a file with noth
 /* Directory of the source tree, absolute: for golden files and corpora. */
 const char *test_source(void);
 
-#endif
+#endif /* TEST_H */

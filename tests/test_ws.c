@@ -9,7 +9,6 @@
  */
 #include "client.h"
 
-
 #define UNKNOWN "{'code':10017,'command':0,'msg':'cmd failed! 未知的cmd命令!'}"
 #define HEARTBEAT "{\"cmd\":13}"
 #define ANSWER "{\"command\":13,\"data\":{\"hbbyte\":-128}}"
