@@ -444,17 +444,6 @@ lower(char c)
     return c >= 'A' && c <= 'Z' ? (char)(c + ('a' - 'A')) : c;
 }
 
-/* Compare with a C string, ASCII case ignored. */
-static bool
-same(struct str s, const char *want)
-{
-    size_t i = 0;
-
-    while (i < s.n && want[i] != '\0' && lower(s.p[i]) == lower(want[i]))
-        i++;
-    return i == s.n && want[i] == '\0';
-}
-
 static bool
 is_control(char c)
 {
@@ -480,6 +469,7 @@ is_token(struct str s)
     return s.n > 0;
 }
 
+/* RFC 9110 section 5.6.3; not str_trim(), for which a CR is a blank. */
 static struct str
 trim_blanks(struct str s)
 {
@@ -594,9 +584,9 @@ http_absolute(struct str *target, struct str *authority)
 {
     size_t n = 0, scheme = 0;
 
-    if (target->n >= 7 && same((struct str){target->p, 7}, "http://"))
+    if (target->n >= 7 && str_ieq((struct str){target->p, 7}, STR("http://")))
         scheme = 7;
-    else if (target->n >= 8 && same((struct str){target->p, 8}, "https://"))
+    else if (target->n >= 8 && str_ieq((struct str){target->p, 8}, STR("https://")))
         scheme = 8;
     else
         return false;
@@ -720,7 +710,7 @@ http_field_line(struct http_head *h, struct str line)
     if (!cut(&line, ':', &name) || !is_token(name))
         return -400;
     line = trim_blanks(line);
-    while (field < HTTP_HEADERS && !same(name, http_fields[field].name))
+    while (field < HTTP_HEADERS && !str_ieq(name, str_of(http_fields[field].name)))
         field++;
     if (field == HTTP_HEADERS)
         return 0;
@@ -746,7 +736,7 @@ http_conclude(struct http_head *h)
     if (coding.p != NULL) {
         if (out->header[HTTP_CONTENT_LENGTH].p != NULL || !out->http11 || coding.n == 0)
             return -400;
-        if (!same(coding, "chunked"))
+        if (!str_ieq(coding, STR("chunked")))
             return -501;
         out->chunked = true;
     }
@@ -972,7 +962,7 @@ http_list_has(struct str list, const char *token)
 
     while (list.n > 0) {
         cut(&list, ',', &item);
-        if (same(trim_blanks(item), token))
+        if (str_ieq(trim_blanks(item), str_of(token)))
             return true;
     }
     return false;

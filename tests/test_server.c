@@ -1383,18 +1383,13 @@ TEST(server_history_by_time)
     CHECK_SAID(&alice, "");
 }
 
-TEST(server_history_by_count)
+struct history_case { /* of six messages: what is asked more, and what is heard */
+    const char *more, *said;
+};
+
+static void
+check_histories(const struct history_case *cases, size_t n)
 {
-    static const struct {
-        const char *more, *said;
-    } cases[] = {{",'offset':4", "five six"},
-                 {",'count':2", "one two"},
-                 {",'offset':'1','count':'3'", "two three four"},
-                 {",'offset':2,'count':-1", "three four five six"},
-                 {",'count':-5", "one two three four five six"},
-                 {",'count':0", ""},
-                 {",'offset':6", ""},
-                 {",'offset':2147483647,'count':2147483647", ""}};
     struct server s;
     struct peer alice, bob;
 
@@ -1402,38 +1397,44 @@ TEST(server_history_by_count)
     peer_login(&alice, &s, PROTO_TCP, "alice");
     peer_login(&bob, &s, PROTO_TCP, "bob");
     six_messages(&alice, &bob);
-    for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
+    for (size_t i = 0; i < n; i++) {
         printf("%s\n", cases[i].more);
         ask_history(&alice, cases[i].more);
         CHECK_SAID(&alice, cases[i].said);
     }
 }
 
+TEST(server_history_by_count)
+{
+    static const struct history_case cases[] = {
+        {",'offset':4", "five six"},
+        {",'count':2", "one two"},
+        {",'offset':'1','count':'3'", "two three four"},
+        {",'offset':2,'count':-1", "three four five six"},
+        {",'count':-5", "one two three four five six"},
+        {",'count':0", ""},
+        {",'offset':6", ""},
+        {",'offset':2147483647,'count':2147483647", ""},
+    };
+
+    check_histories(cases, sizeof cases / sizeof cases[0]);
+}
+
 TEST(server_history_by_seq)
 {
-    static const struct {
-        const char *more, *said;
-    } cases[] = {{",'beforeSeq':4", "one two three"},
-                 {",'beforeSeq':4,'count':2", "two three"},
-                 {",'beforeSeq':1", ""},
-                 {",'beforeSeq':1000,'count':1", "six"},
-                 {",'afterSeq':4", "five six"},
-                 {",'afterSeq':2,'count':2", "three four"},
-                 {",'afterSeq':6", ""},
-                 {",'afterSeq':1,'beforeSeq':4", "two three"},
-                 {",'afterSeq':'0','count':'1'", "one"}};
-    struct server s;
-    struct peer alice, bob;
+    static const struct history_case cases[] = {
+        {",'beforeSeq':4", "one two three"},
+        {",'beforeSeq':4,'count':2", "two three"},
+        {",'beforeSeq':1", ""},
+        {",'beforeSeq':1000,'count':1", "six"},
+        {",'afterSeq':4", "five six"},
+        {",'afterSeq':2,'count':2", "three four"},
+        {",'afterSeq':6", ""},
+        {",'afterSeq':1,'beforeSeq':4", "two three"},
+        {",'afterSeq':'0','count':'1'", "one"},
+    };
 
-    server_start(&s, QUIET, NULL);
-    peer_login(&alice, &s, PROTO_TCP, "alice");
-    peer_login(&bob, &s, PROTO_TCP, "bob");
-    six_messages(&alice, &bob);
-    for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
-        printf("%s\n", cases[i].more);
-        ask_history(&alice, cases[i].more);
-        CHECK_SAID(&alice, cases[i].said);
-    }
+    check_histories(cases, sizeof cases / sizeof cases[0]);
 }
 
 TEST(server_history_is_in_order_of_seq)
