@@ -140,23 +140,23 @@ api_access(const struct conn *c, const struct http_req *r)
     return r->header[HTTP_HOST].p == NULL || http_host_is_loopback(r->header[HTTP_HOST]) ? 0 : 403;
 }
 
-static void
-put_cors(struct call *k, bool preflight)
+void
+api_cors(const struct conn *c, const struct http_req *r, const char *methods, struct buf *head)
 {
-    const char *list = k->c->jim->opt.http_cors;
-    struct str origin = k->http->header[HTTP_ORIGIN];
+    const char *list = c->jim->opt.http_cors;
+    struct str origin = r->header[HTTP_ORIGIN];
 
     if (strcmp(list, "none") == 0 || origin.p == NULL)
         return;
-    buf_printf(&k->extra, "vary: origin\r\n");
+    buf_printf(head, "vary: origin\r\n");
     if (!http_origin_listed(list, origin))
         return;
-    buf_printf(&k->extra, "access-control-allow-origin: %.*s\r\n", (int)origin.n, origin.p);
-    if (preflight)
-        buf_printf(&k->extra,
-                   "access-control-allow-methods: GET, POST, OPTIONS\r\n"
+    buf_printf(head, "access-control-allow-origin: %.*s\r\n", (int)origin.n, origin.p);
+    if (methods != NULL)
+        buf_printf(head,
+                   "access-control-allow-methods: %s, OPTIONS\r\n"
                    "access-control-allow-headers: authorization, content-type\r\n"
-                   "access-control-max-age: 600\r\n");
+                   "access-control-max-age: 600\r\n", methods);
 }
 
 /* --- parameters ------------------------------------------------------------------------------- */
@@ -302,7 +302,7 @@ call_route(struct call *k, const struct route *route)
     int status;
 
     if (str_eq(method, STR("OPTIONS"))) {
-        put_cors(k, true);
+        api_cors(k->c, k->http, "GET, POST", &k->extra);
         buf_printf(&k->extra, "allow: %s\r\n",
                    route->post_only ? "POST, OPTIONS" : "GET, HEAD, POST, OPTIONS");
         http_respond(k->c, 204, JSON_TYPE, (struct str){k->extra.p, k->extra.len}, STR(""));
@@ -313,7 +313,7 @@ call_route(struct call *k, const struct route *route)
                                                   : STR("allow: GET, HEAD, POST, OPTIONS\r\n"));
         return;
     }
-    put_cors(k, false);
+    api_cors(k->c, k->http, NULL, &k->extra);
     status = route->open ? 0 : api_access(k->c, k->http);
     if (status == 401)
         buf_printf(&k->extra, "www-authenticate: Bearer\r\n");

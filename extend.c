@@ -541,33 +541,56 @@ route_find(const struct hooks *h, struct str path)
     return NULL;
 }
 
+/* The status of a request that the route's function does not see (204: a preflight), or 0; with
+ * header lines of the answer. */
+static int
+route_refuses(const struct conn *c, const struct http_req *r, const struct own_route *route,
+              struct buf *head)
+{
+    bool allowed = route_allows(route, r->method);
+
+    if (!allowed && str_eq(r->method, STR("OPTIONS"))) {
+        api_cors(c, r, route->methods, head);
+        buf_printf(head, "allow: %s, OPTIONS\r\n", route->methods);
+        return 204;
+    }
+    if (!allowed) {
+        buf_printf(head, "allow: %s\r\n", route->methods);
+        return 405;
+    }
+    api_cors(c, r, NULL, head);
+    int status = route->open ? 0 : api_access(c, r);
+    if (status == 401)
+        buf_printf(head, "www-authenticate: Bearer\r\n");
+    return status == 0 && !chat_rate_ok(&c->jim->chat, c) ? 429 : status;
+}
+
 bool
 extend_route(struct conn *c, const struct http_req *r, struct str body)
 {
     struct hooks *h = c->jim->hooks;
     struct chat *chat = &c->jim->chat;
     const struct own_route *route = route_find(h, r->path);
-    int status = route == NULL || route->open ? 0 : api_access(c, r);
+    struct buf head = {0};
 
     if (route == NULL)
         return false;
-    if (!route_allows(route, r->method)) {
-        struct buf allow = {0};
-        buf_printf(&allow, "allow: %s\r\n", route->methods);
-        http_error(c, 405, (struct str){allow.p, allow.len});
-        buf_free(&allow);
-        return true;
+    int status = route_refuses(c, r, route, &head);
+    if (status == 204) {
+        http_respond(c, status, "", (struct str){head.p, head.len}, STR(""));
+    } else if (status != 0) {
+        http_error(c, status, (struct str){head.p, head.len});
+    } else {
+        if (head.len > 0) { /* for jim_http_answer() */
+            conn_answer_head(c)->len = 0;
+            buf_str(conn_answer_head(c), (struct str){head.p, head.len});
+        }
+        chat_rate_take(chat, c, 1);
+        struct jim_http q = http_of(c, r, body);
+        c->own_http = true;
+        route->fn(route->arg, h->jim, &q);
     }
-    if (status == 0 && !chat_rate_ok(chat, c))
-        status = 429;
-    if (status != 0) {
-        http_error(c, status, status == 401 ? STR("www-authenticate: Bearer\r\n") : STR(""));
-        return true;
-    }
-    chat_rate_take(chat, c, 1);
-    struct jim_http q = http_of(c, r, body);
-    c->own_http = true;
-    route->fn(route->arg, h->jim, &q);
+    buf_free(&head);
     return true;
 }
 
@@ -582,7 +605,13 @@ jim_http_answer(struct jim *j, uint64_t conn, int status, const char *type, cons
     c->own_http = false;
     if (c->state == CONN_DEAD || c->state == CONN_LINGER)
         return -1;
-    http_respond(c, status, type, STR(""), (struct str){body, n});
+    struct buf head = {0};
+    if (c->pend != NULL) {
+        head = c->pend->answer_head;
+        c->pend->answer_head = (struct buf){0};
+    }
+    http_respond(c, status, type, (struct str){head.p, head.len}, (struct str){body, n});
+    buf_free(&head);
     if (c->pend != NULL || c->state != CONN_OPEN)
         c->resume = true; /* what he has asked meanwhile */
     conn_attend(c);

@@ -54,6 +54,10 @@ const struct route *api_route(size_t n); /* the n-th of the table, NULL past the
 bool api_call(struct conn *c, const struct http_req *r, struct str body);
 /* May this request have what the API offers? 0, or the status that refuses it. */
 int api_access(const struct conn *c, const struct http_req *r);
+/* Append the header lines that tell a browser whether a page of that Origin may read the answer;
+ * methods: to a preflight, of which it may use. */
+void api_cors(const struct conn *c, const struct http_req *r, const char *methods,
+              struct buf *head);
 /* The answer to a call that waited for the store. */
 void api_sent(struct conn *c, int code, const char *json, size_t n);
 

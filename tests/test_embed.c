@@ -818,6 +818,55 @@ TEST(embed_http)
                  "201 12\n200 15\nanswer -1\n");
 }
 
+/* A page of another origin may use an own route as it may the API. */
+TEST(embed_route_cors)
+{
+    static const char here[] = "Origin: http://a.example\r\n";
+    struct host h;
+    struct peer p;
+    struct reply r;
+
+    host_new(&h);
+    host_set(&h, "jim.api.key", "k");
+    host_set(&h, "jim.http.cors", "http://a.example");
+    CHECK_INT(jim_on_route(h.j, "/own/*", "GET, POST", 1, on_route, &h), 0);
+    CHECK_INT(jim_on_route(h.j, "/mine", "PUT", 0, on_route, &h), 0);
+    CHECK_INT(jim_on_route(h.j, "/any", "GET, OPTIONS", 0, on_route, &h), 0);
+    host_start(&h);
+    r = ask_for(&h.s, "OPTIONS", "/mine", here, NULL);
+    CHECK_INT(r.status, 204);
+    CHECK_STR(header(&r, "access-control-allow-origin"), "http://a.example");
+    CHECK_STR(header(&r, "access-control-allow-methods"), "PUT, OPTIONS");
+    CHECK_STR(header(&r, "allow"), "PUT, OPTIONS");
+    r = ask_for(&h.s, "OPTIONS", "/mine", "Origin: http://b.example\r\n", NULL);
+    CHECK_INT(r.status, 204);
+    CHECK_STR(header(&r, "access-control-allow-origin"), "");
+    CHECK_STR(header(&r, "vary"), "origin");
+    r = ask_for(&h.s, "PUT", "/mine", here, "");
+    CHECK_INT(r.status, 401);
+    CHECK_STR(header(&r, "access-control-allow-origin"), "http://a.example");
+    CHECK_STR(header(&r, "www-authenticate"), "Bearer");
+    r = ask_for(&h.s, "GET", "/own/x", here, NULL);
+    CHECK_INT(r.status, 201);
+    CHECK_STR(header(&r, "access-control-allow-origin"), "http://a.example");
+    r = ask_for(&h.s, "GET", "/own/x", "", NULL);
+    CHECK_INT(r.status, 201);
+    CHECK_STR(header(&r, "vary"), "");
+    r = ask_for(&h.s, "OPTIONS", "/any", "Authorization: Bearer k\r\n", NULL); /* the function's */
+    CHECK_INT(r.status, 201);
+    peer_connect(&p, &h.s); /* an answer that comes later has it, and the next one not */
+    put_str(&p, "GET /own/later HTTP/1.1\r\nHost: h\r\nOrigin: http://a.example\r\n\r\n"
+                "GET /own/x HTTP/1.1\r\nHost: h\r\n\r\n");
+    wait_told(&h);
+    inside(&h, answer_http);
+    hear_reply(&p, &r, false);
+    CHECK_STR(header(&r, "access-control-allow-origin"), "http://a.example");
+    hear_reply(&p, &r, false);
+    CHECK_INT(r.status, 201);
+    CHECK_STR(header(&r, "access-control-allow-origin"), "");
+    host_end(&h, "answer 0\n");
+}
+
 /* --- an own protocol: lines ------------------------------------------------------------------- */
 
 /* `LINE login NAME`, `LINE to NAME TEXT`, `LINE group NAME TEXT`, `LINE raw NUMBER JSON`. */
