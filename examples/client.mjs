@@ -11,11 +11,15 @@ import crypto from 'node:crypto';
 import readline from 'node:readline';
 import { parseArgs } from 'node:util';
 
+const FOR_NOW = [10023, 10027, 10028]; // refusals that pass
+
+const hostOf = (url) => url.hostname.replace(/^\[|\]$/g, ''); // of IPv6 without brackets
+
 // A wire has send(cmd, body) and abort(), and calls onopen(), onjson(object), onclose(why).
 class TcpIm { // 01 mask [seq:4 if mask & 0x20] cmd len:4 body, big-endian
   constructor(url) {
     this.input = Buffer.alloc(0);
-    this.socket = net.connect(url.port, url.hostname, () => this.onopen());
+    this.socket = net.connect(url.port, hostOf(url), () => this.onopen());
     this.socket.on('data', (bytes) => this.received(bytes));
     this.socket.on('error', (e) => { this.why = e.message; });
     this.socket.on('close', () => this.onclose(this.why ?? 'closed'));
@@ -68,7 +72,7 @@ class OwnWebSocket { // RFC 6455 over http's upgrade
     const key = crypto.randomBytes(16).toString('base64');
     this.input = Buffer.alloc(0);
     this.parts = [];
-    this.request = http.get({ host: url.hostname, port: url.port, agent: false, headers: {
+    this.request = http.get({ host: hostOf(url), port: url.port, agent: false, headers: {
       Connection: 'Upgrade', Upgrade: 'websocket', 'Sec-WebSocket-Version': 13,
       'Sec-WebSocket-Key': key } });
     this.request.on('upgrade', (response, socket, early) => {
@@ -134,7 +138,8 @@ class Client {
     const Kind = this.url.protocol === 'tcp:' ? TcpIm
       : typeof WebSocket === 'undefined' ? OwnWebSocket : NativeWebSocket;
     const wire = new Kind(this.url);
-    Object.assign(this, { wire, heard: true, welcome: false, asked: [], held: [] });
+    Object.assign(this, { wire, heard: true, welcome: false, asked: [], held: [], refused: [],
+      caughtUp: false });
     const beating = setInterval(() => {
       if (!this.heard) return wire.abort(); // nothing since the last one
       this.heard = false;
@@ -159,10 +164,11 @@ class Client {
     }
     if (m.command === 6 && m.code === 10007) {
       this.welcome = true; // what is known of first: an answer may have died
-      for (const where of [...this.last.keys(), null]) this.fetch(where);
+      for (const where of this.last.keys()) this.fetch(where);
+      this.goOn();
       for (const message of this.unanswered.values()) this.wire.send(11, message);
       this.onanswer(m);
-    } else if (m.command === 11 && this.asked.length > 0) {
+    } else if (m.command === 11 && this.asked.length + this.refused.length > 0) {
       this.held.push(m.data); // older ones are on their way
     } else if (m.command === 11) {
       this.take(m.data);
@@ -183,10 +189,26 @@ class Client {
 
   fetched(m) {
     const where = this.asked.shift(), { friends = {}, groups = {}, more } = m.data ?? {};
+    if (FOR_NOW.includes(m.code) && this.refused.push(where) === 1) { // too many at once
+      const { wire } = this;
+      setTimeout(() => {
+        if (wire === this.wire) for (const again of this.refused.splice(0)) this.fetch(again);
+      }, 1000);
+    }
     for (const chats of [...Object.values(friends), ...Object.values(groups)])
       for (const chat of chats) this.take(chat, true);
     if (more) this.fetch(where);
-    while (this.held.length > 0 && this.asked.length === 0) this.take(this.held.shift());
+    this.goOn();
+  }
+
+  // When all that was asked for is there: what waits, and then what has come meanwhile.
+  goOn() {
+    const waits = () => this.asked.length + this.refused.length > 0;
+    if (!waits() && !this.caughtUp) {
+      this.caughtUp = true;
+      this.fetch(null);
+    }
+    while (this.held.length > 0 && !waits()) this.take(this.held.shift());
   }
 
   // Show it, unless it has been; if some before it have not come, get them, and it, anew.
@@ -209,7 +231,7 @@ class Client {
     const id = m.data?.id ?? this.unanswered.keys().next().value; // a refusal: of the oldest
     const message = this.unanswered.get(id);
     if (!this.unanswered.delete(id)) return;
-    if ([10023, 10027, 10028].includes(m.code)) {
+    if (FOR_NOW.includes(m.code)) {
       this.later.set(id, message);
       setTimeout(() => { this.later.delete(id); this.send(message); }, 1000);
       return;

@@ -15,6 +15,8 @@ import argparse, asyncio, base64, collections, hashlib, json, os, random, struct
 import threading, uuid
 from urllib.parse import urlsplit
 
+FOR_NOW = (10023, 10027, 10028)  # refusals that pass
+
 class TcpIm:  # 01 mask [seq:4 if mask & 0x20] cmd len:4 body, big-endian
     async def open(self, host, port):
         self.r, self.w = await asyncio.open_connection(host, port)
@@ -92,6 +94,7 @@ class Client:
 
     async def session(self):
         self.wire, self.heard, self.asked, self.held = self.kind(), True, collections.deque(), []
+        self.refused, self.caught_up = [], False
         await asyncio.wait_for(self.wire.open(*self.address), 10)
         beating = asyncio.create_task(self.heartbeat())
         try:
@@ -116,12 +119,13 @@ class Client:
             raise SystemExit(m['msg'])  # elsewhere, or refused: not again by itself
         if command == 6 and code == 10007:
             self.welcome = True
-            for where in [*self.last, None]:  # what is known of first: an answer may have died
+            for where in self.last:  # what is known of first: an answer may have died
                 self.fetch(where)
+            self.go_on()
             for message in self.unanswered.values():
                 self.wire.send(11, message)
             self.on_answer(m)
-        elif command == 11 and self.asked:
+        elif command == 11 and (self.asked or self.refused):
             self.held.append(m['data'])  # older ones are on their way
         elif command == 11:
             self.take(m['data'])
@@ -139,12 +143,29 @@ class Client:
 
     def fetched(self, m):
         where, data = self.asked.popleft(), m.get('data', {})
+        if m.get('code') in FOR_NOW:  # too many at once: again, soon
+            self.refused.append(where)
+            if len(self.refused) == 1:
+                asyncio.get_running_loop().call_later(1, self.fetch_again, self.wire)
         for chats in [*data.get('friends', {}).values(), *data.get('groups', {}).values()]:
             for chat in chats:
                 self.take(chat, complete=True)
         if data.get('more'):
             self.fetch(where)
-        while self.held and not self.asked:
+        self.go_on()
+
+    def fetch_again(self, wire):
+        if wire is self.wire:
+            wheres, self.refused = self.refused, []
+            for where in wheres:
+                self.fetch(where)
+
+    def go_on(self):
+        """When all that was asked for is there: what waits, and then what has come meanwhile."""
+        if not (self.asked or self.refused or self.caught_up):
+            self.caught_up = True
+            self.fetch(None)
+        while self.held and not (self.asked or self.refused):
             self.take(self.held.pop(0))
 
     def take(self, chat, complete=False):
@@ -166,7 +187,7 @@ class Client:
         data = m.get('data', {})
         key = data.get('id') or next(iter(self.unanswered))  # a refusal: of the oldest
         message = self.unanswered.pop(key, None)
-        if message and m['code'] in (10023, 10027, 10028):
+        if message and m['code'] in FOR_NOW:
             self.later[key] = message
             asyncio.get_running_loop().call_later(1, lambda: self.send(**self.later.pop(key)))
         elif message:

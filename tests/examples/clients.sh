@@ -4,16 +4,16 @@
 options='-o jim.store.sync=off -o jim.fetch.max=100 -o jim.rate.messages=1000'
 start $options
 
-password=
+password= host=127.0.0.1
 # client KIND USER ARG...: run one; its stdin is to be said, its stdout what it got.
 client() {
     kind=$1 user=$2
     shift 2
     case $kind in
-    py-*) timeout 300 python3 "$root/examples/client.py" "$@" "${kind#*-}://127.0.0.1:$port" "$user" $password ;;
+    py-*) timeout 300 python3 "$root/examples/client.py" "$@" "${kind#*-}://$host:$port" "$user" $password ;;
     node-native) timeout 300 node --no-warnings --experimental-websocket "$root/examples/client.mjs" "$@" \
-        "ws://127.0.0.1:$port" "$user" $password ;;
-    node-*) timeout 300 node "$root/examples/client.mjs" "$@" "${kind#*-}://127.0.0.1:$port" "$user" $password ;;
+        "ws://$host:$port" "$user" $password ;;
+    node-*) timeout 300 node "$root/examples/client.mjs" "$@" "${kind#*-}://$host:$port" "$user" $password ;;
     esac
 }
 
@@ -80,6 +80,45 @@ for k in $kinds; do
     wait "$receiver"
     check "$k: and overcome" all_of got 1
 done
+
+# More conversations to catch up with than may be asked for at once; and what came last went into a
+# connection that died: the cursors are behind it.
+# bulk USER FIRST: messages FIRST to FIRST+99, of a hundred others, into the store.
+bulk() {
+    seq 100 | while read -r n; do
+        echo "{\"chatType\":2,\"from\":\"f$n\",\"to\":\"$1\",\"content\":\"text $(($2 + n - 1))\"}"
+        [ "$2" -eq 1 ] || echo "{\"type\":\"cursor\",\"userId\":\"$1\",\"fromUserId\":\"f$n\",\"seq\":2}"
+    done | "$JIM" import data >> log 2>&1
+}
+few='-o jim.store.sync=off -o jim.rate.messages=50 -o jim.rate.burst=50'
+for k in $kinds; do
+    kill "$server" && wait "$server"
+    bulk "$k-g" 1
+    start $few
+    client "$k" "$k-g" -n 200 < /dev/null > got 2>> log &
+    receiver=$!
+    until_true said got '"content"' 100
+    kill "$server" && wait "$server"
+    bulk "$k-g" 101
+    start $few
+    wait "$receiver"
+    check "$k: a hundred conversations" [ "$(grep content got | sort -u | wc -l)" -eq 200 ]
+done
+
+# An address of IPv6, where there is one.
+kill "$server" && wait "$server"
+: > ready
+"$JIM" -q -b ::1 -p "$port" -o jim.auth=open -d data > ready 2>> log &
+server=$!
+until_true listens_or_ended
+if grep -q listening ready; then
+    host='[::1]'
+    for k in $kinds; do
+        lines "$k-h" 1 | client "$k" "$k-i" > got 2>> log
+        check "$k: IPv6" said got '"code": *10001' 1
+    done
+    host=127.0.0.1
+fi
 
 # Who is elsewhere, or refused, does not try again.
 kill "$server" && wait "$server"
