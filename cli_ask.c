@@ -326,12 +326,75 @@ tail_info(struct jim_client *client, const struct jim_result *r, void *arg)
         tail_release(t);
 }
 
+static void tail_stands(struct jim_client *client, const struct jim_result *r, void *arg);
+
+/* Which conversations are there? Told in pages. */
+static void
+tail_ask_stands(struct tail *t)
+{
+    const char *user = jim_client_user(t->cli->client);
+    struct buf b = {0};
+
+    buf_lit(&b, "{\"type\":2,\"userId\":");
+    json_put_string(&b, user, strlen(user));
+    buf_printf(&b, ",\"offset\":%zu}", t->places);
+    cli_owe(t->cli, jim_client_request(t->cli->client, 19, b.p, b.len, tail_stands, t));
+    buf_free(&b);
+}
+
+/* The names in an object, each a conversation. */
+static void
+tail_names(struct tail *t, const struct json *object, bool group)
+{
+    struct json_iter it;
+    struct json key, v;
+
+    if (object->type != JSON_OBJECT)
+        return;
+    json_enter(&it, object);
+    while (json_next(&it, &key, &v) == 1) {
+        char *name = cli_text(&key);
+        tail_ask(t, name, group);
+        free(name);
+    }
+}
+
+static void
+tail_stands(struct jim_client *client, const struct jim_result *r, void *arg)
+{
+    struct tail *t = arg;
+    struct json data, list;
+    size_t before = t->places;
+
+    t->cli->owed--;
+    if (t->cli->over)
+        return;
+    if (r->code == 0) { /* lost with the connection: if it was the first, asked with the next */
+        t->asked = t->places > 0;
+        return;
+    }
+    if (!jim_result_ok(r)) { /* a server that does not know the question */
+        cli_owe(t->cli, jim_client_info(client, jim_client_user(client), 2, tail_info, t));
+        return;
+    }
+    data = cli_member((struct str){r->json, r->n}, "data");
+    list = cli_member((struct str){data.p, data.n}, "groups");
+    tail_names(t, &list, true);
+    list = cli_member((struct str){data.p, data.n}, "friends");
+    tail_names(t, &list, false);
+    if (t->places > before && cli_member((struct str){data.p, data.n}, "more").type == JSON_TRUE)
+        tail_ask_stands(t);
+    if (t->cli->owed == 0)
+        tail_release(t);
+}
+
 static void
 tail_state(struct jim_client *client, enum jim_client_state state, const char *why, void *arg)
 {
     struct tail *t = arg;
     struct cli *c = t->cli;
 
+    (void)client;
     cli_state(c, state, why);
     if (c->over)
         return;
@@ -348,7 +411,7 @@ tail_state(struct jim_client *client, enum jim_client_state state, const char *w
         return;
     t->asked = true;
     if (c->to == NULL && c->group == NULL)
-        cli_owe(c, jim_client_info(client, jim_client_user(client), 2, tail_info, t));
+        tail_ask_stands(t);
     else
         tail_ask(t, c->group != NULL ? c->group : c->to, c->group != NULL);
 }

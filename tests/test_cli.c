@@ -445,12 +445,15 @@ TEST(cli_tail_last_of_all)
     CHECK_INT(cli(&other, &s, NULL, "-u", "alice", "join", "g1", NULL), 0);
     CHECK_INT(cli(&other, &s, "1\n2\n3\n", "-u", "alice", "chat", "-G", "g1", NULL), 0);
     CHECK_INT(cli(&other, &s, "4\n5\n", "-u", "bob", "chat", "-G", "g2", NULL), 0);
+    CHECK_INT(cli(&other, &s, "7\n", "-u", "carol \"c\"", "chat", "-T", "bob", NULL), 0);
+    CHECK_INT(cli(&other, &s, NULL, "-u", "bob", "offline", NULL), 0); /* all has been read */
     cli_start(&r, &s, "-u", "bob", "tail", "-n", "2", NULL);
+    cli_hears(&r, "\"content\":\"7\"", 1);
     cli_hears(&r, "\"content\":\"3\"", 1);
     cli_hears(&r, "\"content\":\"5\"", 1);
     CHECK_INT(cli(&other, &s, "6\n", "-u", "alice", "chat", "-G", "g1", NULL), 0);
     cli_hears(&r, "\"content\":\"6\"", 1);
-    for (char c = '2'; c <= '6'; c++) {
+    for (char c = '2'; c <= '7'; c++) {
         char part[] = "\"content\":\"0\"";
         part[11] = c;
         CHECK_INT(count_of(&r.said, part), 1);
