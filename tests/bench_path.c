@@ -6,10 +6,10 @@
  *
  *   build/bench-path WORK DELIVERIES
  *
- * WORK is PROTOCOL-WINDOW[-BYTES] between two users (tcp-1, ws-64, tcp-16-1024), tcp-gMEMBERS or
- * ws-gMEMBERS for a group (every message goes to MEMBERS connections), each with -store behind it
- * for a server that keeps its messages. Without valgrind it prints the CPU time they took, the
- * system calls on sockets of another kind included.
+ * WORK is PROTOCOL-WINDOW[-BYTES] between two users (tcp-1, ws-64, tcp-16-1024), or
+ * PROTOCOL-gMEMBERS[-wWINDOW] for a group (ws-g100, tcp-g100-w16: every message goes to MEMBERS
+ * connections), each with -store behind it for a server that keeps its messages. Without valgrind
+ * it prints the CPU time they took, the system calls on sockets of another kind included.
  */
 #ifndef JIM_INTERNAL
 #define JIM_INTERNAL
@@ -201,6 +201,8 @@ parse(struct work *w, const char *text)
             w->window = (uint32_t)strtoul(part.p, NULL, 10);
         else if (str_eq(part, STR("store")))
             w->store = true;
+        else if (part.n > 1 && part.p[0] == 'w')
+            w->window = (uint32_t)strtoul(part.p + 1, NULL, 10);
         else
             w->bytes = (size_t)strtoul(part.p, NULL, 10);
     }

@@ -4,7 +4,7 @@
 # then find out why, or `make callgrind RECORD=1` and say in the commit why it is worth it.
 # Counted twice, with N and 2 N deliveries: the difference is free of start, logins and end.
 doc=docs/benchmarks.md passed=0 failed=0 rows=
-works="tcp-1 tcp-64 tcp-16-1024 tcp-g100 ws-1 ws-64 ws-g100 tcp-64-store"
+works="tcp-1 tcp-64 tcp-16-1024 tcp-g100 ws-1 ws-64 ws-g100 tcp-1-store tcp-64-store"
 out=$(mktemp -d)
 trap 'rm -rf "$out"' EXIT
 
