@@ -319,9 +319,14 @@ catch_up(struct conn *c)
             o->lag[0] = o->lag[--o->lags];
             continue;
         }
-        struct msg *m = send_stored(&c->jim->chat, v, l->seq++);
-        if (m == NULL)
+        int error;
+        struct msg *m = send_stored(&c->jim->chat, v, l->seq++, &error);
+        if (m == NULL && error == -ENOENT)
             continue;
+        if (m == NULL) { /* no hole in what he gets: he finds the rest when he comes again */
+            conn_close(c, "what he has missed cannot be read");
+            return;
+        }
         out_push(c, m, l->member);
         msg_unref(m);
     }

@@ -14,7 +14,10 @@
 #include <inttypes.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <time.h>
 #include <unistd.h>
+
+#define SHORTAGE_MS 30000 /* how long a shortage of descriptors is waited out */
 
 /* --- the real disk ---------------------------------------------------------------------------- */
 
@@ -69,10 +72,28 @@ disk_sync(void *arg, int fd)
 #endif
 }
 
+/*
+ * A directory, for its sync. When there is no descriptor for it, one is waited for: a directory
+ * that has changed and cannot be synced is the end of the store, and a shortage passes. Only the
+ * store's own thread waits here, and a start.
+ */
+static int
+open_dir(void *arg, const char *path)
+{
+    const struct timespec nap = {.tv_nsec = 20000000};
+    int64_t until = time_mono_ms() + SHORTAGE_MS;
+    int fd;
+
+    while ((fd = disk_open(arg, path, O_RDONLY | O_DIRECTORY, 0)) < 0 &&
+           (errno == EMFILE || errno == ENFILE) && time_mono_ms() < until)
+        nanosleep(&nap, NULL);
+    return fd;
+}
+
 static int
 disk_sync_dir(void *arg, const char *path)
 {
-    int fd = disk_open(arg, path, O_RDONLY | O_DIRECTORY, 0);
+    int fd = open_dir(arg, path);
 
     if (fd < 0)
         return -1;

@@ -366,6 +366,7 @@ jim_start(struct jim *j)
         log_write(&j->log, LOG_LEVEL_ERROR, "%s: %s", loop_backend(), strerror(errno));
         return JIM_CANNOT_START;
     }
+    j->started_ms = loop_now(j->loop);
     limit_connections(j);
     j->input = xmalloc(MAX_READ);
     j->gather = xmalloc(MAX_GATHER);

@@ -981,8 +981,9 @@ int send_api(struct chat *c, struct conn *conn, const struct request *r);
 /* A message to everybody, as the API makes it: not stored, not numbered. NULL and *code when it is
  * refused. A reference for the caller. */
 struct msg *send_to_all(struct chat *c, struct conn *conn, const struct request *r, int *code);
-/* Message seq as it was delivered, from the store; a reference for the caller. NULL: it is gone. */
-struct msg *send_stored(struct chat *c, const struct conv *v, uint64_t seq);
+/* Message seq as it was delivered, from the store; a reference for the caller. NULL: *error is what
+ * store_read() has returned. */
+struct msg *send_stored(struct chat *c, const struct conv *v, uint64_t seq, int *error);
 int send_refused(struct chat *c, int code); /* a message was; counts, and returns the code */
 void send_fan_result(struct chat *c, const struct pending *p, int code); /* one of p->fan's */
 void send_fan_forget(struct fan *f); /* one of them gets no answer; f goes with the last */
@@ -1225,6 +1226,7 @@ struct jim {
     gid_t gid;
     size_t files;              /* open to be streamed: they count as connections do */
     int64_t start_ms;          /* wall clock */
+    int64_t started_ms;        /* the same moment by the loop's, which nobody sets back */
     _Atomic int stop, reload; /* set by jim_stop() and jim_reload(); loop_wake() orders them */
 };
 

@@ -169,7 +169,7 @@ snapshot_take(const struct jim *j, struct snapshot *t)
     t->users = j->cluster != NULL ? t->online : j->chat.roster.nusers; /* a node knows its own */
     t->conversations = j->chat.roster.convs.count;
     t->groups = j->chat.roster.ngroups;
-    t->uptime_ms = (uint64_t)(j->chat.now_ms() - j->start_ms);
+    t->uptime_ms = (uint64_t)(loop_now(j->loop) - j->started_ms);
     t->start_ms = (uint64_t)j->start_ms;
     t->failed = store_failed(j->store);
     getrusage(RUSAGE_SELF, &usage);

@@ -735,12 +735,13 @@ send_import(struct chat *c, const struct request *r, const struct sent *m)
 }
 
 struct msg *
-send_stored(struct chat *c, const struct conv *v, uint64_t seq)
+send_stored(struct chat *c, const struct conv *v, uint64_t seq, int *error)
 {
     struct store_rec rec;
 
     c->line.len = c->out.len = 0;
-    if (store_read(c->store, conv_key(v), &v->index, seq, &c->line, &rec) != 0)
+    *error = store_read(c->store, conv_key(v), &v->index, seq, &c->line, &rec);
+    if (*error != 0)
         return NULL;
     buf_str(&c->out, delivery_head);
     buf_str(&c->out, rec.json);

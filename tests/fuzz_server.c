@@ -69,7 +69,7 @@ world_begin(bool store)
     MUST(jim_start(w.j) == JIM_OK);
     w.j->log.level = -1; /* a failing disk has much to say */
     w.j->chat.now_ms = clock_now;
-    w.j->start_ms = now;
+    w.j->start_ms = w.j->started_ms = now;
     loop_set_clock(w.j->loop, clock_now);
     memset(w.j->chat.id_key, 1, sizeof w.j->chat.id_key);
     w.listener = (struct listener){.jim = w.j, .fd = -1};

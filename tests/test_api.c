@@ -12,6 +12,9 @@
 #include "client.h"
 
 #include <ctype.h>
+#include <stdlib.h>
+#include <sys/socket.h>
+#include <unistd.h>
 
 #define FORM "Content-Type: application/x-www-form-urlencoded\r\n"
 
@@ -836,6 +839,43 @@ TEST(api_group_pages)
 }
 
 /* --- metrics ---------------------------------------------------------------------------------- */
+
+static int64_t
+an_hour_ago(void)
+{
+    return time_wall_ms() - 3600000;
+}
+
+/* A clock that is set back makes nothing younger than it was at its start. */
+TEST(api_uptime_of_a_clock_set_back)
+{
+    struct jim *j = jim_new();
+    struct listener l = {.jim = j, .fd = -1, .protos = PROTO_BIT(PROTO_HTTP)};
+    static const char ask[] = "GET /api/stats HTTP/1.1\r\nHost: localhost\r\n"
+                              "Authorization: Bearer key\r\n\r\n";
+    char err[200], text[16384];
+    int pair[2];
+
+    CHECK_INT(jim_set(j, "jim.store", "off", err, sizeof err), 0);
+    CHECK_INT(jim_set(j, "jim.api.key", "key", err, sizeof err), 0);
+    j->opt.ports = 0;
+    CHECK_INT(jim_start(j), JIM_OK);
+    j->chat.now_ms = an_hour_ago;
+    CHECK(socketpair(AF_UNIX, SOCK_STREAM, 0, pair) == 0);
+    conn_new(&l, pair[1], &(struct sockaddr_storage){.ss_family = AF_UNIX});
+    CHECK(write(pair[0], ask, sizeof ask - 1) == sizeof ask - 1);
+    loop_wake(j->loop);
+    CHECK(jim_turn(j));
+    ssize_t n = read(pair[0], text, sizeof text - 1);
+    CHECK(n > 0);
+    text[n] = '\0';
+    const char *at = strstr(text, "\"uptimeMs\":");
+    CHECK(at != NULL);
+    long long ms = atoll(at + strlen("\"uptimeMs\":"));
+    CHECK(ms >= 0 && ms < WAIT_MS);
+    close(pair[0]);
+    jim_free(j);
+}
 
 /* What has been read of a text in Prometheus' format 0.0.4. */
 struct exposition {

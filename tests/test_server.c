@@ -18,6 +18,7 @@
 #include <glob.h>
 #include <sys/resource.h>
 #include <sys/socket.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #define UNKNOWN "{'code':10017,'command':0,'msg':'cmd failed! 未知的cmd命令!'}"
@@ -2082,6 +2083,91 @@ TEST(server_slow_reader_loses_nothing)
     CHECK(first < 10);
     for (int i = first; i <= 40; i++)
         CHECK(came[i]);
+}
+
+#ifdef __linux__
+/* May the server open as many files as before, or none more? */
+static void
+spare_files(const struct server *s, bool some)
+{
+    static struct rlimit before;
+    char path[64];
+    struct stat st;
+    struct rlimit now;
+    rlim_t n = 0;
+
+    if (some) {
+        CHECK(prlimit(s->pid, RLIMIT_NOFILE, &before, NULL) == 0);
+        return;
+    }
+    do /* the lowest that is free */
+        snprintf(path, sizeof path, "/proc/%d/fd/%d", (int)s->pid, (int)n++);
+    while (lstat(path, &st) == 0);
+    CHECK(prlimit(s->pid, RLIMIT_NOFILE, NULL, &before) == 0);
+    now = (struct rlimit){n - 1, before.rlim_max};
+    CHECK(prlimit(s->pid, RLIMIT_NOFILE, &now, NULL) == 0);
+}
+#endif
+
+/* What he has missed cannot be read just now: he is not sent what comes behind it. */
+TEST(server_slow_reader_without_descriptors)
+{
+#ifdef __linux__
+    struct server s;
+    struct peer alice, bob;
+    bool came[41] = {false};
+
+    server_start(&s, QUIET, FAST, NULL);
+    peer_login(&alice, &s, PROTO_TCP, "alice");
+    peer_open_slow(&bob, &s, PROTO_TCP);
+    say(&bob, 5, "{'userId':'bob'}");
+    EXPECT(&bob, "{'code':10007,<...>");
+    say(&alice, 11, "{'to':'carol','chatType':2}"); /* the log is begun */
+    EXPECT(&alice, ACK_OFFLINE("<id>", 1));
+    spare_files(&s, false);
+    send_large(&alice, 40, 60000);
+    note_seqs(&bob, came, 40);
+    spare_files(&s, true);
+    int last = 0;
+    while (last < 40 && came[last + 1])
+        last++;
+    CHECK(last > 0 && last < 40);
+    for (int i = last + 1; i <= 40; i++)
+        CHECK(!came[i]);
+    peer_close(&bob);
+    wait_offline(&alice, "bob");
+    peer_login(&bob, &s, PROTO_TCP, "bob");
+    for (bool more = true; more;) {
+        say(&bob, 19, "{'userId':'bob','type':0}");
+        CHECK(hear(&bob));
+        more = heard(&bob, "\"more\":true");
+        for (size_t i = 0; i + 6 < bob.text.n; i++)
+            if (memcmp(bob.text.p + i, "\"seq\":", 6) == 0)
+                CHECK_INT(atoi(bob.text.p + i + 6), ++last);
+    }
+    CHECK_INT(last, 40);
+#endif
+}
+
+/* A segment that is begun when there is no descriptor for its directory is not the end of it. */
+TEST(server_segment_without_descriptors)
+{
+#ifdef __linux__
+    struct server s;
+    struct peer alice;
+
+    server_start(&s, QUIET, FAST, "-o", "jim.store.segment=4096", NULL);
+    peer_login(&alice, &s, PROTO_TCP, "alice");
+    send_large(&alice, 4, 1000); /* full with the fourth; the next was prepared with the third */
+    say(&alice, 13, "");
+    CHECK(hear(&alice));
+    spare_files(&s, false);
+    say(&alice, 11, "{'to':'bob','chatType':2}");
+    CHECK(!peer_ready(&alice, 100));
+    spare_files(&s, true);
+    EXPECT(&alice, ACK_OFFLINE("<id>", 5));
+    CHECK_INT(server_stat(&s, "storeFailed"), 0);
+#endif
 }
 
 TEST(server_slow_reader_without_store_is_closed)
