@@ -86,7 +86,7 @@ bool cluster_slow(const struct cluster *k);
 enum far_script { /* what each does, its keys, arguments and reply stand there */
     SCRIPT_SEND, SCRIPT_LOGIN, SCRIPT_AWAY, SCRIPT_ENTER, SCRIPT_EXIT, SCRIPT_LEAVE, SCRIPT_CREATE,
     SCRIPT_DISMISS, SCRIPT_RENAME, SCRIPT_PAGE, SCRIPT_DELIVERED, SCRIPT_MISSED, SCRIPT_HISTORY,
-    SCRIPT_CHECK, SCRIPT_LEASE, SCRIPT_REAPED, SCRIPT_NODES, SCRIPT_CARRY, SCRIPTS
+    SCRIPT_CHECK, SCRIPT_LEASE, SCRIPT_REAPED, SCRIPT_NODES, SCRIPT_CARRY, SCRIPT_COUNTED, SCRIPTS
 };
 const char *far_script(enum far_script n); /* its Lua text */
 

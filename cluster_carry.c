@@ -30,6 +30,7 @@ struct carry {
     FILE *out, *later;   /* export */
     struct buf names;    /* collected, NUL-terminated */
     size_t got;          /* elements of the last page */
+    char cursor[24];     /* of ZSCAN: where it goes on */
     uint64_t last;       /* seq of its last message */
     struct conv *conv;   /* whose they are */
     struct buf line;
@@ -362,6 +363,36 @@ import_progress(struct carry *c, const struct request *r, const struct told *t, 
     return NULL;
 }
 
+/* How far a conversation has counted of which no message is left. */
+static const char *
+import_count(struct carry *c, const struct request *r, const struct told *t)
+{
+    char text[MAX_ID], other_text[MAX_ID], key_text[MAX_CONV_KEY], esc[3 * MAX_ID];
+    struct str id, other, key;
+    bool group = r->f[F_GROUP_ID].type != JSON_NONE;
+
+    if (!request_id(r, group ? F_GROUP_ID : F_USER_ID, text, &id) ||
+        (!group && !request_id(r, F_FROM_USER_ID, other_text, &other)))
+        return "it does not say of what";
+    if (t->seq <= 0 || t->seq > MAX_SEQ)
+        return "it has no seq that can be one";
+    key = group ? group_key(id, key_text) : pair_key(id, other, key_text);
+    struct op *o = carry_op(c, NULL);
+    if (group) {
+        ask_group(o, key, "id", id);
+        ask_index(o, 'G', id, 0, NULL);
+    } else {
+        list_member(o, user_key(id, esc), ":p", key);
+        list_member(o, user_key(other, esc), ":p", key);
+    }
+    ask_script(o, SCRIPT_COUNTED, 1, 1);
+    put_key(o, 'c', key, ":g");
+    put_int(o, t->seq);
+    ask_end(o, 'c', key, 1);
+    op_sent(o);
+    return NULL;
+}
+
 static void
 import_line(struct carry *c, struct str json)
 {
@@ -381,6 +412,8 @@ import_line(struct carry *c, struct str json)
             why = import_group_line(c, &r);
         else if (str_eq(t.type, STR("member")) || str_eq(t.type, STR("cursor")))
             why = import_progress(c, &r, &t, t.type.p[0] == 'm');
+        else if (str_eq(t.type, STR("seq")))
+            why = import_count(c, &r, &t);
         else
             why = "its type is none that is known";
     }
@@ -490,22 +523,38 @@ progress_reply(struct op *o, uint32_t n, const struct redis_reply *r)
     }
 }
 
+/* A group's name; and how far a conversation has counted, when no message of it tells. */
 static void
 title_reply(struct op *o, uint32_t n, const struct redis_reply *r)
 {
     struct carry *c = carry_of(o);
     struct str name = redis_text(redis_at(r, 0));
+    int64_t seq = redis_int(redis_at(r, 1), 0);
+    struct conv *v = c->conv;
     struct buf *b = &c->line;
 
     (void)n;
-    if (name.n == 0)
-        return;
     b->len = 0;
-    buf_add(b, "{", 1);
-    put_text(b, "groupId", str_of(c->conv->id));
-    put_text(b, "name", name);
-    put_text(b, "type", STR("group"));
-    buf_add(b, "}\n", 2);
+    if (v->group && name.n > 0) {
+        buf_add(b, "{", 1);
+        put_text(b, "groupId", str_of(v->id));
+        put_text(b, "name", name);
+        put_text(b, "type", STR("group"));
+        buf_add(b, "}\n", 2);
+    }
+    if (c->last == 0 && seq > 0) {
+        buf_add(b, "{", 1);
+        if (v->group)
+            put_text(b, "groupId", str_of(v->id));
+        else
+            put_text(b, "fromUserId", user_id(member_peer(v->member[0])));
+        json_put_key(b, "seq");
+        json_put_int(b, seq);
+        if (!v->group)
+            put_text(b, "userId", user_id(v->member[0]->user));
+        put_text(b, "type", STR("seq"));
+        buf_add(b, "}\n", 2);
+    }
     fwrite(b->p, 1, b->len, c->later);
 }
 
@@ -540,10 +589,11 @@ export_conv(struct carry *c, struct str key)
         op_sent(o);
         carry_wait(c, 0);
     } while (!c->failed && c->got == PAGE);
-    o = carry_op(c, c->conv->group ? title_reply : NULL);
-    ask_plain(o, "HMGET", 2);
+    o = carry_op(c, title_reply);
+    ask_plain(o, "HMGET", 3);
     put_key(o, 'c', key, ":g");
     put_arg(o, STR("name"));
+    put_arg(o, STR("seq"));
     ask_end(o, 'c', key, 0);
     op_sent(o);
     o = carry_op(c, progress_reply);
@@ -583,27 +633,45 @@ collect_pairs(struct carry *c, struct str id)
     buf_free(&keys);
 }
 
-/* All users, or all groups, of one part of the list. */
+/* A page of ZSCAN: where it goes on, and names with their scores. */
+static void
+scan_reply(struct op *o, uint32_t n, const struct redis_reply *r)
+{
+    struct carry *c = carry_of(o);
+    struct str cursor = redis_text(redis_at(r, 0));
+    const struct redis_reply *list = redis_at(r, 1), *e = redis_at(list, 0);
+
+    (void)n;
+    snprintf(c->cursor, sizeof c->cursor, "%.*s", (int)cursor.n, cursor.n > 0 ? cursor.p : "");
+    for (size_t i = 0; i + 1 < reply_count(list); i += 2, e = redis_next(redis_next(e))) {
+        buf_str(&c->names, redis_text(e));
+        buf_add(&c->names, "", 1);
+    }
+}
+
+/* All users, or all groups, of one part of the list. By ZSCAN: people move in the list as they come
+ * and go, and by their places some would be missed. It may name somebody twice. */
 static void
 export_bucket(struct carry *c, char kind, int bucket)
 {
     char name[8], text[MAX_CONV_KEY];
     struct str id = {name, (size_t)snprintf(name, sizeof name, "%d", bucket)};
 
-    for (int64_t from = 0; !c->failed; from += PAGE) {
-        struct op *o = carry_op(c, names_reply);
-        ask_plain(o, "ZRANGE", 3);
+    snprintf(c->cursor, sizeof c->cursor, "0");
+    do {
+        struct op *o = carry_op(c, scan_reply);
+        ask_plain(o, "ZSCAN", 4);
         put_key(o, kind, id, "");
-        put_int(o, from);
-        put_int(o, from + PAGE - 1);
+        put_arg(o, str_of(c->cursor));
+        put_arg(o, STR("COUNT"));
+        put_int(o, PAGE);
         ask_end(o, kind, id, 0);
         op_sent(o);
         c->names.len = 0;
         carry_wait(c, 0);
-        size_t got = c->got;
         struct buf list = c->names;
         c->names = (struct buf){0};
-        for (size_t at = 0; at < list.len;) {
+        for (size_t at = 0; at < list.len && !c->failed;) {
             struct str one = str_of(list.p + at);
             if (kind == 'G')
                 export_conv(c, group_key(one, text));
@@ -612,9 +680,7 @@ export_bucket(struct carry *c, char kind, int bucket)
             at += one.n + 1;
         }
         buf_free(&list);
-        if (got < PAGE)
-            return;
-    }
+    } while (!c->failed && strcmp(c->cursor, "0") != 0 && c->cursor[0] != '\0');
 }
 
 int

@@ -447,6 +447,13 @@ static const char script_carry[] =
     "end\n"
     "return 1\n";
 
+/* KEYS :g; ARGV seq. It has counted so far, though no message is left: raised, never lowered. */
+static const char script_counted[] =
+    "if tonumber(ARGV[1])>tonumber(redis.call('HGET',KEYS[1],'seq') or 0) then\n"
+    " redis.call('HSET',KEYS[1],'seq',ARGV[1])\n"
+    "end\n"
+    "return 1\n";
+
 const char *
 far_script(enum far_script n)
 {
@@ -460,6 +467,7 @@ far_script(enum far_script n)
         [SCRIPT_HISTORY] = script_history, [SCRIPT_CHECK] = script_check,
         [SCRIPT_LEASE] = script_lease,     [SCRIPT_REAPED] = script_reaped,
         [SCRIPT_NODES] = script_nodes,     [SCRIPT_CARRY] = script_carry,
+        [SCRIPT_COUNTED] = script_counted,
     };
 
     return scripts[n];

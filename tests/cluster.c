@@ -1130,13 +1130,16 @@ TEST(cluster_keep)
 /* --- export and import ------------------------------------------------------------------------ */
 
 /* What a single server has kept goes into the cluster, and comes out of it as it was. */
+#define OLD_GROUP "{\"groupId\":\"old\",\"seq\":17,\"type\":\"seq\"}"
+#define OLD_PAIR "{\"fromUserId\":\"c\",\"seq\":4,\"userId\":\"a\",\"type\":\"seq\"}"
+
 TEST(cluster_carry)
 {
     struct engine e = {0};
     struct server s;
     struct peer a, b;
     struct reply r;
-    char conf[64], command[512];
+    char conf[64], command[1024];
 
     engine_start(&e);
     server_start(&s, "-o", "jim.login.groups=g:Gang", NULL);
@@ -1160,7 +1163,9 @@ TEST(cluster_carry)
     snprintf(conf, sizeof conf, "jim.redis.port=%d\n", e.port);
     write_file("redis.properties", conf);
     snprintf(command, sizeof command,
-             "$JIM export -a data > one && $JIM import --cluster redis.properties < one > said && "
+             "$JIM export -a data > one && "
+             "printf '%%s\\n' '" OLD_GROUP "' '" OLD_PAIR "' >> one && "
+             "$JIM import --cluster redis.properties < one > said && "
              "$JIM import --cluster redis.properties < one > again && "
              "$JIM export --cluster redis.properties > two && sort one > one.s && "
              "sort two > two.s");
@@ -1178,6 +1183,45 @@ TEST(cluster_carry)
     say(&b, CMD_MESSAGES, "{'type':0,'userId':'b'}");
     CHECK(hear(&b));
     CHECK(heard(&b, "\"content\":\"p4\"") && heard(&b, "\"content\":\"g4\""));
+    r = api_send(&s, "{'chatType':1,'content':'on','groupId':'old'}"); /* numbers go on */
+    CHECK(memmem(r.body.p, r.body.n, "\"seq\":18", 8) != NULL);
+    r = api_send(&s, "{'chatType':2,'content':'on','from':'a','to':'c'}");
+    CHECK(memmem(r.body.p, r.body.n, "\"seq\":5", 7) != NULL);
     r = ask_for(&s, "GET", "/api/group/info?groupId=g", "", NULL);
     CHECK(memmem(r.body.p, r.body.n, "\"name\":\"Gang\"", 13) != NULL);
+}
+
+/* People come and go, and so change their places in the list of all, while an export reads it. */
+TEST(cluster_export_of_who_moves)
+{
+    struct engine e = {0};
+    char conf[64];
+
+    engine_start(&e);
+    CHECK(engine_says(&e, "EVAL \"for i=0,1999 do redis.call('ZADD','jim:{U:0}',0,'u'..i) "
+                          "redis.call('HSET','jim:{u:u'..i..'}','p','{\\\"userId\\\":"
+                          "\\\"u'..i..'\\\"}') end return 1\" 0").n > 0);
+    pid_t mover = fork();
+    CHECK(mover >= 0);
+    for (int at = 0; mover == 0; at = (at + 1) % 40) {
+        char command[200];
+        snprintf(command, sizeof command,
+                 "EVAL \"for i=0,1999,40 do redis.call('ZADD','jim:{U:0}',%d,'u'..(i+%d)) end "
+                 "return 1\" 0", at & 1, (at * 7) % 40);
+        if (engine_says(&e, command).n == 0)
+            _exit(0);
+    }
+    snprintf(conf, sizeof conf, "jim.redis.port=%d\n", e.port);
+    write_file("redis.properties", conf);
+    for (int i = 0; i < 3; i++) {
+        CHECK_INT(system("$JIM export --cluster redis.properties | grep '\"type\":\"user\"' | "
+                         "sort -u > users"), 0);
+        struct buf users = read_whole("users");
+        int lines = 0;
+        for (size_t at = 0; at < users.len; at++)
+            lines += users.p[at] == '\n';
+        CHECK_INT(lines, 2000);
+        buf_free(&users);
+    }
+    kill(mover, SIGKILL);
 }

@@ -532,6 +532,7 @@ static const struct {
     [SCRIPT_HISTORY] = {"history", NULL},        [SCRIPT_CHECK] = {"check", script_check},
     [SCRIPT_LEASE] = {"lease", script_lease},    [SCRIPT_REAPED] = {"reaped", do_one},
     [SCRIPT_NODES] = {"nodes", script_nodes},    [SCRIPT_CARRY] = {"carry", NULL},
+    [SCRIPT_COUNTED] = {"counted", NULL},
 };
 
 static void
