@@ -35,7 +35,7 @@
 #define MAX_HELLO 4096   /* bytes read before it is known whether they are TLS: they may have to be
                             kept until the handshake's turn comes */
 #define MAX_HANDSHAKES 4 /* steps of handshakes a turn: a signature takes up to a millisecond */
-#define SMALL_PIECE 1024 /* pieces up to this are copied together rather than listed for writev */
+#define SMALL_PIECE 2048 /* pieces up to this are copied together rather than listed for writev */
 
 /* --- output ----------------------------------------------------------------------------------- */
 

@@ -433,7 +433,8 @@ JIM_API void jim_store_lost(struct jim *j);
 #define MAX_PKT_HEAD 11        /* bytes before a TCP-IM body, sequence number included */
 #define MAX_WS_HEAD 10         /* bytes before a server's WebSocket payload */
 #define MAX_IOV 64             /* pieces one writev may take */
-#define MAX_GATHER 16384       /* bytes of small pieces copied together for one write */
+#define MAX_GATHER 65536       /* bytes of small pieces copied together for one write: as much as
+                                  one is given */
 #define POOLS 2                /* sizes of messages whose memory is used again: */
 #define POOL_ROOM 512          /* bytes of the smaller, head included */
 #define POOL_LARGE 2048        /* and of the larger */
