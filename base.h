@@ -103,22 +103,23 @@ void buf_free(struct buf *b);           /* back to the zero struct */
 #define JSON_RESERVE(b, n) buf_reserve((b), (n))
 #include "json.h"
 
-/* The digits of a time that many messages have in common: made once. The zero struct holds none. */
-struct time_text {
-    int64_t ms;
-    char digits[JSON_INT_ROOM];
+/* The digits of a number that is written several times, as the time that many messages have in
+ * common: made once. The zero struct holds none. */
+struct digits {
+    int64_t value;
+    char text[JSON_INT_ROOM];
     uint8_t n;
 };
 /* Write it where there is room for JSON_INT_ROOM bytes; what is behind it. */
 static inline char *
-time_at(struct time_text *t, char *to, int64_t ms)
+digits_at(struct digits *d, char *to, int64_t value)
 {
-    if (ms != t->ms || t->n == 0) {
-        t->ms = ms;
-        t->n = (uint8_t)(json_int_at(t->digits, ms) - t->digits);
+    if (value != d->value || d->n == 0) {
+        d->value = value;
+        d->n = (uint8_t)(json_int_at(d->text, value) - d->text);
     }
-    memcpy(to, t->digits, JSON_INT_ROOM);
-    return to + t->n;
+    memcpy(to, d->text, JSON_INT_ROOM);
+    return to + d->n;
 }
 
 /*

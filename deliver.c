@@ -68,9 +68,9 @@ acknowledge(struct chat *c, const struct pending *p, int code)
     if (code == CODE_SENT || code == CODE_OFFLINE) {
         buf_reserve(b, 64 + 2 * JSON_INT_ROOM + p->id_len);
         char *to = at_lit(b->p + b->len, ",\"data\":{\"createTime\":");
-        to = at_lit(time_at(&c->time, to, p->create_ms), ",\"id\":");
+        to = at_lit(digits_at(&c->time, to, p->create_ms), ",\"id\":");
         memcpy(to, p->msg->data + p->id_at, p->id_len);
-        to = json_int_at(at_lit(to + p->id_len, ",\"seq\":"), (int64_t)p->seq);
+        to = digits_at(&c->seq, at_lit(to + p->id_len, ",\"seq\":"), (int64_t)p->seq);
         b->len = (size_t)(at_lit(to, "}") - b->p);
     }
     if (code == CODE_SENT)

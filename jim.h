@@ -781,7 +781,7 @@ struct chat {
     int64_t (*now_ms)(void);   /* time_wall_ms(); tests set their own */
     int64_t burst_ms;          /* its answer for all requests of one read; 0: not asked yet; -1: no
                                   read is being handled */
-    struct time_text time;     /* of the last message */
+    struct digits time, seq;   /* of the last message */
     struct order order;        /* of what clients ask */
     struct pending *pending;   /* ring of pending_cap entries in record order; owned */
     uint32_t pending_head, pending_n, pending_cap;

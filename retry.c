@@ -44,7 +44,7 @@ retry_print(const struct retries *r, const struct user *from, const struct conv 
 
     memcpy(text, &from, sizeof from);
     memcpy(text + sizeof from, &v, sizeof v);
-    memcpy(text + sizeof from + sizeof v, id.p, id.n);
+    copy_short(text + sizeof from + sizeof v, id.p, id.n);
     return siphash13(r->key, text, sizeof from + sizeof v + id.n);
 }
 

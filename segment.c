@@ -101,14 +101,14 @@ take_number(struct str *rest, uint64_t *out)
 }
 
 void
-line_put(struct buf *b, const struct crc32c *crc, uint32_t seed, struct time_text *time,
+line_put(struct buf *b, const struct crc32c *crc, uint32_t seed, struct digits *time,
          const struct store_rec *r)
 {
     buf_reserve(b, LINE_HEAD + r->conv.n + r->json.n);
     char *line = b->p + b->len, *body = line + 9;
     char *to = at_lit(json_int_at(body, (int64_t)r->number), " ");
 
-    to = at_lit(time_at(time, to, r->time_ms), " ");
+    to = at_lit(digits_at(time, to, r->time_ms), " ");
     *to++ = r->type;
     to = at_lit(to, " ");
     memcpy(to, r->conv.p, r->conv.n);

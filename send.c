@@ -282,7 +282,7 @@ put_chat(struct chat *c, struct buf *b, const struct draft *d, uint64_t seq, siz
         to = json_int_at(at_lit(to, ",\"cmd\":"), d->cmd);
     if (f[F_CONTENT].type != JSON_NONE)
         to = put_member(b, at_lit(to, ",\"content\":"), &f[F_CONTENT], room);
-    to = time_at(&c->time, at_lit(to, ",\"createTime\":"), d->create_ms);
+    to = digits_at(&c->time, at_lit(to, ",\"createTime\":"), d->create_ms);
     if (f[F_EXTRAS].type != JSON_NONE) {
         b->len = (size_t)(at_lit(to, ",\"extras\":") - b->p);
         json_put_value(b, &f[F_EXTRAS]);
@@ -298,7 +298,7 @@ put_chat(struct chat *c, struct buf *b, const struct draft *d, uint64_t seq, siz
     if (d->has_msg_type)
         to = json_int_at(at_lit(to, ",\"msgType\":"), d->msg_type);
     if (!d->to_all)
-        to = json_int_at(at_lit(to, ",\"seq\":"), (int64_t)seq);
+        to = digits_at(&c->seq, at_lit(to, ",\"seq\":"), (int64_t)seq);
     if (!d->to_all && f[F_TO].type != JSON_NONE)
         to = put_member(b, at_lit(to, ",\"to\":"), &f[F_TO], room);
     b->len = (size_t)(at_lit(to, "}") - b->p);

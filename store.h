@@ -107,7 +107,7 @@ size_t header_put(char dst[HEADER_ROOM], const struct crc32c *crc, const struct 
 /* Read one, without its newline. NULL, or what is wrong with it. */
 const char *header_parse(const struct crc32c *crc, struct str line, struct seg_header *h);
 /* Append a record as a line, newline included. */
-void line_put(struct buf *b, const struct crc32c *crc, uint32_t seed, struct time_text *time,
+void line_put(struct buf *b, const struct crc32c *crc, uint32_t seed, struct digits *time,
               const struct store_rec *r);
 /* Read a line, without its newline, into views. NULL, or what is wrong with it. */
 const char *line_parse(const struct crc32c *crc, uint32_t seed, struct str line,
@@ -216,7 +216,7 @@ struct logstore {
     struct batch gather; /* empty: its other members mean nothing */
     uint64_t next;       /* number of the next record */
     uint64_t end;        /* offset in the last segment at which the next line will stand */
-    struct time_text time; /* of the last line */
+    struct digits time; /* of the last line */
     struct summary *sum; /* of the last segment; owned */
     struct seg_plan plan;    /* for the next segment */
     uint32_t kept;       /* segments before this number are dropped */

@@ -168,19 +168,19 @@ TEST(util_buf)
     buf_free(&b);
 }
 
-TEST(util_time_text)
+TEST(util_digits)
 {
     static const struct {
-        int64_t ms;
+        int64_t value;
         const char *want;
     } cases[] = {{0, "0"}, {0, "0"}, {1795659910228, "1795659910228"},
                  {1795659910228, "1795659910228"}, {7, "7"}, {-1, "-1"},
                  {INT64_MAX, "9223372036854775807"}, {0, "0"}};
-    struct time_text t = {0};
+    struct digits d = {0};
     char text[JSON_INT_ROOM];
 
     for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
-        struct str got = {text, (size_t)(time_at(&t, text, cases[i].ms) - text)};
+        struct str got = {text, (size_t)(digits_at(&d, text, cases[i].value) - text)};
         CHECK_STR(got, cases[i].want);
     }
 }
