@@ -384,12 +384,8 @@ place_add(struct member *m)
 struct member *
 member_of(struct roster *r, struct user *u, struct conv *v)
 {
-    struct member_key k = {u, v->group, {0}};
-
-    if (v->group) {
-        k.id = str_of(v->id);
-        return member_find(r, &k);
-    }
+    if (v->group)
+        return member_find(r, &(struct member_key){u, true, str_of(v->id)});
     for (uint32_t i = 0; i < v->nmembers; i++)
         if (v->member[i]->user == u)
             return v->member[i];
