@@ -306,7 +306,8 @@ TEST(login_storm)
     put_entry(&b, "many", "m", 5000, "");
     buf_add(&b, "", 1);
     write_file("users", b.p);
-    server_start(&s, BY_FILE, AT_ONCE, FAST, "-o", "jim.store=off", NULL);
+    server_start(&s, BY_FILE, AT_ONCE, FAST, "-o", "jim.store=off", "-o",
+                 "jim.timeout.login=1h", NULL); /* whoever is last waits for all the others */
     peer_open(&ann, &s, PROTO_TCP);
     say(&ann, 5, "{'userId':'ann','password':'a'}");
     EXPECT(&ann, WELCOME("ann"));
