@@ -1191,6 +1191,21 @@ TEST(cluster_carry)
     CHECK(memmem(r.body.p, r.body.n, "\"name\":\"Gang\"", 13) != NULL);
 }
 
+/* Move users within the list of all, again and again, until there is no Redis any more. */
+static void
+move_users(struct engine *e)
+{
+    char command[200];
+
+    for (int at = 0;; at = (at + 1) % 40) {
+        snprintf(command, sizeof command,
+                 "EVAL \"for i=0,1999,40 do redis.call('ZADD','jim:{U:0}',%d,'u'..(i+%d)) end "
+                 "return 1\" 0", at & 1, at * 7 % 40);
+        if (engine_says(e, command).n == 0)
+            _exit(0);
+    }
+}
+
 /* People come and go, and so change their places in the list of all, while an export reads it. */
 TEST(cluster_export_of_who_moves)
 {
@@ -1203,14 +1218,8 @@ TEST(cluster_export_of_who_moves)
                           "\\\"u'..i..'\\\"}') end return 1\" 0").n > 0);
     pid_t mover = fork();
     CHECK(mover >= 0);
-    for (int at = 0; mover == 0; at = (at + 1) % 40) {
-        char command[200];
-        snprintf(command, sizeof command,
-                 "EVAL \"for i=0,1999,40 do redis.call('ZADD','jim:{U:0}',%d,'u'..(i+%d)) end "
-                 "return 1\" 0", at & 1, (at * 7) % 40);
-        if (engine_says(&e, command).n == 0)
-            _exit(0);
-    }
+    if (mover == 0)
+        move_users(&e);
     snprintf(conf, sizeof conf, "jim.redis.port=%d\n", e.port);
     write_file("redis.properties", conf);
     for (int i = 0; i < 3; i++) {
