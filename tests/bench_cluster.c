@@ -10,6 +10,8 @@
  */
 #include "engine.h"
 
+#include <unistd.h>
+
 #define MESSAGES 20000
 #define WAY 50 /* on their way at once */
 #define CHAT(rest) "{'content':'0123456789012345678901234567890123456789'," rest "}"
