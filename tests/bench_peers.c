@@ -418,12 +418,10 @@ calls_of(const struct server *s, const struct usage *u)
     return calls;
 }
 
+/* Start what takes part, each with its load. */
 static void
-measure_work(const struct work *w, struct cells *cells)
+take_seats(const struct work *w, struct load **load)
 {
-    struct load *load[SERVERS] = {0};
-    double slice = env_number("BENCH_SLICE", 0.3), calls[SERVERS] = {0}, n[SERVERS] = {0};
-
     for (int i = 0; i < SERVERS; i++) {
         struct server *s = &servers[i];
         if (s->out)
@@ -435,10 +433,37 @@ measure_work(const struct work *w, struct cells *cells)
                             .receiver = s->wire, .flows = w->flows, .members = w->members,
                             .window = w->window, .bytes = w->bytes};
         load[i] = load_new(&spec);
-        load_run(load[i], slice / 2);
+        load_run(load[i], env_number("BENCH_SLICE", 0.3) / 2);
         load_settle(load[i]);
     }
-    for (int round = 0; round < rounds(); round++)
+}
+
+static void
+leave_seats(const struct work *w, struct load **load)
+{
+    for (int i = 0; i < SERVERS; i++) {
+        if (load[i] == NULL)
+            continue;
+        if (load_bad(load[i]) > 0)
+            die("%s, %s: %llu missing, %llu repeated, %llu refused: %s", servers[i].name, w->name,
+                (unsigned long long)load[i]->missing, (unsigned long long)load[i]->repeated,
+                (unsigned long long)load[i]->refused, load[i]->refusal);
+        load_free(load[i]);
+        load[i] = NULL;
+        process_stop(&servers[i].process);
+    }
+}
+
+/* Each round has new processes: where one has landed in memory makes it a third slower or faster
+ * than another, for as long as it lives. */
+static void
+measure_work(const struct work *w, struct cells *cells)
+{
+    struct load *load[SERVERS] = {0};
+    double n[SERVERS] = {0};
+
+    for (int round = 0; round < rounds(); round++) {
+        take_seats(w, load);
         for (int k = 0; k < SERVERS; k++) {
             int i = round % 2 == 0 ? k : SERVERS - 1 - k; /* there and back: a trend cancels out */
             if (load[i] == NULL)
@@ -447,25 +472,18 @@ measure_work(const struct work *w, struct cells *cells)
             double before = calls_of(&servers[i], &from);
             uint64_t had = load[i]->deliveries;
             from = usage_of(servers[i].process.pid); /* asking is work, too */
-            load_run(load[i], slice);
+            load_run(load[i], env_number("BENCH_SLICE", 0.3));
             load_settle(load[i]); /* nobody works while another is measured */
             struct usage to = usage_of(servers[i].process.pid);
             double got = (double)(load[i]->deliveries - had);
             cells->cpu[i][round] = got > 0 ? (to.cpu - from.cpu) * 1e6 / got : 0;
-            calls[i] += calls_of(&servers[i], &to) - before;
+            cells->calls[i] += calls_of(&servers[i], &to) - before;
             n[i] += got / (w->members > 0 ? w->members : 1);
         }
-    for (int i = 0; i < SERVERS; i++) {
-        if (load[i] == NULL)
-            continue;
-        cells->calls[i] = n[i] > 0 ? calls[i] / n[i] : 0;
-        if (load_bad(load[i]) > 0)
-            die("%s, %s: %llu missing, %llu repeated, %llu refused: %s", servers[i].name, w->name,
-                (unsigned long long)load[i]->missing, (unsigned long long)load[i]->repeated,
-                (unsigned long long)load[i]->refused, load[i]->refusal);
-        load_free(load[i]);
-        process_stop(&servers[i].process);
+        leave_seats(w, load);
     }
+    for (int i = 0; i < SERVERS; i++)
+        cells->calls[i] /= n[i] > 0 ? n[i] : 1;
 }
 
 /* --- tables ----------------------------------------------------------------------------------- */
