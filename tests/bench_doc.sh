@@ -5,10 +5,12 @@ doc=docs/benchmarks.md
 out=$(mktemp -d "${BENCH_DIR:-/tmp}/bench.XXXXXX") || exit 1
 trap 'rm -rf "$out"' EXIT
 trap 'exit 1' HUP INT TERM
+# What was asked for, as it would be typed.
+asked=$(env | sort | sed -n '/^BENCH_DIR=/d; /^BENCH_/{ s/=\(.*[^A-Za-z0-9.].*\)$/="\1"/; p; }' | tr '\n' ' ')
 BENCH_DIR=$out
 export BENCH_DIR
 {
-    printf '\n```\n$ make bench-%s         # %s, Linux %s, %s CPUs\n```\n\n' "$1" \
+    printf '\n```\n$ %smake bench-%s         # %s, Linux %s, %s CPUs\n```\n\n' "$asked" "$1" \
         "$(date -u +%Y-%m-%d)" "$(uname -r | sed 's/-.*//')" "$(getconf _NPROCESSORS_ONLN)"
     "build/bench-$1" || exit 1
     echo
