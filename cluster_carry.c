@@ -543,17 +543,8 @@ title_reply(struct op *o, uint32_t n, const struct redis_reply *r)
         buf_add(b, "}\n", 2);
     }
     if (c->last == 0 && seq > 0) {
-        buf_add(b, "{", 1);
-        if (v->group)
-            put_text(b, "groupId", str_of(v->id));
-        else
-            put_text(b, "fromUserId", user_id(member_peer(v->member[0])));
-        json_put_key(b, "seq");
-        json_put_int(b, seq);
-        if (!v->group)
-            put_text(b, "userId", user_id(v->member[0]->user));
-        put_text(b, "type", STR("seq"));
-        buf_add(b, "}\n", 2);
+        export_count(b, v, (uint64_t)seq);
+        buf_add(b, "\n", 1);
     }
     fwrite(b->p, 1, b->len, c->later);
 }

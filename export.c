@@ -126,23 +126,28 @@ export_typed(struct export *e, const char *type)
     export_line(e);
 }
 
-/* How far a conversation has counted, when no message says it any more: retention has been here. */
+void
+export_count(struct buf *b, const struct conv *v, uint64_t seq)
+{
+    buf_add(b, "{", 1);
+    if (v->group)
+        put_text(b, "groupId", str_of(v->id));
+    else
+        put_text(b, "fromUserId", user_id(member_peer(v->member[0])));
+    json_put_key(b, "seq");
+    json_put_int(b, (int64_t)seq);
+    if (!v->group)
+        put_text(b, "userId", user_id(v->member[0]->user));
+    put_text(b, "type", STR("seq"));
+    buf_add(b, "}", 1);
+}
+
 static void
 export_seq(struct export *e, const struct conv *v)
 {
     if (v->index.runs > 0 || v->seq == 0 || (!v->group && v->nmembers == 0))
         return;
-    buf_add(&e->line, "{", 1);
-    if (v->group)
-        put_text(&e->line, "groupId", str_of(v->id));
-    else
-        put_text(&e->line, "fromUserId", user_id(member_peer(v->member[0])));
-    json_put_key(&e->line, "seq");
-    json_put_int(&e->line, (int64_t)v->seq);
-    if (!v->group)
-        put_text(&e->line, "userId", user_id(v->member[0]->user));
-    put_text(&e->line, "type", STR("seq"));
-    buf_add(&e->line, "}", 1);
+    export_count(&e->line, v, v->seq);
     export_line(e);
 }
 

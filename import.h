@@ -11,6 +11,9 @@
 /* export -a: chat lines as store_export(), and behind them what is so of users, groups, memberships
  * and cursors. 0 or 2. */
 int export_all(const char *dir, FILE *out);
+/* Append the line, but for its end, that tells how far a group, or a pair with its members, has
+ * counted when no message says it any more: retention has been here. */
+void export_count(struct buf *b, const struct conv *v, uint64_t seq);
 
 /* --- import.c: from elsewhere into a store ---------------------------------------------------- */
 
