@@ -232,7 +232,7 @@ memory_print(const struct jim *j)
     double input = (3.0 * (double)o->frame_max + 2.0 * MAX_READ + MAX_HEAD) / MB;
     /* Messages up to one queue, answers up to another, and the answer that did not fit any more. */
     double output = 2.5 * (double)o->queue_max / MB;
-    double store = o->store ? 2.0 * STORE_PENDING / MB : 0;
+    double store = jim_keeps_log(j) ? 2.0 * STORE_PENDING / MB : 0;
     double ids = MAX_RETRY * (double)RETRY_COST / MB;
 
     if (o->connections_max > 0 && (size_t)o->connections_max < conns)

@@ -79,7 +79,7 @@ make_store_dir(const struct jim *j)
 {
     const char *dir = j->opt.store_dir;
 
-    if (!j->opt.store || mkdir(dir, 0700) != 0)
+    if (!jim_keeps_log(j) || mkdir(dir, 0700) != 0)
         return 0; /* it is there, or store_open() will say what is wrong */
     return chown(dir, j->uid, j->gid) == 0 ? 0 : jail_error(j, "jim.store.dir", dir);
 }
@@ -168,6 +168,7 @@ each_path(const struct jim *j, void (*fn)(void *arg, const char *path, unsigned 
     static const char *const system_paths[] = {"/etc", "/usr", "/lib", "/lib64", "/run",
                                                "/dev/null", "/dev/urandom"};
     const struct options *o = &j->opt;
+    const char *store_dir = jim_keeps_log(j) ? o->store_dir : NULL;
     struct {
         const char *path;
         unsigned access;
@@ -176,8 +177,8 @@ each_path(const struct jim *j, void (*fn)(void *arg, const char *path, unsigned 
                  {o->auth == AUTH_FILE ? o->users_file : NULL, MAY_READ, true},
                  {o->http_page, MAY_READ, false},
                  {o->log_file, MAY_ADD, true},
-                 {o->store ? o->store_dir : NULL, MAY_READ | MAY_WRITE, false},
-                 {o->store ? o->store_dir : NULL, MAY_OPEN, true}};
+                 {store_dir, MAY_READ | MAY_WRITE, false},
+                 {store_dir, MAY_OPEN, true}};
     char dir[PATH_ROOM];
 
     for (size_t i = 0; i < sizeof system_paths / sizeof system_paths[0]; i++)

@@ -275,6 +275,14 @@ store_ready(void *arg)
     loop_wake(jim_of(arg)->loop);
 }
 
+bool
+jim_keeps_log(const struct jim *j)
+{
+    bool own = j->hooks != NULL && j->hooks->has_store;
+
+    return j->opt.store && !own && !j->opt.cluster; /* a cluster keeps its messages in Redis */
+}
+
 static int
 open_store(struct jim *j)
 {
@@ -287,11 +295,11 @@ open_store(struct jim *j)
 
     if (j->hooks != NULL && j->hooks->has_store)
         j->store = own_store_open(j->hooks, &o);
-    else /* a cluster keeps its messages in Redis */
-        j->store = j->opt.store && !j->opt.cluster ? store_open(&o) : store_open_none();
+    else
+        j->store = jim_keeps_log(j) ? store_open(&o) : store_open_none();
     if (j->store == NULL)
         return -1;
-    if (j->opt.store && !j->opt.cluster && j->opt.store_sync != STORE_GROUP)
+    if (jim_keeps_log(j) && j->opt.store_sync != STORE_GROUP)
         log_write(&j->log, LOG_LEVEL_WARN,
                   "jim.store.sync is not 'group': a power cut may lose acknowledged messages");
     j->chat.store = j->store;

@@ -1133,7 +1133,7 @@ void notify_close(struct jim *j);
 
 /* Before anything is opened: look up jim.user, go into jim.chroot. 0, or -1 after logging why. */
 int jail_enter(struct jim *j);
-/* Once the ports are bound: make the store's directory, become jim.user for good. 0 or -1. */
+/* Once the ports are bound: make the log's directory, become jim.user for good. 0 or -1. */
 int jail_drop(struct jim *j);
 /* Then, before any thread is started: take away files and system calls that are never needed. */
 void jail_close(struct jim *j);
@@ -1241,6 +1241,8 @@ bool broadcast_begin(struct jim *j, struct conn *conn, struct msg *m, struct str
 void broadcast_step(struct jim *j); /* each round: a share of it, see jim_fan() */
 void broadcast_free(struct jim *j);
 
+/* Does it keep its log on disk, in jim.store.dir? */
+bool jim_keeps_log(const struct jim *j);
 /* One turn: what jim_run() repeats until this says false. For benchmarks, which count what it
  * costs. */
 bool jim_turn(struct jim *j);

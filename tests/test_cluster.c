@@ -637,6 +637,20 @@ TEST(node_stop)
     end();
 }
 
+/* Redis keeps everything: nothing is made on disk, at the start or at the end. */
+TEST(node_no_directory)
+{
+    struct peer a;
+
+    begin(1, GROUP);
+    login(&a, 0, "a");
+    say(&a, CMD_CHAT, "{'chatType':1,'content':'kept','groupId':'g'}");
+    HEARS(&a, 1, "kept");
+    ACK(&a, 1);
+    end();
+    CHECK(access("jim-data", F_OK) != 0);
+}
+
 /* A stop does not wait for a Redis that is not there. */
 TEST(node_stop_without_redis)
 {

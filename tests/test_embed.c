@@ -1152,6 +1152,7 @@ TEST(embed_store)
     CHECK_INT(m.closed, 1);
 
     host_new(&h); /* all of it comes back */
+    host_set(&h, "jim.store", "on"); /* the default, which makes no directory beside it */
     use_memory(&h, &m);
     host_start(&h);
     peer_login(&ann, &h.s, PROTO_TCP, "ann");
@@ -1169,6 +1170,7 @@ TEST(embed_store)
                  "'content':'two',<...>");
     CHECK(!heard(&bob, "one") && !heard(&bob, "three"));
     host_end(&h, NULL);
+    CHECK(access("jim-data", F_OK) != 0);
 }
 
 static struct memory held;
