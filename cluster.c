@@ -715,8 +715,10 @@ lease_renew(struct cluster *k)
 {
     struct buf b = {0};
     int64_t now = loop_now(k->jim->loop);
-    struct op *o = op_new(k, sizeof(struct lease_op), lease_reply, lease_step, NULL);
 
+    if (k->leaving) /* it would undo what stop_lease() has asked for */
+        return;
+    struct op *o = op_new(k, sizeof(struct lease_op), lease_reply, lease_step, NULL);
     if (now - k->leased_ms > 2 * RENEW_MS) /* we could not: nor could others, maybe */
         k->trust_ms = now + TRUST_MS;
     o->quiet = true;
@@ -955,6 +957,7 @@ stop_lease(struct cluster *k)
     struct op *o = op_new(k, sizeof *o, NULL, stop_step, NULL);
     static const char *const suffix[] = {"", ":i", ":r"};
 
+    k->leaving = true;
     for (int i = 0; i < 3; i++) {
         ask_plain(o, i == 1 ? "HDEL" : "ZREM", 2);
         put_key(o, 's', STR("nodes"), suffix[i]);

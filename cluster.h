@@ -135,7 +135,9 @@ struct cluster {
     struct conv *check;       /* pinned: the next to be looked at */
     bool fast;                /* all have to be registered again now */
     bool leased;              /* the first lease is there */
-    bool reading, stopping, gone;
+    bool reading, stopping;
+    bool leaving;             /* Redis has been told to take this node off its list */
+    bool gone;                /* and has said that it is done */
     struct conv *gaps;        /* with something missing, or too early; pinned */
     size_t way, nway;         /* bytes of messages on their way to Redis; how many */
     int64_t lag_ms, answered_ms; /* how long the last that was answered had taken; when it was */

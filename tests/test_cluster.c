@@ -637,6 +637,29 @@ TEST(node_stop)
     end();
 }
 
+/* A node that has taken itself off the list is not put on it again, however long Redis takes to say
+ * that it has: others would ask it, and then hold it to be dead. */
+TEST(node_stop_is_the_last_word)
+{
+    char self[NODE_ID + 1], inbox[64];
+
+    begin(1, OPTIONS(LOG, "jim.redis.timeout", "10000", "jim.drain", "60s"));
+    snprintf(self, sizeof self, "%s", name_of(0));
+    snprintf(inbox, sizeof inbox, "XADD jim:{n:%s}", self);
+    fake_rule(&redis, "ZREM", FAKE_HOLD, STR(""), -1);
+    jim_stop(node[0].j);
+    UNTIL(fake_heard(&redis, "DEL jim:{n:"));
+    fake_forget(&redis);
+    pass(5000);
+    CHECK(!node[0].over);
+    CHECK(!fake_heard(&redis, "lease") && !fake_heard(&redis, inbox));
+    CHECK(fake_get(&redis, "jim:{s:nodes}", self) == NULL);
+    fake_release(&redis);
+    UNTIL(node[0].over);
+    CHECK(fake_get(&redis, "jim:{s:nodes}", self) == NULL);
+    end();
+}
+
 /* Redis keeps everything: nothing is made on disk, at the start or at the end. */
 TEST(node_no_directory)
 {
