@@ -401,7 +401,7 @@ gap_timer_fired(struct timer *t)
 
     for (struct conv *v = k->gaps, *after; v != NULL; v = after) {
         struct far *f = v->far;
-        after = f->next_gap;
+        after = f->next_gap; /* fill() calls nothing back: it closes the gap of v, or none */
         if (!f->filling && f->since_ms + GAP_MS <= now && cluster_can(k))
             fill(k, v);
     }

@@ -448,6 +448,43 @@ TEST(node_gap)
     end();
 }
 
+/* Redis goes while a gap is about to be read, while it is being read, and comes back under another
+ * connection: what is missing is read then. */
+TEST(node_gap_while_away)
+{
+    struct peer a;
+
+    begin(1, ALONE);
+    login(&a, 0, "a");
+    post("p:a:b", 1, "p1");
+    HEARS(&a, 1, "p1");
+    for (int round = 0; round < 2; round++) {
+        unsigned n = 2 + 2 * (unsigned)round;
+        char json[64];
+        snprintf(json, sizeof json, "{\"content\":\"s%u\",\"from\":\"b\",\"seq\":%u}", n, n);
+        fake_message(&redis, "p:a:b", n, "b", json);
+        if (round == 1)
+            fake_rule(&redis, "XRANGE", FAKE_LOSE, STR(""), 1);
+        fake_forget(&redis);
+        post("p:a:b", (int)n + 1, "next");
+        UNTIL(node[0].j->cluster->gaps != NULL);
+        if (round == 1)
+            UNTIL(fake_heard(&redis, "XRANGE"));
+        redis.gone = true;
+        fake_cut(&redis);
+        UNTIL(!up(0));
+        pass(1000); /* the timer goes on */
+        CHECK(quiet(&a) && (round == 1 || !fake_heard(&redis, "XRANGE")));
+        redis.gone = false;
+        UNTIL(peer_ready(&a, 0));
+        snprintf(json, sizeof json, "s%u", n);
+        HEARS(&a, (int)n, json);
+        HEARS(&a, (int)n + 1, "next");
+    }
+    CHECK(quiet(&a) && node[0].j->cluster->gaps == NULL);
+    end();
+}
+
 /* What retention has taken is passed over. */
 TEST(node_gap_of_old_messages)
 {
