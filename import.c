@@ -46,7 +46,6 @@ struct run {
 struct track {
     uint32_t hash;
     struct conv *conv; /* borrowed */
-    int64_t last_ms;   /* time of its last record: that must not fall, history searches by it */
     uint64_t upto;     /* highest number of what was imported, or was there already */
     struct run *run;   /* owned */
     size_t runs, cap;
@@ -115,7 +114,6 @@ import_replay(void *arg, const struct store_rec *rec)
     struct conv *v = conv_find_key(&im->chat.roster, rec->conv);
     if (v == NULL || !request_parse(&r, rec->json))
         return;
-    track_get(im, v)->last_ms = rec->time_ms;
     if (request_id(&r, F_FROM, from_text, &from) && message_id(&r, id_text, &id))
         seen_add(&im->seen, retry_print(&im->chat.retries, user_get(&im->chat.roster, from), v, id),
                  rec->seq);
@@ -223,8 +221,8 @@ print_summary(const struct import *im, FILE *out)
     } notes[] = {
         {im->no_id, "messages had no id that is kept, and got one made of their content"},
         {im->no_from, "group messages had no sender: they are from 'system'"},
-        {im->late, "messages are older than what their conversation had: history by time may not "
-                   "find them"},
+        {im->late, "messages have a createTime far before their time: history by time may not find "
+                   "them"},
         {im->stamped, "messages had a createTime ahead of their time, and got that"},
     };
 
@@ -525,12 +523,9 @@ take_chat(struct import *im, struct incoming *in, struct str json, enum import_k
     return NULL;
 }
 
-/*
- * When the message was stored. Records of a conversation keep the order of time, for history is
- * searched by it; and none is in the future, or what is said next would be before it.
- */
+/* When the message was stored; never in the future. */
 static int64_t
-record_time(const struct import *im, const struct track *t, const struct incoming *in, int64_t when)
+record_time(const struct import *im, const struct incoming *in, int64_t when)
 {
     int64_t now = im->chat.now_ms();
 
@@ -538,9 +533,7 @@ record_time(const struct import *im, const struct track *t, const struct incomin
         when = in->marks.time >= 0 ? in->marks.time : in->has_create ? in->create_ms : now;
     if (when > now)
         when = now;
-    if (when < 0)
-        when = 0;
-    return when < t->last_ms ? t->last_ms : when;
+    return when < 0 ? 0 : when;
 }
 
 /* Number it and store it. */
@@ -550,7 +543,7 @@ store_chat(struct import *im, struct track *t, struct incoming *in, struct user 
     struct conv *v = t->conv;
     int64_t seq = in->marks.seq;
     struct sent sent = {.from = from, .conv = v, .chat_type = in->type, .id = in->id,
-                        .time_ms = record_time(im, t, in, when)};
+                        .time_ms = record_time(im, in, when)};
 
     sent.create_ms = in->has_create ? in->create_ms : sent.time_ms;
     bool ahead = sent.create_ms > sent.time_ms + CLOCK_SKEW_MS;
@@ -568,7 +561,6 @@ store_chat(struct import *im, struct track *t, struct incoming *in, struct user 
     im->messages++;
     im->stamped += ahead;
     im->late += sent.create_ms < sent.time_ms - CLOCK_SKEW_MS;
-    t->last_ms = sent.time_ms;
     seen_add(&im->seen, retry_print(&im->chat.retries, from, v, in->id), sent.seq);
     import_wrote(im, im->chat.out.len + LINE_HEAD);
     return NULL;

@@ -4,9 +4,9 @@
  * disk: beside each segment that gets no more records a file of the same name with `.idx`, which
  * tells a start what it would else find by reading the segment:
  *
- *   <crc> jim-idx 1 <size> <last> <prev> <newest> <messages> <records> <n> <m> <salt>
+ *   <crc> jim-idx 2 <size> <last> <prev> <newest> <messages> <records> <n> <m> <salt>
  *   n bytes: the lines that are no messages, as they are
- *   m bytes: of each run its conversation, first seq, count and offsets, as varints
+ *   m bytes: of each run its conversation, first seq, count, times and offsets, as varints
  *
  * Such a file is never needed and never believed over the log: one that is missing, cut short,
  * garbled, or not of this very segment (salt, size) is passed over, and the segment read. So it is
@@ -21,22 +21,26 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define IDX_VERSION 1
+#define IDX_VERSION 2
 #define IDX_HEAD 256          /* more than a head line can have */
 #define MAX_IDX (1u << 30)    /* bytes; a longer one is none of ours */
 #define IDX_READ (1u << 20)
 
 /* --- the index ------------------------------------------------------------------------------- */
 
-struct store_run {  /* messages of one conversation in one segment, without a gap in their seq */
+/* Messages of one conversation in one segment, without a gap in their seq, and in order of time. */
+struct store_run {
     uint64_t first; /* seq of the first */
     uint32_t segment, count;
-    uint32_t cap; /* of `many`; 0: `few` is meant, so that a quiet conversation costs no malloc */
+    uint32_t cap : 31; /* of `many`; 0: `few` is meant: a quiet conversation costs no malloc */
+    uint32_t back : 1; /* the clock was set back before it: it is older than some before it */
+    uint32_t newest;   /* when the newest was stored of those since the clock was set back, about */
     union {
         uint32_t few[2];
         uint32_t *many; /* owned */
     } at; /* the lines' offsets */
 };
+#define MAX_CAP 0x7fffffffu /* a segment has no room for so many: gcc would not believe it */
 
 static uint32_t *
 run_offsets(struct store_run *r)
@@ -50,7 +54,7 @@ run_seal(struct store_run *r)
 {
     if (r->cap > r->count && r->count > 0) {
         r->at.many = xrealloc(r->at.many, r->count * sizeof r->at.many[0]);
-        r->cap = r->count;
+        r->cap = r->count & MAX_CAP;
     }
 }
 
@@ -63,7 +67,7 @@ run_add(struct store_run *r, uint32_t offset)
         r->at.many = many;
         r->cap = 6;
     } else if (r->cap > 0 && r->count == r->cap) {
-        r->cap += r->cap / 2 + 1;
+        r->cap = (r->count + r->count / 2 + 1) & MAX_CAP;
         r->at.many = xrealloc(r->at.many, r->cap * sizeof r->at.many[0]);
     }
     run_offsets(r)[r->count++] = offset;
@@ -76,17 +80,35 @@ run_free(struct store_run *r)
         free(r->at.many);
 }
 
+/*
+ * When messages were stored, for the index: in units of 1,024 ms, and in order as long as none is
+ * older than one before it by more than STORE_BACK_MS. Clocks are set.
+ */
+#define BACK ((STORE_BACK_MS >> 10) - 1)
+
+static uint32_t
+coarse(int64_t ms)
+{
+    return ms < 0 ? 0 : ms >> 10 < UINT32_MAX - BACK ? (uint32_t)(ms >> 10) : UINT32_MAX - BACK;
+}
+
 /* Begin a run with the place of `rec`, and without it. */
 static struct store_run *
 index_push(struct store_index *x, const struct store_rec *rec)
 {
-    if (x->runs > 0)
+    uint32_t time = coarse(rec->time_ms), newest = 0;
+
+    if (x->runs > 0) {
         run_seal(&x->run[x->runs - 1]);
+        newest = x->run[x->runs - 1].newest;
+    }
     if (x->runs == x->cap) {
         x->cap += x->cap / 2 + 1;
         x->run = xrealloc(x->run, x->cap * sizeof x->run[0]);
     }
-    x->run[x->runs] = (struct store_run){.first = rec->seq, .segment = rec->segment};
+    bool back = time + BACK < newest;
+    x->run[x->runs] = (struct store_run){.first = rec->seq, .segment = rec->segment, .back = back,
+                                         .newest = back || time > newest ? time : newest};
     return &x->run[x->runs++];
 }
 
@@ -94,11 +116,15 @@ void
 store_index_add(struct store_index *x, const struct store_rec *rec)
 {
     struct store_run *r = x->runs > 0 ? &x->run[x->runs - 1] : NULL;
+    uint32_t time = coarse(rec->time_ms);
 
     if (r != NULL && rec->seq < r->first + r->count)
         return; /* of a log that somebody else wrote: the first one counts */
-    if (r == NULL || r->segment != rec->segment || rec->seq != r->first + r->count)
+    if (r == NULL || r->segment != rec->segment || rec->seq != r->first + r->count ||
+        time + BACK < r->newest)
         r = index_push(x, rec);
+    else if (time > r->newest)
+        r->newest = time;
     if (rec->segment == STORE_ANYWHERE)
         r->count++;
     else
@@ -132,24 +158,56 @@ store_index_free(struct store_index *x)
     *x = (struct store_index){0};
 }
 
-bool
-store_index_find(const struct store_index *x, uint64_t seq, uint32_t *segment, uint32_t *offset)
+/* The first run that begins behind seq. */
+static uint32_t
+run_behind(const struct store_index *x, uint64_t seq)
 {
     uint32_t low = 0, high = x->runs;
 
-    while (low < high) { /* the first run that begins behind seq */
+    while (low < high) {
         uint32_t middle = low + (high - low) / 2;
         if (x->run[middle].first <= seq)
             low = middle + 1;
         else
             high = middle;
     }
-    if (low == 0 || seq - x->run[low - 1].first >= x->run[low - 1].count)
+    return low;
+}
+
+bool
+store_index_find(const struct store_index *x, uint64_t seq, uint32_t *segment, uint32_t *offset)
+{
+    uint32_t behind = run_behind(x, seq);
+
+    if (behind == 0 || seq - x->run[behind - 1].first >= x->run[behind - 1].count)
         return false;
-    struct store_run *r = &x->run[low - 1];
+    struct store_run *r = &x->run[behind - 1];
     *segment = r->segment;
     *offset = r->segment == STORE_ANYWHERE ? 0 : run_offsets(r)[seq - r->first];
     return true;
+}
+
+uint64_t
+store_index_next(const struct store_index *x, uint64_t seq)
+{
+    uint32_t behind = run_behind(x, seq);
+
+    if (behind > 0 && seq - x->run[behind - 1].first < x->run[behind - 1].count)
+        return seq;
+    return behind < x->runs ? x->run[behind].first : 0;
+}
+
+void
+store_index_ordered(const struct store_index *x, uint64_t seq, uint64_t *first, uint64_t *last)
+{
+    uint32_t end = run_behind(x, seq), begin = end > 0 ? end - 1 : 0;
+
+    while (begin > 0 && !x->run[begin].back)
+        begin--;
+    while (end < x->runs && !x->run[end].back)
+        end++;
+    *first = begin > 0 ? x->run[begin].first : 0;
+    *last = end < x->runs ? x->run[end].first - 1 : UINT64_MAX;
 }
 
 bool
@@ -220,7 +278,8 @@ store_index_add_span(struct store_index *x, const struct store_span *span)
 {
     struct str rest = span->places;
     struct store_run *r = x->runs > 0 ? &x->run[x->runs - 1] : NULL;
-    struct store_rec rec = {.type = REC_MESSAGE, .segment = span->segment};
+    struct store_rec rec = {.type = REC_MESSAGE, .segment = span->segment,
+                            .time_ms = (int64_t)span->oldest << 10};
     uint64_t delta, offset = 0;
 
     bool whole = r == NULL || span->first >= r->first + r->count;
@@ -229,7 +288,7 @@ store_index_add_span(struct store_index *x, const struct store_span *span)
         r = index_push(x, &rec);
         if (span->count > 2) {
             r->at.many = xmalloc(span->count * sizeof r->at.many[0]);
-            r->cap = span->count;
+            r->cap = span->count & MAX_CAP;
         }
     }
     for (uint32_t i = 0; i < span->count && take_varint(&rest, &delta); i++) {
@@ -241,6 +300,9 @@ store_index_add_span(struct store_index *x, const struct store_span *span)
         else
             store_index_add(x, &rec); /* of a log that somebody else wrote */
     }
+    r = &x->run[x->runs - 1];
+    if (span->newest > r->newest)
+        r->newest = span->newest;
 }
 
 /* --- summaries -------------------------------------------------------------------------------- */
@@ -257,6 +319,7 @@ struct sum_run {
     uint64_t first;
     uint32_t count;
     uint32_t at; /* while it is sorted: the place of the next */
+    uint32_t oldest, newest; /* coarse() */
 };
 
 struct sum_place {
@@ -346,21 +409,26 @@ summary_message(struct summary *m, const struct store_rec *rec)
 {
     struct sum_conv *c = summary_conv(m, rec->conv);
     struct sum_run *r = c->run < m->now.runs ? &m->run[c->run] : NULL;
+    uint32_t time = coarse(rec->time_ms);
 
     if (r != NULL && r->conv != c) /* the run was cut, and its place taken by another's */
         r = NULL;
     if (r != NULL && rec->seq < r->first + r->count)
         return; /* as store_index_add() */
-    if (r == NULL || rec->seq != r->first + r->count) {
+    if (r == NULL || rec->seq != r->first + r->count || time + BACK < r->newest) {
         if (m->now.runs == m->run_cap) {
             m->run_cap = m->run_cap == 0 ? 64 : 2 * m->run_cap;
             m->run = xrealloc(m->run, m->run_cap * sizeof m->run[0]);
         }
         c->run = m->now.runs;
         r = &m->run[m->now.runs++];
-        *r = (struct sum_run){.conv = c, .first = rec->seq};
+        *r = (struct sum_run){.conv = c, .first = rec->seq, .oldest = time, .newest = time};
     }
     r->count++;
+    if (time < r->oldest)
+        r->oldest = time;
+    if (time > r->newest)
+        r->newest = time;
     if (m->now.places == m->place_cap) {
         m->place_cap = m->place_cap == 0 ? 256 : 2 * m->place_cap;
         m->place = xrealloc(m->place, m->place_cap * sizeof m->place[0]);
@@ -437,6 +505,8 @@ put_runs(struct summary *m, struct buf *to)
         buf_str(to, r->conv->key);
         put_varint(to, r->first);
         put_varint(to, r->count);
+        put_varint(to, r->oldest);
+        put_varint(to, r->newest - r->oldest);
         places.len = 0;
         for (uint32_t k = 0; k < r->count; k++) {
             put_varint(&places, *next - before);
@@ -519,13 +589,16 @@ idx_parse(struct str file, struct idx *x)
 static bool
 take_span(struct str *rest, struct store_span *span)
 {
-    uint64_t count;
+    uint64_t count, oldest, more;
 
     if (!take_bytes(rest, &span->conv) || !take_varint(rest, &span->first) ||
-        !take_varint(rest, &count) || !take_bytes(rest, &span->places) ||
-        span->first > MAX_NUMBER || count == 0 || count > span->places.n)
+        !take_varint(rest, &count) || !take_varint(rest, &oldest) || !take_varint(rest, &more) ||
+        !take_bytes(rest, &span->places) || span->first > MAX_NUMBER || count == 0 ||
+        count > span->places.n || oldest > UINT32_MAX - BACK || more > UINT32_MAX - BACK - oldest)
         return false;
     span->count = (uint32_t)count;
+    span->oldest = (uint32_t)oldest;
+    span->newest = (uint32_t)(oldest + more);
     return true;
 }
 

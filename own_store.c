@@ -55,7 +55,7 @@ own_append(struct store *base, char type, struct str conv, uint64_t seq, struct 
     base->last++;
     s->stats.appended++;
     if (index != NULL)
-        store_index_add(index, &(struct store_rec){.type = type, .seq = seq,
+        store_index_add(index, &(struct store_rec){.type = type, .seq = seq, .time_ms = now_ms,
                                                    .segment = STORE_ANYWHERE});
     return base->last;
 }

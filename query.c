@@ -100,7 +100,8 @@ struct fetch {
     int64_t taken;
     bool more;               /* something was left out for want of room */
     bool away;               /* the store could not be read just now */
-    uint32_t vain;           /* records read for nothing */
+    uint32_t reads;          /* records read */
+    uint32_t vain;           /* of them, for nothing, but for those that told where to look */
     bool peek;               /* no cursor will move */
     struct fetched *marks;   /* owned until it goes with the answer */
 };
@@ -122,6 +123,7 @@ fetch_read(struct fetch *f, const struct conv *v, uint64_t seq, struct store_rec
     struct chat *c = f->c;
     int got = store_read(c->store, conv_key(v), &v->index, seq, &c->line, rec);
 
+    f->reads++;
     f->away = f->away || got == -EAGAIN;
     return got == 0;
 }
@@ -202,17 +204,32 @@ struct history {
     int64_t begin, end;     /* createTime, ms, inclusive */
     int64_t offset, count;
     bool backward;          /* the newest `count` */
+};
+
+/* Those of them that were stored between two settings of the clock. */
+struct part {
+    uint64_t first, last;      /* all of them, and numbers around that nobody has */
+    uint64_t lo, hi;           /* which of them to look at */
     uint64_t sure_lo, sure_hi; /* within these no createTime needs to be looked at */
 };
 
-/* When message seq was stored; 0 when it cannot be read. */
+/* When the first message that can be read from *seq on was stored, and its number; none up to hi: a
+ * time behind all others. */
 static int64_t
-stored_at(struct fetch *f, const struct conv *v, uint64_t seq)
+stored_at(struct fetch *f, const struct conv *v, uint64_t *seq, uint64_t hi)
 {
+    size_t start = f->c->line.len;
     struct store_rec rec;
 
-    f->c->line.len = 0;
-    return fetch_read(f, v, seq, &rec) ? rec.time_ms : 0;
+    for (; (*seq = store_index_next(&v->index, *seq)) != 0 && *seq <= hi; ++*seq) {
+        bool found = fetch_read(f, v, *seq, &rec);
+        f->c->line.len = start;
+        if (found)
+            return rec.time_ms;
+        if (f->away || f->reads >= MAX_SCAN)
+            break;
+    }
+    return INT64_MAX;
 }
 
 /* The first number in [lo, hi] stored at or after t; hi + 1 when there is none. */
@@ -220,34 +237,53 @@ static uint64_t
 first_since(struct fetch *f, const struct conv *v, uint64_t lo, uint64_t hi, int64_t t)
 {
     while (lo <= hi) {
-        uint64_t middle = lo + (hi - lo) / 2;
-        if (stored_at(f, v, middle) >= t)
+        uint64_t middle = lo + (hi - lo) / 2, at = middle;
+        if (stored_at(f, v, &at, hi) >= t)
             hi = middle - 1;
         else
-            lo = middle + 1;
+            lo = at + 1;
     }
     return lo;
 }
 
 /*
- * Narrow the range by time. createTime is the client's, but never further than CLOCK_SKEW_MS from
- * the time of storing, which rises: so a binary search finds where to look.
+ * Narrow a part by time. createTime is the client's, but never further than CLOCK_SKEW_MS from the
+ * time of storing, and that rises, but for STORE_BACK_MS: so a binary search finds where to look.
  */
 static void
-history_narrow(struct fetch *f, struct history *h)
+part_narrow(struct fetch *f, const struct history *h, struct part *p)
 {
-    int64_t from = h->begin > INT64_MIN + CLOCK_SKEW_MS ? h->begin - CLOCK_SKEW_MS : INT64_MIN;
-    int64_t to = h->end < INT64_MAX - CLOCK_SKEW_MS ? h->end + CLOCK_SKEW_MS : INT64_MAX;
+    const int64_t skew = CLOCK_SKEW_MS + STORE_BACK_MS;
+    int64_t from = h->begin > INT64_MIN + skew ? h->begin - skew : INT64_MIN;
+    int64_t to = h->end < INT64_MAX - skew ? h->end + skew : INT64_MAX;
 
-    if (h->lo > h->hi)
-        return;
-    h->lo = first_since(f, h->conv, h->lo, h->hi, from);
+    p->lo = first_since(f, h->conv, p->lo, p->hi, from);
     if (to < INT64_MAX)
-        h->hi = first_since(f, h->conv, h->lo, h->hi, to + 1) - 1;
-    if (h->begin > INT64_MAX - CLOCK_SKEW_MS || h->end < INT64_MIN + CLOCK_SKEW_MS)
+        p->hi = first_since(f, h->conv, p->lo, p->hi, to + 1) - 1;
+    p->sure_lo = 1;
+    p->sure_hi = 0;
+    if (h->begin > INT64_MAX - skew || h->end < INT64_MIN + skew)
         return;
-    h->sure_lo = first_since(f, h->conv, h->lo, h->hi, h->begin + CLOCK_SKEW_MS);
-    h->sure_hi = first_since(f, h->conv, h->lo, h->hi, h->end - CLOCK_SKEW_MS + 1) - 1;
+    p->sure_lo = first_since(f, h->conv, p->lo, p->hi, h->begin + skew);
+    p->sure_hi = first_since(f, h->conv, p->lo, p->hi, h->end - skew + 1) - 1;
+}
+
+/* The part that seq is in. */
+static struct part
+part_at(struct fetch *f, const struct history *h, uint64_t seq)
+{
+    struct part p = {.last = UINT64_MAX, .lo = h->lo, .hi = h->hi, .sure_lo = h->lo,
+                     .sure_hi = h->hi};
+
+    if (!h->timed)
+        return p;
+    store_index_ordered(&h->conv->index, seq, &p.first, &p.last);
+    if (p.lo < p.first)
+        p.lo = p.first;
+    if (p.hi > p.last)
+        p.hi = p.last;
+    part_narrow(f, h, &p);
+    return p;
 }
 
 /*
@@ -255,13 +291,11 @@ history_narrow(struct fetch *f, struct history *h)
  * walk, as many as there surely are within the time asked for.
  */
 static uint64_t
-history_jump(const struct history *h, uint64_t seq, int64_t skip)
+part_jump(const struct part *p, uint64_t seq, int64_t skip, bool backward)
 {
-    uint64_t lo = h->timed ? h->sure_lo : h->lo, hi = h->timed ? h->sure_hi : h->hi;
-
-    if (skip <= 0 || seq < lo || seq > hi)
+    if (skip <= 0 || seq < p->sure_lo || seq > p->sure_hi)
         return 0;
-    uint64_t sure = h->backward ? seq - lo + 1 : hi - seq + 1;
+    uint64_t sure = backward ? seq - p->sure_lo + 1 : p->sure_hi - seq + 1;
     return (uint64_t)skip < sure ? (uint64_t)skip : sure;
 }
 
@@ -276,80 +310,96 @@ in_time(const struct history *h, const struct store_rec *rec)
             t >= h->begin && t <= h->end);
 }
 
-/* Where a fetched message stands in the chat's line buffer. */
-struct span {
-    size_t at, n;
+/* Messages found, in the direction of the walk, behind one another in the chat's line buffer. */
+struct found {
+    struct span { /* where one stands there */
+        size_t at, n;
+    } *span; /* owned */
+    size_t n, cap;
+    size_t bytes;  /* of the answer with them */
+    int64_t skip;  /* how many are still to be passed over */
+    bool done;     /* no more are wanted */
 };
 
-/*
- * Read the messages asked for, in the direction of the walk, behind one another into the line
- * buffer. Returns how many; *spans is the caller's to free.
- */
-static size_t
-history_read(struct fetch *f, const struct history *h, struct span **spans)
+/* Message seq is wanted: is there room for it? */
+static bool
+found_add(struct fetch *f, struct found *w, const struct store_rec *rec)
 {
-    struct chat *c = f->c;
-    uint64_t seq = h->backward ? h->hi : h->lo;
-    int64_t skip = h->offset;
-    size_t n = 0, cap = 0, bytes = f->out->len;
+    w->bytes += rec->json.n + 1;
+    if (w->n > 0 && w->bytes > f->room)
+        return false;
+    if (w->n == w->cap) {
+        w->cap = w->cap == 0 ? 64 : 2 * w->cap;
+        w->span = xrealloc(w->span, w->cap * sizeof w->span[0]);
+    }
+    w->span[w->n++] = (struct span){(size_t)(rec->json.p - f->c->line.p), rec->json.n};
+    f->left--;
+    return true;
+}
 
-    c->line.len = 0;
-    for (int scanned = 0; seq >= h->lo && seq <= h->hi && !f->away;
+static void
+part_read(struct fetch *f, const struct history *h, const struct part *p, struct found *w)
+{
+    struct buf *line = &f->c->line;
+
+    for (uint64_t seq = h->backward ? p->hi : p->lo; seq >= p->lo && seq <= p->hi && !f->away;
          seq += h->backward ? UINT64_MAX : 1) {
         struct store_rec rec;
-        size_t start = c->line.len;
-        uint64_t jump = history_jump(h, seq, skip);
+        size_t start = line->len;
+        uint64_t jump = part_jump(p, seq, w->skip, h->backward);
         if (jump > 0) { /* one less, for the loop's own step */
             seq = h->backward ? seq - (jump - 1) : seq + (jump - 1);
-            skip -= (int64_t)jump;
+            w->skip -= (int64_t)jump;
             continue;
         }
-        if (n == (size_t)h->count)
+        if ((w->done = w->n == (size_t)h->count))
             break;
-        if (f->left == 0 || scanned++ == MAX_SCAN) {
-            f->more = true;
+        if ((w->done = f->more = f->left == 0 || f->reads >= MAX_SCAN))
             break;
-        }
-        if (!fetch_read(f, h->conv, seq, &rec) || !in_time(h, &rec) || skip-- > 0) {
-            c->line.len = start;
+        if (!fetch_read(f, h->conv, seq, &rec) || !in_time(h, &rec) || w->skip-- > 0) {
+            line->len = start;
             f->vain++;
             continue;
         }
-        skip = 0;
-        bytes += rec.json.n + 1;
-        if (n > 0 && bytes > f->room) {
-            f->more = true;
+        w->skip = 0;
+        if ((w->done = f->more = !found_add(f, w, &rec)))
             break;
-        }
-        if (n == cap) {
-            cap = cap == 0 ? 64 : 2 * cap;
-            *spans = xrealloc(*spans, cap * sizeof **spans);
-        }
-        (*spans)[n++] = (struct span){(size_t)(rec.json.p - c->line.p), rec.json.n};
-        f->left--;
     }
-    return n;
+}
+
+/* Read the messages asked for. w->span is the caller's to free. */
+static void
+history_read(struct fetch *f, const struct history *h, struct found *w)
+{
+    uint64_t seq = h->backward ? h->hi : h->lo;
+
+    f->c->line.len = 0;
+    while (seq >= h->lo && seq <= h->hi && !w->done && !f->away) {
+        if ((f->more = f->reads >= MAX_SCAN))
+            break;
+        struct part p = part_at(f, h, seq);
+        part_read(f, h, &p, w);
+        seq = h->backward ? p.first - 1 : p.last + 1;
+    }
 }
 
 static void
 fetch_history(struct fetch *f, struct history *h, struct str key)
 {
-    struct span *spans = NULL;
+    struct found w = {.skip = h->offset, .bytes = f->out->len};
 
-    if (h->timed)
-        history_narrow(f, h);
-    size_t n = history_read(f, h, &spans);
-    if (n > 0) {
+    history_read(f, h, &w);
+    if (w.n > 0) {
         json_put_string(f->out, key.p, key.n);
         buf_add(f->out, ":[", 2);
-        for (size_t i = 0; i < n; i++) {
-            const struct span *s = &spans[h->backward ? n - 1 - i : i];
+        for (size_t i = 0; i < w.n; i++) {
+            const struct span *s = &w.span[h->backward ? w.n - 1 - i : i];
             json_put_comma(f->out);
             buf_add(f->out, f->c->line.p + s->at, s->n);
         }
         buf_add(f->out, "]", 1);
     }
-    free(spans);
+    free(w.span);
 }
 
 /* The bounds a request gives. False when one is no number. */

@@ -35,12 +35,13 @@ struct store_rec {
     uint32_t offset;  /* byte offset of its line in it */
 };
 
-/* Messages of one conversation in one segment, without a gap in their seq: what a start takes at
- * once. */
+/* Messages of one conversation in one segment, without a gap in their seq, and in order of time:
+ * what a start takes at once. */
 struct store_span {
     struct str conv;
     uint64_t first; /* seq of the first */
     uint32_t segment, count;
+    uint32_t oldest, newest; /* when they were stored, about: for store_index_add_span(), too */
     struct str places; /* where their lines stand: for store_index_add_span() */
 };
 
@@ -252,6 +253,15 @@ store_held(const struct store *s)
 void store_index_add(struct store_index *x, const struct store_rec *rec);
 void store_index_add_span(struct store_index *x, const struct store_span *span);
 uint64_t store_index_first(const struct store_index *x); /* lowest seq there is, 0: none */
+uint64_t store_index_next(const struct store_index *x, uint64_t seq); /* lowest from seq on; or 0 */
+/*
+ * The numbers around seq whose messages were stored in order of time: none more than STORE_BACK_MS
+ * before another with a lower number. All of them, from 0 to UINT64_MAX, unless the clock was set
+ * back.
+ */
+#define STORE_BACK_MS 11264
+void store_index_ordered(const struct store_index *x, uint64_t seq, uint64_t *first,
+                         uint64_t *last);
 void store_index_cut(struct store_index *x, uint64_t last); /* forget what is above `last` */
 void store_index_free(struct store_index *x);
 

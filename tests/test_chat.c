@@ -3637,6 +3637,34 @@ TEST(chat_store_history_times)
     end();
 }
 
+/* Numbers that no message has, as an import or a repair leaves them: nothing is left out. */
+TEST(chat_store_history_times_and_holes)
+{
+    char json[300];
+
+    begin("jim.store=on", NULL);
+    struct conn *alice = enters("alice");
+    for (int i = 0; i < 4; i++) {
+        now = NOW + i * HOUR;
+        sends(alice, "bob", "x", NULL);
+        commit();
+        if (i == 1)
+            alice->recent->conv->seq += 1000;
+    }
+    forget_output(alice, true);
+    for (int round = 0; round < 2; round++) {
+        snprintf(json, sizeof json, "{'userId':'alice','type':1,'fromUserId':'bob',"
+                 "'beginTime':%lld,'endTime':%lld}", (long long)NOW, (long long)NOW + 2 * HOUR);
+        fetches(alice, json, "10018 bob:1,2,1003");
+        snprintf(json, sizeof json, "{'userId':'alice','type':1,'fromUserId':'bob',"
+                 "'beginTime':%lld,'beforeSeq':1003,'count':1}", (long long)NOW);
+        fetches(alice, json, "10018 bob:2");
+        restart();
+        alice = enters("alice");
+    }
+    end();
+}
+
 /* Times with the other bounds: offset and count are places among what the times leave. */
 TEST(chat_store_history_times_and_pages)
 {
@@ -3675,6 +3703,66 @@ TEST(chat_store_history_times_and_pages)
         snprintf(json, sizeof json, "{'userId':'alice','type':1,'fromUserId':'bob',%s}", edges[i]);
         fetches(alice, json, i == 3 ? "10018 bob:1,2,4,5,6,7,8,9,10"
                                     : "10018 bob:1,2,3,4,5,6,7,8,9,10");
+    }
+    end();
+}
+
+/*
+ * A clock that is set: from 1970, where a board starts that has no clock of its own, to what it is;
+ * two hours back, and right again; nine seconds back. Four messages a minute apart each time.
+ */
+static const int64_t parts_at[] = {MINUTE - NOW, 0, -2 * HOUR, 0, 4 * MINUTE - 9000};
+
+static void
+clock_is_set(struct conn *c)
+{
+    for (size_t part = 0; part < sizeof parts_at / sizeof parts_at[0]; part++)
+        for (int i = 0; i < 4; i++) {
+            now = NOW + parts_at[part] + i * MINUTE;
+            sends_bytes(c, "bob", 500);
+            commit();
+            forget_output(c, true);
+        }
+}
+
+TEST(chat_store_history_clock_set_back)
+{
+    static const struct {
+        int64_t begin, end; /* ms after NOW */
+        const char *bounds, *want;
+    } cases[] = {
+        {-NOW, 9 * MINUTE - NOW, "'count':9", "1,2,3,4"},
+        {2 * MINUTE - NOW, 3 * MINUTE - NOW, "'count':9", "2,3"},
+        {0, 4 * MINUTE - 9001, "'count':9", "5,6,7,8,13,14,15,16"},
+        {0, 4 * MINUTE, "'count':9", "5,6,7,8,13,14,15,16,17"},
+        {MINUTE, 2 * MINUTE, "'count':9", "6,7,14,15"},
+        {MINUTE, 2 * MINUTE, "'offset':1,'count':2", "7,14"},
+        {MINUTE, 2 * MINUTE, "'beforeSeq':99,'count':3", "7,14,15"},
+        {MINUTE, 2 * MINUTE, "'beforeSeq':15,'count':1,'offset':1", "7"},
+        {MINUTE, 2 * MINUTE, "'afterSeq':6", "7,14,15"},
+        {-2 * HOUR, -HOUR, "'count':9", "9,10,11,12"},
+        {-HOUR, -1, "'count':9", ""},
+        {-2 * HOUR, 0, "'beforeSeq':99,'count':3", "11,12,13"},
+        {5 * MINUTE, HOUR, "'count':9", "19,20"},
+        {-NOW, HOUR, "'offset':3,'count':7", "4,5,6,7,8,9,10"},
+        {-NOW, HOUR, "'beforeSeq':99,'offset':9,'count':3", "9,10,11"},
+    };
+    char json[300], want[100];
+
+    begin("jim.store=on", "jim.store.segment=4k", NULL);
+    struct conn *alice = enters("alice");
+    clock_is_set(alice);
+    for (int round = 0; round < 2; round++) { /* as it was said, and as a start finds it */
+        for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
+            snprintf(json, sizeof json, "{'userId':'alice','type':1,'fromUserId':'bob',"
+                     "'beginTime':%lld,'endTime':%lld,%s}", (long long)(NOW + cases[i].begin),
+                     (long long)(NOW + cases[i].end), cases[i].bounds);
+            snprintf(want, sizeof want, "10018%s%s", cases[i].want[0] != '\0' ? " bob:" : "",
+                     cases[i].want);
+            fetches(alice, json, want);
+        }
+        restart();
+        alice = enters("alice");
     }
     end();
 }

@@ -18,6 +18,8 @@ struct shelf {
     struct store *s;
     struct store_index index[CONVS];
     uint64_t seq[CONVS];
+    bool set_back; /* the clock, with every eighth message of a conversation */
+    int parts; /* ends of those that are in order of time, seen by shelf_text() */
     struct buf states;    /* what was replayed that is no message */
     uint64_t spans, recent;
     uint64_t recent_last; /* number of the newest of them */
@@ -129,8 +131,8 @@ shelf_say(struct shelf *f, int i)
     key[3] = (char)('0' + i);
     snprintf(json, sizeof json, "{\"content\":\"%" PRIu64 " in %d%.*s\"}", seq, i, (int)(seq % 40),
              "........................................");
-    CHECK(store_append(f->s, REC_MESSAGE, str_of(key), seq, str_of(json), (int64_t)(1000 + seq),
-                       &f->index[i]) != 0);
+    int64_t ms = (int64_t)(f->set_back ? 1000 + seq % 8 * 16384 : 1000 + seq);
+    CHECK(store_append(f->s, REC_MESSAGE, str_of(key), seq, str_of(json), ms, &f->index[i]) != 0);
 }
 
 /* False when what was appended is lost. */
@@ -172,6 +174,7 @@ shelf_text(struct shelf *f)
 {
     struct buf to = {0}, line = {0};
     struct store_rec rec;
+    uint64_t first, last;
 
     buf_add(&to, f->states.p, f->states.len);
     for (int i = 0; i < CONVS; i++)
@@ -180,6 +183,9 @@ shelf_text(struct shelf *f)
             int result = store_read(f->s, STR("-"), &f->index[i], seq, &line, &rec);
             buf_printf(&to, "%d %" PRIu64 " %d %.*s\n", i, seq, result,
                        result == 0 ? (int)rec.json.n : 0, result == 0 ? rec.json.p : "");
+            store_index_ordered(&f->index[i], seq, &first, &last);
+            buf_printf(&to, "ordered %" PRIu64 " to %" PRIu64 "\n", first, last);
+            f->parts += last != UINT64_MAX && seq == last;
         }
     buf_free(&line);
     return to;
@@ -225,15 +231,20 @@ names_of(const char *suffix, char names[64][40])
     return n;
 }
 
-/* A log of several segments in "d". Returns the number of .idx files, one for each but the last. */
+/* A log of several segments in "d"; set_back: the clock was. Returns the number of .idx files, one
+ * for each but the last. */
 static int
-make_log(char idx[64][40])
+make_log(char idx[64][40], bool set_back)
 {
     struct shelf f;
     char logs[64][40];
 
     CHECK(shelf_open(&f, "d"));
+    f.set_back = set_back;
     shelf_fill(&f, 150);
+    struct buf text = shelf_text(&f);
+    CHECK(set_back ? f.parts > CONVS : f.parts == 0);
+    buf_free(&text);
     shelf_close(&f);
     int n = names_of(".idx", idx);
     CHECK(n > 5);
@@ -259,7 +270,7 @@ open_text(uint64_t *spans)
 TEST(idx_same_state)
 {
     char idx[64][40];
-    int n = make_log(idx);
+    int n = make_log(idx, true);
     struct buf before[64], with = open_text(NULL), without;
 
     for (int i = 0; i < n; i++) {
@@ -283,7 +294,7 @@ TEST(idx_same_state)
 TEST(idx_is_used)
 {
     char idx[64][40], path[40];
-    int n = make_log(idx);
+    int n = make_log(idx, false);
     struct shelf f;
     struct buf line = {0};
     struct store_rec rec;
@@ -315,7 +326,7 @@ TEST(idx_is_used)
 TEST(idx_every_byte)
 {
     char idx[64][40];
-    int n = make_log(idx);
+    int n = make_log(idx, false);
     struct buf good = read_whole(idx[n / 2]), want = open_text(NULL);
 
     for (size_t at = 0; at <= good.len; at++)
@@ -341,7 +352,7 @@ TEST(idx_every_byte)
 TEST(idx_stale)
 {
     char idx[64][40], path[40];
-    int n = make_log(idx);
+    int n = make_log(idx, false);
     struct buf good = read_whole(idx[1]), other = read_whole(idx[2]), want = open_text(NULL);
     struct shelf f;
 
@@ -463,7 +474,7 @@ TEST(idx_recent)
     uint64_t total = 0;
     char idx[64][40];
 
-    make_log(idx);
+    make_log(idx, false);
     CHECK(shelf_open_as(&f, "d", NULL, 1000, 0));
     CHECK_INT(f.recent, 150);
     total = f.recent_last;

@@ -389,7 +389,7 @@ TEST(import_who_has_left)
     check_export("data", "{'groupId':'g','seq':0,'userId':'bob','type':'member'}\n");
 }
 
-/* Times of a conversation's records never fall, and none is in the future. */
+/* Each record has its own time, also behind a younger one; none is in the future. */
 TEST(import_times)
 {
     struct output o;
@@ -400,11 +400,13 @@ TEST(import_times)
                 "{'chatType':2,'createTime':9000001,'from':'a','id':'3','to':'b','time':9000005}\n"
                 "{'chatType':2,'createTime':-5,'from':'a','id':'4','to':'c'}\n"
                 "{'chatType':2,'createTime':99999999999999,'from':'a','id':'5','to':'d'}\n"
-                "{'chatType':2,'from':'a','id':'6','to':'e','time':77}\n", 0, &o);
-    check_holds(o.out, "data: 1 messages are older");
+                "{'chatType':2,'from':'a','id':'6','to':'e','time':77}\n"
+                "{'chatType':2,'createTime':1000,'from':'a','id':'7','to':'f','time':400000}\n", 0,
+                &o);
+    check_holds(o.out, "data: 1 messages have a createTime far before");
     check_holds(o.out, "data: 1 messages had a createTime ahead");
     struct buf got = export_of("data");
-    check_holds(got, "'createTime':1000000,'from':'a','id':'2','seq':2,'to':'b','time':9000000}");
+    check_holds(got, "'createTime':1000000,'from':'a','id':'2','seq':2,'to':'b','time':1000000}");
     check_holds(got, "'createTime':9000001,'from':'a','id':'3','seq':3,'to':'b','time':9000005}");
     check_holds(got, "'createTime':-5,'from':'a','id':'4','seq':1,'to':'c','time':0}");
     check_holds(got, "'createTime':77,'from':'a','id':'6','seq':1,'to':'e','time':77}");

@@ -801,6 +801,52 @@ TEST(store_index_cut_and_go_on)
     store_index_free(&x);
 }
 
+static void
+ordered(const struct store_index *x, uint64_t seq, uint64_t first, uint64_t last)
+{
+    uint64_t from, to;
+
+    store_index_ordered(x, seq, &from, &to);
+    CHECK_INT(from, first);
+    CHECK_INT(to, last);
+}
+
+/* Where the clock was set back, however it comes into the index; and what is lost again. */
+TEST(store_index_clock_set_back)
+{
+    static const struct {
+        uint64_t seq;
+        int64_t ms;
+    } said[] = {{1, 500000}, {2, 700000}, {3, 691000}, {5, 692000}, {6, 682000}, {7, 800000},
+                {8, 700000}, {9, 0}, {20, 900000}};
+    struct store_index x = {0};
+    const uint64_t end = UINT64_MAX;
+
+    ordered(&x, 0, 0, end);
+    ordered(&x, 7, 0, end);
+    for (uint32_t i = 0; i < sizeof said / sizeof said[0]; i++)
+        store_index_add(&x, &(struct store_rec){.seq = said[i].seq, .time_ms = said[i].ms,
+                                                .segment = i / 3, .offset = i});
+    ordered(&x, 0, 0, 5); /* a few seconds are nothing, */
+    ordered(&x, 4, 0, 5);
+    ordered(&x, 5, 0, 5);
+    ordered(&x, 6, 6, 7); /* but they do not add up */
+    ordered(&x, 8, 8, 8);
+    ordered(&x, 9, 9, end);
+    ordered(&x, 15, 9, end);
+    CHECK_INT(store_index_next(&x, 0), 1);
+    CHECK_INT(store_index_next(&x, 3), 3);
+    CHECK_INT(store_index_next(&x, 4), 5);
+    CHECK_INT(store_index_next(&x, 10), 20);
+    CHECK_INT(store_index_next(&x, 21), 0);
+    store_index_cut(&x, 7);
+    store_index_add(&x, &(struct store_rec){.seq = 8, .time_ms = 800000, .segment = 3});
+    ordered(&x, 8, 6, end);
+    store_index_drop(&x, 2);
+    ordered(&x, 8, 0, end);
+    store_index_free(&x);
+}
+
 TEST(store_index_memory)
 {
     static struct store_index x[100];
