@@ -333,8 +333,9 @@ static const char script_history[] =
     " end\n"
     " return a\n"
     "end\n"
-    "if begin and lo<=hi then lo=since(begin-300000) end\n"
-    "if finish and lo<=hi then hi=since(finish+300001)-1 end\n"
+    /* createTime is within five minutes of a node's clock, and the clocks of two nodes likewise. */
+    "if begin and lo<=hi then lo=since(begin-600000) end\n"
+    "if finish and lo<=hi then hi=since(finish+600001)-1 end\n"
     "if not begin and not finish and skip>0 then\n"
     " if back then hi=hi-skip else lo=lo+skip end\n"
     " skip=0\n"
