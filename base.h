@@ -110,16 +110,27 @@ struct digits {
     char text[JSON_INT_ROOM];
     uint8_t n;
 };
+/* Make them; how many there are. Often it is the last number, or the next. */
+static inline size_t
+digits_of(struct digits *d, int64_t value)
+{
+    if (value == d->value && d->n > 0)
+        return d->n;
+    if (value > 0 && value - 1 == d->value && d->n > 0 && d->text[d->n - 1] != '9')
+        d->text[d->n - 1]++;
+    else
+        d->n = (uint8_t)(json_int_at(d->text, value) - d->text);
+    d->value = value;
+    return d->n;
+}
 /* Write it where there is room for JSON_INT_ROOM bytes; what is behind it. */
 static inline char *
 digits_at(struct digits *d, char *to, int64_t value)
 {
-    if (value != d->value || d->n == 0) {
-        d->value = value;
-        d->n = (uint8_t)(json_int_at(d->text, value) - d->text);
-    }
+    size_t n = digits_of(d, value);
+
     memcpy(to, d->text, JSON_INT_ROOM);
-    return to + d->n;
+    return to + n;
 }
 
 /*

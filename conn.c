@@ -227,26 +227,25 @@ piece_new(struct conn *c, uint8_t command, uint32_t seq, size_t n)
     return m;
 }
 
-/* Put n bytes with a head into the piece that is queued last. False: there is none with room, or
- * its arrival means something else. */
-static bool
-out_behind(struct conn *c, const struct member *member, struct str head, const char *data, size_t n)
+/* Room for n bytes behind a head in the piece that is queued last. NULL: there is none, or its arrival
+ * means something else. */
+static char *
+out_behind(struct conn *c, const struct member *member, struct str head, size_t n)
 {
     struct out *o = c->out;
     size_t all = head.n + n;
 
     if (o == NULL || o->n == 0)
-        return false;
+        return NULL;
     uint32_t last = (o->head + o->n - 1) & (o->cap - 1);
     struct msg *m = o->entry[last].msg;
     if (m->len + all > m->room || o->entry[last].member != member)
-        return false;
-    msg_put(m, head, data, n);
+        return NULL;
     *m->held += all;
     o->bytes += all;
     c->jim->stats.queued += all;
     c->jim->fresh += all;
-    return true;
+    return msg_room(m, head, n);
 }
 
 /*
@@ -264,7 +263,9 @@ out_chat(struct conn *c, struct msg *m, struct member *member)
     }
     struct str head = head_of(c, m);
     struct msg *last = o->entry[(o->head + o->n - 1) & (o->cap - 1)].msg;
-    if (last->chat_seq + 1 == m->chat_seq && out_behind(c, member, head, m->data, m->len)) {
+    char *to = last->chat_seq + 1 == m->chat_seq ? out_behind(c, member, head, m->len) : NULL;
+    if (to != NULL) {
+        memcpy(to, m->data, m->len);
         last->chat_seq++;
         last->chats++;
         return;
@@ -407,26 +408,44 @@ conn_has_room(const struct conn *c, size_t n)
     return c->out == NULL || c->out->bytes + n <= (size_t)c->jim->opt.queue_max;
 }
 
+char *
+conn_reply_room(struct conn *c, uint8_t command, uint32_t seq, size_t n)
+{
+    uint8_t bytes[MAX_PKT_HEAD];
+    struct str head = {(const char *)bytes, 0};
+
+    if (c->shut || c->state == CONN_LINGER || c->state == CONN_DEAD)
+        return NULL;
+    if (c->proto == PROTO_TCP)
+        head.n = pkt_head(bytes, command, seq, (uint32_t)n);
+    else if (c->proto == PROTO_WS)
+        head.n = ws_head(bytes, WS_TEXT, n);
+    c->jim->stats.encoded += head.n > 0;
+    char *to = out_behind(c, NULL, head, n);
+    if (to != NULL) {
+        conn_attend(c);
+        return to;
+    }
+    struct msg *m = piece_new(c, command, seq, head.n + n);
+    to = msg_room(m, head, n);
+    conn_send(c, m, NULL);
+    bool queued = m->refs > 1;
+    msg_unref(m);
+    return queued ? to : NULL;
+}
+
 void
 conn_reply(struct conn *c, uint8_t command, uint32_t seq, const char *json, size_t n)
 {
-    uint8_t head[MAX_PKT_HEAD];
-    size_t in_head = c->proto == PROTO_TCP  ? pkt_head(head, command, seq, (uint32_t)n)
-                     : c->proto == PROTO_WS ? ws_head(head, WS_TEXT, n)
-                                            : 0;
-    struct str h = {(const char *)head, in_head};
-
-    c->jim->stats.encoded += in_head > 0;
-    if (c->shut || c->state == CONN_LINGER || c->state == CONN_DEAD)
-        return;
-    if (out_behind(c, NULL, h, json, n)) {
-        conn_attend(c);
+    if (c->proto == PROTO_OWN) { /* it is encoded as it is queued */
+        struct msg *m = msg_new(command, seq, json, n);
+        conn_send(c, m, NULL);
+        msg_unref(m);
         return;
     }
-    struct msg *m = piece_new(c, command, seq, in_head + n);
-    msg_put(m, h, json, n);
-    conn_send(c, m, NULL);
-    msg_unref(m);
+    char *to = conn_reply_room(c, command, seq, n);
+    if (to != NULL && n > 0)
+        memcpy(to, json, n);
 }
 
 void

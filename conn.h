@@ -138,16 +138,23 @@ msg_head(struct msg *m, unsigned proto, uint64_t *encoded)
     return m->raw ? STR("") : msg_encode(m, proto, encoded);
 }
 /* A piece: several messages as one, behind each other with their heads. One of `room` bytes, empty;
- * and one more message at its end, which has room for it. */
+ * and one more message at its end, which has room for it: the n bytes behind its head are yet to be
+ * written, or are put there. */
 struct msg *msg_piece(struct msg_pool *pool, uint8_t command, uint32_t seq, size_t room);
 _Static_assert(MAX_PKT_HEAD < 16 && MAX_WS_HEAD < 16, "heads are short");
+static inline char *
+msg_room(struct msg *piece, struct str head, size_t n)
+{
+    char *to = piece->data + piece->len;
+
+    copy_short(to, head.p, head.n & 15); /* & 15: gcc would not believe it */
+    piece->len += (uint32_t)(head.n + n);
+    return to + head.n;
+}
 static inline void
 msg_put(struct msg *piece, struct str head, const char *data, size_t n)
 {
-    copy_short(piece->data + piece->len, head.p, head.n & 15); /* & 15: gcc would not believe it */
-    if (n > 0)
-        memcpy(piece->data + piece->len + head.n, data, n);
-    piece->len += (uint32_t)(head.n + n);
+    memcpy(msg_room(piece, head, n), data, n);
 }
 void msg_unref(struct msg *m);
 void msg_hold(struct msg *m, size_t *held); /* count its bytes there until it is freed; once */
@@ -285,6 +292,9 @@ void conn_caught_up(struct conn *c, struct member *member, struct msg *m, uint64
 /* Queue JSON as an answer to one connection: behind the last, if that is still queued and there is
  * room, so that many answers are one piece of output. */
 void conn_reply(struct conn *c, uint8_t command, uint32_t seq, const char *json, size_t n);
+/* The same of JSON that is yet to be written, at once, and all n bytes of it: where. NULL: he is told
+ * nothing any more. Not for own protocols, which encode what is there. */
+char *conn_reply_room(struct conn *c, uint8_t command, uint32_t seq, size_t n);
 /* HTTP: stream `size` bytes of fd (owned from here on) behind what is queued. */
 void conn_send_file(struct conn *c, int fd, off_t size);
 /* May n more bytes be queued, within jim.queue.max? */

@@ -49,39 +49,60 @@ deliver_message(struct chat *c, const struct pending *p)
     return n;
 }
 
-/* What a pending message comes to: {"createTime":…,"id":…,"seq":…} is in c->out behind `data`. */
+/* "data":{"createTime":…,"id":…,"seq":…}: there is room for all of it, and for some bytes more. */
+static char *
+put_accepted(struct chat *c, char *to, const struct pending *p)
+{
+    to = digits_at(&c->time, at_lit(to, "\"data\":{\"createTime\":"), p->create_ms);
+    to = at_lit(to, ",\"id\":");
+    memcpy(to, p->msg->data + p->id_at, p->id_len);
+    to = digits_at(&c->seq, at_lit(to + p->id_len, ",\"seq\":"), (int64_t)p->seq);
+    return at_lit(to, "}");
+}
+
+/* The usual answer, written where it is to leave from. */
+#define SENT_FRONT "{\"code\":10000,\"command\":12,"
+#define SENT_NAMES "\"data\":{\"createTime\":,\"id\":,\"seq\":}"
+#define SENT_BACK ",\"msg\":\"" TEXT_SENT "\"}"
+_Static_assert(sizeof SENT_BACK > JSON_INT_ROOM, "digits_at() may write that far");
+
+static void
+acknowledge_sent(struct chat *c, const struct pending *p)
+{
+    size_t n = sizeof SENT_FRONT SENT_NAMES SENT_BACK - 1 + digits_of(&c->time, p->create_ms) +
+               p->id_len + digits_of(&c->seq, (int64_t)p->seq);
+    char *to = conn_reply_room(p->conn, CMD_CHAT_RESP, p->reply_seq, n);
+
+    if (to != NULL)
+        (void)at_lit(put_accepted(c, at_lit(to, SENT_FRONT), p), SENT_BACK);
+}
+
+/* Tell its sender what a pending message has come to. */
 static void
 acknowledge(struct chat *c, const struct pending *p, int code)
 {
+    struct buf *b = &c->out;
+    unsigned proto = p->conn->proto;
+
     if (p->fan != NULL) {
         send_fan_result(c, p, code);
-        conn_answered(p->conn);
-        return;
-    }
-    struct buf *b = &c->out;
-
-    b->len = 0;
-    if (code == CODE_SENT)
-        buf_lit(b, "{\"code\":10000,\"command\":12");
-    else
-        put_answer(b, code, CMD_CHAT_RESP);
-    if (code == CODE_SENT || code == CODE_OFFLINE) {
-        buf_reserve(b, 64 + 2 * JSON_INT_ROOM + p->id_len);
-        char *to = at_lit(b->p + b->len, ",\"data\":{\"createTime\":");
-        to = at_lit(digits_at(&c->time, to, p->create_ms), ",\"id\":");
-        memcpy(to, p->msg->data + p->id_at, p->id_len);
-        to = digits_at(&c->seq, at_lit(to + p->id_len, ",\"seq\":"), (int64_t)p->seq);
-        b->len = (size_t)(at_lit(to, "}") - b->p);
-    }
-    if (code == CODE_SENT)
-        buf_lit(b, ",\"msg\":\"" TEXT_SENT "\"");
-    else
-        put_msg(b, code);
-    if (p->conn->proto == PROTO_HTTP) {
-        buf_add(b, "}", 1);
-        api_sent(p->conn, code, b->p, b->len);
+    } else if (code == CODE_SENT && (proto == PROTO_TCP || proto == PROTO_WS)) {
+        acknowledge_sent(c, p);
     } else {
-        answer_send(c, p->conn, CMD_CHAT_RESP, p->reply_seq);
+        b->len = 0;
+        put_answer(b, code, CMD_CHAT_RESP);
+        if (code == CODE_SENT || code == CODE_OFFLINE) {
+            buf_lit(b, ",");
+            buf_reserve(b, sizeof SENT_NAMES + 2 * JSON_INT_ROOM + p->id_len);
+            b->len = (size_t)(put_accepted(c, b->p + b->len, p) - b->p);
+        }
+        put_msg(b, code);
+        if (proto == PROTO_HTTP) {
+            buf_add(b, "}", 1);
+            api_sent(p->conn, code, b->p, b->len);
+        } else {
+            answer_send(c, p->conn, CMD_CHAT_RESP, p->reply_seq);
+        }
     }
     conn_answered(p->conn);
 }
@@ -215,19 +236,13 @@ deliver_forget(const struct pending *p)
 void
 deliver_after(struct chat *c, struct conn *conn, int code, struct str json)
 {
-    size_t last = (c->pending_head + c->pending_n - 1) & (c->pending_cap - 1);
-
     if (c->pending_n == 0) {
         api_sent(conn, code, json.p, json.n);
         return;
     }
-    uint64_t number = c->pending[last].number;
-    struct pending *p = pending_push(c);
-    p->number = number;
-    p->kind = PENDING_CALL;
-    p->code = code;
-    p->conn = conn;
-    p->msg = msg_new(0, 0, json.p, json.n);
+    struct pending p = {.number = pending_last(c), .kind = PENDING_CALL, .code = code,
+                        .conn = conn, .msg = msg_new(0, 0, json.p, json.n)};
+    pending_push(c, &p);
     conn->deferred++;
 }
 

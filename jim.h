@@ -749,7 +749,7 @@ struct retries {
     struct retry *ring;        /* owned; MAX_RETRY places, in order of time from head on */
     struct retry_slot *slot;   /* finds them; in `memory` */
     void *memory;              /* owned */
-    uint64_t key[2];
+    uint64_t key[2], factor[2];
     uint32_t head, count;
 };
 
@@ -1060,7 +1060,8 @@ void put_user_whole(struct chat *c, struct buf *b, const struct user *u, int64_t
 
 /* --- record.c: what the chat keeps in the log beside messages --------------------------------- */
 
-struct pending *pending_push(struct chat *c); /* a zeroed entry at the end of the queue */
+void pending_push(struct chat *c, const struct pending *p); /* to the end of the queue: a copy */
+uint64_t pending_last(const struct chat *c); /* the record its last entry waits for; 0: none */
 /* Write what is so now of a user, a group or a membership, and see that it gets to the disk. */
 void record_user(struct chat *c, struct user *u);
 void record_group(struct chat *c, struct conv *v);

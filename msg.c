@@ -30,8 +30,14 @@ msg_take(struct msg_pool *pool, uint8_t command, uint32_t seq, const char *data,
     } else {
         m = xmalloc(sizeof *m + n);
     }
-    *m = (struct msg){.refs = 1, .len = (uint32_t)n, .seq = seq, .command = command,
-                      .opcode = WS_TEXT, .large = large, .pool = pool};
+    zero(m, sizeof *m); /* of a list of what is not 0 gcc makes `rep stos`, which costs more */
+    m->refs = 1;
+    m->len = (uint32_t)n;
+    m->seq = seq;
+    m->command = command;
+    m->opcode = WS_TEXT;
+    m->large = large;
+    m->pool = pool;
     if (data != NULL)
         memcpy(m->data, data, n);
     return m;

@@ -14,15 +14,21 @@
 
 /* --- waiting ---------------------------------------------------------------------------------- */
 
-struct pending *
-pending_push(struct chat *c)
+void
+pending_push(struct chat *c, const struct pending *p)
 {
     if (c->pending_n == c->pending_cap)
         c->pending = ring_grow(c->pending, sizeof *c->pending, &c->pending_head, &c->pending_cap,
                                64);
-    struct pending *p = &c->pending[(c->pending_head + c->pending_n++) & (c->pending_cap - 1)];
-    zero(p, sizeof *p);
-    return p;
+    c->pending[(c->pending_head + c->pending_n++) & (c->pending_cap - 1)] = *p;
+}
+
+uint64_t
+pending_last(const struct chat *c)
+{
+    size_t last = (c->pending_head + c->pending_n - 1) & (c->pending_cap - 1);
+
+    return c->pending_n > 0 ? c->pending[last].number : 0;
 }
 
 /* --- writing ---------------------------------------------------------------------------------- */
@@ -44,7 +50,7 @@ record_append(struct chat *c, struct pending p, uint64_t *record)
     }
     *record = p.number;
     if (p.number > store_durable(c->store))
-        *pending_push(c) = p;
+        pending_push(c, &p);
     return p.number;
 }
 

@@ -37,15 +37,13 @@ _Static_assert((MAX_RETRY & (MAX_RETRY - 1)) == 0, "places are taken modulo it")
 
 /* --- prints ----------------------------------------------------------------------------------- */
 
+/* Two messages of one sender in one conversation differ in the hash of their ids; the same id of
+ * others, in a multiple of a secret number. */
 uint64_t
 retry_print(const struct retries *r, const struct user *from, const struct conv *v, struct str id)
 {
-    char text[sizeof from + sizeof v + MAX_MESSAGE_ID];
-
-    memcpy(text, &from, sizeof from);
-    memcpy(text + sizeof from, &v, sizeof v);
-    copy_short(text + sizeof from + sizeof v, id.p, id.n);
-    return siphash13(r->key, text, sizeof from + sizeof v + id.n);
+    return siphash13(r->key, id.p, id.n) + (uintptr_t)from * (r->factor[0] | 1) +
+           (uintptr_t)v * (r->factor[1] | 1);
 }
 
 /* --- slots ------------------------------------------------------------------------------------ */
@@ -168,6 +166,7 @@ retry_init(struct retries *r)
     *r = (struct retries){.ring = xcalloc(MAX_RETRY, sizeof r->ring[0])};
     slots_init(r);
     random_bytes(r->key, sizeof r->key);
+    random_bytes(r->factor, sizeof r->factor);
 }
 
 void

@@ -50,16 +50,10 @@ struct fan {
 /* A message on its way through the checks. */
 struct draft {
     const struct request *r;
-    struct conn *conn;     /* who gets the answer */
-    uint32_t reply_seq;
+    struct pending p;      /* what it will be in the queue; filled in on the way */
     bool api;              /* from the HTTP API: may do all */
     bool to_all;           /* a broadcast: no receiver, no number, not stored */
-    struct fan *fan;       /* one of several answered together; NULL: answered alone */
-    uint32_t fan_at;
-    struct user *from;
-    struct user *to;       /* private */
-    struct conv *conv;
-    int64_t chat_type, msg_type, cmd, create_ms;
+    int64_t chat_type, msg_type, cmd;
     bool has_msg_type, has_cmd;
     int64_t now_ms;        /* the one look at the clock that a message is worth */
     char *id_text;         /* ID_ROOM bytes; borrowed: too many to be zeroed each time */
@@ -115,9 +109,9 @@ draft_fields(struct chat *c, struct draft *d)
         return CODE_SEND_FAILED;
     if (text_length(c, &r->f[F_CONTENT]) > (size_t)c->opt->message_max)
         return CODE_TOO_LARGE;
-    if (request_int(r, F_CREATE_TIME, 0, &d->create_ms) <= 0 ||
-        d->create_ms < now - CLOCK_SKEW_MS || d->create_ms > now + CLOCK_SKEW_MS)
-        d->create_ms = now;
+    if (request_int(r, F_CREATE_TIME, 0, &d->p.create_ms) <= 0 ||
+        d->p.create_ms < now - CLOCK_SKEW_MS || d->p.create_ms > now + CLOCK_SKEW_MS)
+        d->p.create_ms = now;
     d->id_plain = r->f[F_ID].plain;
     if (r->f[F_ID].n > ID_ROOM)
         return CODE_SEND_FAILED;
@@ -142,16 +136,16 @@ draft_from(struct chat *c, struct draft *d)
     if (d->api) {
         if (d->r->f[F_FROM].type != JSON_NONE && !request_id(d->r, F_FROM, text, &id))
             return CODE_SEND_FAILED;
-        d->from = user_get(&c->roster, id);
+        d->p.from = user_get(&c->roster, id);
         if (c->cluster != NULL)
-            d->conn->recent = NULL; /* nobody is kept for a call of the API */
-    } else if (d->conn->user != NULL) {
-        d->from = d->conn->user;
+            d->p.conn->recent = NULL; /* nobody is kept for a call of the API */
+    } else if (d->p.conn->user != NULL) {
+        d->p.from = d->p.conn->user;
     } else { /* jim.login.required=off: J-IM's anonymous sender */
-        uint64_t of[2] = {d->conn->id, UINT64_MAX}; /* two words: never the input of a message id */
+        uint64_t of[2] = {d->p.conn->id, UINT64_MAX}; /* two words: never the input of a message id */
         int n = snprintf(text, sizeof text, "%016llx",
                          (unsigned long long)siphash13(c->id_key, of, sizeof of));
-        d->from = user_get(&c->roster, (struct str){text, (size_t)n});
+        d->p.from = user_get(&c->roster, (struct str){text, (size_t)n});
     }
     return 0;
 }
@@ -162,33 +156,33 @@ draft_to(struct chat *c, struct draft *d)
 {
     char text[MAX_ID];
     struct str id;
-    struct member *m = d->conn->recent; /* most say more than one thing to the same */
+    struct member *m = d->p.conn->recent; /* most say more than one thing to the same */
 
     if (!request_id(d->r, d->chat_type == 1 ? F_GROUP_ID : F_TO, text, &id))
         return CODE_SEND_FAILED;
     if (d->chat_type == 2) {
-        if (!member_is_with(m, d->from, id))
-            d->conn->recent = m = member_with(&c->roster, d->from, id);
-        if (m == NULL && !d->api && c->cluster == NULL && d->from->begun++ >= MAX_BEGUN) {
-            d->from->begun = MAX_BEGUN;
+        if (!member_is_with(m, d->p.from, id))
+            d->p.conn->recent = m = member_with(&c->roster, d->p.from, id);
+        if (m == NULL && !d->api && c->cluster == NULL && d->p.from->begun++ >= MAX_BEGUN) {
+            d->p.from->begun = MAX_BEGUN;
             return CODE_FORBIDDEN;
         }
-        d->to = m != NULL ? member_peer(m) : user_get(&c->roster, id);
-        d->conv = m != NULL ? m->conv : pair_get(&c->roster, d->from, d->to);
+        d->p.to = m != NULL ? member_peer(m) : user_get(&c->roster, id);
+        d->p.conv = m != NULL ? m->conv : pair_get(&c->roster, d->p.from, d->p.to);
         return 0;
     }
-    if (!member_is_in(m, d->from, id))
-        d->conn->recent = m = member_in_group(&c->roster, d->from, id);
+    if (!member_is_in(m, d->p.from, id))
+        d->p.conn->recent = m = member_in_group(&c->roster, d->p.from, id);
     if (c->cluster != NULL) { /* who is in it, and whether it is there, Redis decides */
-        d->conv = group_get(&c->roster, id);
+        d->p.conv = group_get(&c->roster, id);
     } else if (m != NULL) {
-        d->conv = m->conv;
+        d->p.conv = m->conv;
     } else if (d->api) {
-        d->conv = group_find(&c->roster, id);
-        return d->conv == NULL ? CODE_NO_GROUP : 0;
+        d->p.conv = group_find(&c->roster, id);
+        return d->p.conv == NULL ? CODE_NO_GROUP : 0;
     } else if (c->opt->group_open) {
-        d->conv = group_get(&c->roster, id);
-        return d->conv->gone ? CODE_NO_GROUP : 0;
+        d->p.conv = group_get(&c->roster, id);
+        return d->p.conv->gone ? CODE_NO_GROUP : 0;
     } else {
         return CODE_FORBIDDEN;
     }
@@ -199,17 +193,17 @@ draft_to(struct chat *c, struct draft *d)
 static int
 draft_hook(struct chat *c, struct draft *d)
 {
-    struct str from = user_id(d->from);
-    struct str other = d->to != NULL ? user_id(d->to) : str_of(d->conv->id);
-    struct jim_chat chat = {.conn = d->api ? 0 : conn_public_id(d->conn),
+    struct str from = user_id(d->p.from);
+    struct str other = d->p.to != NULL ? user_id(d->p.to) : str_of(d->p.conv->id);
+    struct jim_chat chat = {.conn = d->api ? 0 : conn_public_id(d->p.conn),
                             .chat_type = (int)d->chat_type, .msg_type = (int)d->msg_type,
                             .from = {from.p, from.n}, .id = {d->id.p, d->id.n}};
     struct retry_hit hit;
 
-    if (!d->own_id && retry_find(&c->retries, retry_print(&c->retries, d->from, d->conv, d->id),
+    if (!d->own_id && retry_find(&c->retries, retry_print(&c->retries, d->p.from, d->p.conv, d->id),
                                  d->now_ms, &hit))
         return 0;
-    *(d->to != NULL ? &chat.to : &chat.group) = (struct jim_text){other.p, other.n};
+    *(d->p.to != NULL ? &chat.to : &chat.group) = (struct jim_text){other.p, other.n};
     return extend_chat(c->hooks, &chat, &d->r);
 }
 
@@ -224,7 +218,7 @@ chat_room(const struct draft *d)
     const struct json *f = d->r->f;
 
     return sizeof CHAT_NAMES + 5 * (JSON_INT_ROOM + 2) + f[F_CONTENT].n + f[F_GROUP_ID].n +
-           f[F_TO].n + d->from->idlen + d->id.n;
+           f[F_TO].n + d->p.from->idlen + d->id.n;
 }
 
 /* Is it all there is? */
@@ -236,7 +230,7 @@ chat_is_plain(const struct draft *d)
     return (f[F_CONTENT].plain || f[F_CONTENT].type == JSON_NONE) &&
            (f[F_GROUP_ID].plain || f[F_GROUP_ID].type == JSON_NONE) &&
            (f[F_TO].plain || f[F_TO].type == JSON_NONE) && f[F_EXTRAS].type == JSON_NONE &&
-           d->from->plain && (d->id_plain || d->own_id);
+           d->p.from->plain && (d->id_plain || d->own_id);
 }
 
 /* What is written at `to` in b is of any length, and room is needed behind it: to go on writing. */
@@ -267,11 +261,10 @@ put_id(struct buf *b, char *to, struct str id, bool plain, size_t room)
     return go_on(b, room);
 }
 
-/* The chat object, keys in alphabetical order. *id_at, *id_end: where the id's text stands in b.
+/* The chat object, keys in alphabetical order; and where the id's text stands in b.
  * There is room for all that is plain, so most members are written without asking for any. */
 static void
-put_chat(struct chat *c, struct buf *b, const struct draft *d, uint64_t seq, size_t *id_at,
-         size_t *id_end)
+put_chat(struct chat *c, struct buf *b, struct draft *d, uint64_t seq)
 {
     const struct json *f = d->r->f;
     size_t room = chat_room(d);
@@ -282,19 +275,19 @@ put_chat(struct chat *c, struct buf *b, const struct draft *d, uint64_t seq, siz
         to = json_int_at(at_lit(to, ",\"cmd\":"), d->cmd);
     if (f[F_CONTENT].type != JSON_NONE)
         to = put_member(b, at_lit(to, ",\"content\":"), &f[F_CONTENT], room);
-    to = digits_at(&c->time, at_lit(to, ",\"createTime\":"), d->create_ms);
+    to = digits_at(&c->time, at_lit(to, ",\"createTime\":"), d->p.create_ms);
     if (f[F_EXTRAS].type != JSON_NONE) {
         b->len = (size_t)(at_lit(to, ",\"extras\":") - b->p);
         json_put_value(b, &f[F_EXTRAS]);
         to = go_on(b, room);
     }
-    to = put_id(b, at_lit(to, ",\"from\":"), user_id(d->from), d->from->plain, room);
+    to = put_id(b, at_lit(to, ",\"from\":"), user_id(d->p.from), d->p.from->plain, room);
     if (!d->to_all && f[F_GROUP_ID].type != JSON_NONE)
         to = put_member(b, at_lit(to, ",\"groupId\":"), &f[F_GROUP_ID], room);
     to = at_lit(to, ",\"id\":");
-    *id_at = (size_t)(to - b->p);
+    d->p.id_at = (uint32_t)(to - b->p);
     to = put_id(b, to, d->id, d->id_plain || d->own_id, room);
-    *id_end = (size_t)(to - b->p);
+    d->p.id_len = (uint32_t)(to - b->p) - d->p.id_at;
     if (d->has_msg_type)
         to = json_int_at(at_lit(to, ",\"msgType\":"), d->msg_type);
     if (!d->to_all)
@@ -307,7 +300,7 @@ put_chat(struct chat *c, struct buf *b, const struct draft *d, uint64_t seq, siz
 /* The message as it is delivered: the chat object and a brace behind the head. The usual one is
  * written where it is to stand. */
 static struct msg *
-chat_msg(struct chat *c, const struct draft *d, uint64_t seq, size_t *id_at, size_t *id_end)
+chat_msg(struct chat *c, struct draft *d, uint64_t seq)
 {
     size_t room = delivery_head.n + chat_room(d) + 1;
 
@@ -315,14 +308,14 @@ chat_msg(struct chat *c, const struct draft *d, uint64_t seq, size_t *id_at, siz
         struct msg *m = msg_take(c->msgs, CMD_CHAT, 0, NULL, room);
         struct buf b = {m->data, 0, room}; /* never has to grow */
         buf_lit(&b, DELIVERY_HEAD);
-        put_chat(c, &b, d, seq, id_at, id_end);
+        put_chat(c, &b, d, seq);
         buf_lit(&b, "}");
         m->len = (uint32_t)b.len;
         return m;
     }
     c->out.len = 0;
     buf_lit(&c->out, DELIVERY_HEAD);
-    put_chat(c, &c->out, d, seq, id_at, id_end);
+    put_chat(c, &c->out, d, seq);
     buf_lit(&c->out, "}");
     return msg_take(c->msgs, CMD_CHAT, 0, c->out.p, c->out.len);
 }
@@ -330,81 +323,59 @@ chat_msg(struct chat *c, const struct draft *d, uint64_t seq, size_t *id_at, siz
 static void
 owe_answer(const struct draft *d)
 {
-    d->conn->deferred++;
-    if (d->fan != NULL)
-        d->fan->left++;
+    d->p.conn->deferred++;
+    if (d->p.fan != NULL)
+        d->p.fan->left++;
 }
 
 /* A message that was sent before (retry.c): owe its sender the same answer, once it is safe. */
 static void
-send_again(struct chat *c, const struct draft *d, const struct retry_hit *t)
+send_again(struct chat *c, struct draft *d, const struct retry_hit *t)
 {
-    struct pending *p = pending_push(c);
+    struct pending *p = &d->p;
 
     c->stats->retries++;
     c->out.len = 0;
     json_put_string(&c->out, d->id.p, d->id.n);
     p->kind = PENDING_RETRY;
-    p->reply_seq = d->reply_seq;
-    p->conv = d->conv;
-    p->from = d->from;
-    p->to = d->to;
-    p->conn = d->conn;
     p->seq = t->seq;
     p->create_ms = t->create_ms;
+    p->id_at = 0;
     p->id_len = (uint32_t)c->out.len;
-    p->fan = d->fan;
-    p->fan_at = d->fan_at;
     p->msg = msg_new(0, 0, c->out.p, c->out.len);
-    msg_hold(p->msg, &d->conn->jim->bounds.held);
+    msg_hold(p->msg, &p->conn->jim->bounds.held);
     /* Its turn comes after everything that was accepted before it: also the message it repeats. */
-    size_t before = (c->pending_head + c->pending_n - 2) & (c->pending_cap - 1);
-    p->number = c->pending_n > 1 ? c->pending[before].number : 0;
+    p->number = pending_last(c);
+    pending_push(c, p);
     owe_answer(d);
 }
 
 /* Number and store m, which is used up: its text is that of its delivery, the chat object and a
  * brace. */
 static int
-send_new(struct chat *c, const struct draft *d, struct msg *m, uint64_t print, size_t id_at,
-         size_t id_end)
+send_new(struct chat *c, struct draft *d, struct msg *m, uint64_t print)
 {
-    struct conv *v = d->conv;
+    struct pending *p = &d->p;
+    struct conv *v = p->conv;
     struct str chat = {m->data + delivery_head.n, m->len - delivery_head.n - 1};
-    uint64_t number = store_append(c->store, REC_MESSAGE, conv_key(v),
-                                   v->seq + 1, chat, d->now_ms, &v->index);
-    if (number == 0) {
+
+    p->number = store_append(c->store, REC_MESSAGE, conv_key(v), v->seq + 1, chat, d->now_ms,
+                             &v->index);
+    if (p->number == 0) {
         msg_unref(m);
         return CODE_STORE;
     }
-    v->seq++;
-    if (!d->own_id)
-        retry_add(&c->retries, print, v, v->seq, d->create_ms, d->now_ms);
-    bool waits = store_keeps(c->store) || c->pending_n > 0;
-    struct pending at_once, *p = &at_once;
-    if (waits)
-        p = pending_push(c);
-    else
-        zero(p, sizeof *p);
-    p->number = number;
     p->kind = PENDING_SEND;
-    p->reply_seq = d->reply_seq;
-    p->conv = v;
-    p->from = d->from;
-    p->to = d->to;
-    p->conn = d->conn;
-    p->seq = v->seq;
-    p->create_ms = d->create_ms;
-    p->id_at = (uint32_t)id_at;
-    p->id_len = (uint32_t)(id_end - id_at);
-    p->fan = d->fan;
-    p->fan_at = d->fan_at;
     p->msg = m;
-    m->chat_seq = v->seq;
-    m->alone = d->to != NULL;
-    msg_hold(m, &d->conn->jim->bounds.held);
+    p->seq = m->chat_seq = ++v->seq;
+    m->alone = p->to != NULL;
+    msg_hold(m, &p->conn->jim->bounds.held);
+    if (!d->own_id)
+        retry_add(&c->retries, print, v, p->seq, p->create_ms, d->now_ms);
     owe_answer(d);
-    if (!waits)
+    if (store_keeps(c->store) || c->pending_n > 0)
+        pending_push(c, p);
+    else
         deliver(c, p);
     return 0;
 }
@@ -414,17 +385,17 @@ send_new(struct chat *c, const struct draft *d, struct msg *m, uint64_t print, s
  * what is before and behind that goes there.
  */
 static int
-send_to_redis(struct chat *c, const struct draft *d, size_t id_at, size_t id_end)
+send_to_redis(struct chat *c, const struct draft *d)
 {
     struct buf *b = &c->out;
-    struct far_draft f = {.conn = d->conn, .reply_seq = d->reply_seq, .fan = d->fan,
-                          .fan_at = d->fan_at, .from = d->from, .to = d->to, .conv = d->conv,
-                          .create_ms = d->create_ms, .now_ms = d->now_ms, .api = d->api,
-                          .id_at = (uint32_t)id_at, .id_len = (uint32_t)(id_end - id_at)};
+    struct far_draft f = {.conn = d->p.conn, .reply_seq = d->p.reply_seq, .fan = d->p.fan,
+                          .fan_at = d->p.fan_at, .from = d->p.from, .to = d->p.to, .conv = d->p.conv,
+                          .create_ms = d->p.create_ms, .now_ms = d->now_ms, .api = d->api,
+                          .id_at = d->p.id_at, .id_len = d->p.id_len};
 
     if (c->stopping)
         return CODE_STOPPING;
-    for (f.seq_at = id_end; memcmp(b->p + f.seq_at, "\"seq\":", 6) != 0; f.seq_at++)
+    for (f.seq_at = f.id_at + f.id_len; memcmp(b->p + f.seq_at, "\"seq\":", 6) != 0; f.seq_at++)
         ; /* between them is the message's type, a number */
     f.seq_at += 6;
     f.json = (struct str){b->p, b->len};
@@ -442,7 +413,6 @@ static int
 send_draft(struct chat *c, struct draft *d)
 {
     uint64_t print = 0;
-    size_t id_at, id_end;
     int code = draft_fields(c, d);
 
     if (code == 0)
@@ -454,16 +424,16 @@ send_draft(struct chat *c, struct draft *d)
     if (code != 0)
         return code;
     if (!d->own_id) {
-        print = retry_print(&c->retries, d->from, d->conv, d->id);
+        print = retry_print(&c->retries, d->p.from, d->p.conv, d->id);
         retry_fetch(&c->retries, print);
     }
     if (c->cluster != NULL) {
         c->out.len = 0;
         buf_lit(&c->out, DELIVERY_HEAD);
-        put_chat(c, &c->out, d, 0, &id_at, &id_end);
-        return send_to_redis(c, d, id_at, id_end);
+        put_chat(c, &c->out, d, 0);
+        return send_to_redis(c, d);
     }
-    struct msg *m = chat_msg(c, d, d->conv->seq + 1, &id_at, &id_end);
+    struct msg *m = chat_msg(c, d, d->p.conv->seq + 1);
     if (!d->own_id) { /* after encoding: what the table holds of it has come into the cache */
         struct retry_hit hit;
         if (retry_find(&c->retries, print, d->now_ms, &hit)) {
@@ -477,7 +447,7 @@ send_draft(struct chat *c, struct draft *d)
         msg_unref(m);
         return CODE_STOPPING;
     }
-    code = send_new(c, d, m, print, id_at, id_end);
+    code = send_new(c, d, m, print);
     if (code == 0 && c->pending_n > 0 && !store_keeps(c->store))
         deliver_committed(c); /* nothing to wait for but what was before */
     return code;
@@ -501,8 +471,8 @@ send_chat(struct chat *c, struct conn *from, uint32_t seq, const struct request 
 
     zero(&d, sizeof d);
     d.r = r;
-    d.conn = from;
-    d.reply_seq = seq;
+    d.p.conn = from;
+    d.p.reply_seq = seq;
     d.id_text = id_text;
     int code = r == NULL ? CODE_SEND_FAILED : send_draft(c, &d);
 
@@ -518,8 +488,7 @@ struct msg *
 send_to_all(struct chat *c, struct conn *conn, const struct request *r, int *code)
 {
     char id_text[ID_ROOM];
-    struct draft d = {.r = r, .conn = conn, .api = true, .to_all = true, .id_text = id_text};
-    size_t id_at, id_end;
+    struct draft d = {.r = r, .p.conn = conn, .api = true, .to_all = true, .id_text = id_text};
 
     *code = r->f[F_CONTENT].type == JSON_NONE ? CODE_SEND_FAILED : draft_fields(c, &d);
     if (*code == 0)
@@ -532,7 +501,7 @@ send_to_all(struct chat *c, struct conn *conn, const struct request *r, int *cod
     }
     c->out.len = 0;
     buf_str(&c->out, delivery_head);
-    put_chat(c, &c->out, &d, 0, &id_at, &id_end);
+    put_chat(c, &c->out, &d, 0);
     buf_add(&c->out, "}", 1);
     return msg_new(CMD_CHAT, 0, c->out.p, c->out.len);
 }
@@ -680,7 +649,7 @@ send_fan(struct chat *c, struct conn *conn, const struct request *r, enum field 
     f->group = to == F_GROUP_ID;
     json_enter(&it, &r->f[to]);
     while (f->n < (uint32_t)n && json_next(&it, NULL, &one.f[to]) > 0) {
-        struct draft d = {.r = &one, .conn = conn, .api = true, .fan = f, .fan_at = f->n,
+        struct draft d = {.r = &one, .p = {.conn = conn, .fan = f, .fan_at = f->n}, .api = true,
                           .id_text = id_text};
         struct fan_item *t = &f->item[f->n++];
         if (one.f[to].n <= 6 * MAX_ID) /* what is longer is no id, and need not be repeated */
@@ -697,7 +666,7 @@ int
 send_api(struct chat *c, struct conn *conn, const struct request *r)
 {
     char id_text[ID_ROOM];
-    struct draft d = {.r = r, .conn = conn, .api = true, .id_text = id_text};
+    struct draft d = {.r = r, .p.conn = conn, .api = true, .id_text = id_text};
     int64_t chat_type;
     bool group = request_int(r, F_CHAT_TYPE, 0, &chat_type) > 0 && chat_type == 1;
     enum field to = group ? F_GROUP_ID : F_TO, other = group ? F_TO : F_GROUP_ID;
@@ -717,15 +686,14 @@ send_api(struct chat *c, struct conn *conn, const struct request *r)
 uint64_t
 send_import(struct chat *c, const struct request *r, const struct sent *m)
 {
-    struct draft d = {.r = r, .from = m->from, .conv = m->conv, .chat_type = m->chat_type,
-                      .create_ms = m->create_ms, .id = m->id};
+    struct draft d = {.r = r, .chat_type = m->chat_type, .id = m->id,
+                      .p = {.from = m->from, .conv = m->conv, .create_ms = m->create_ms}};
     struct str key = conv_key(m->conv);
-    size_t id_at, id_end;
 
     d.has_msg_type = request_int(r, F_MSG_TYPE, 0, &d.msg_type) > 0;
     d.has_cmd = request_int(r, F_CMD, 0, &d.cmd) > 0;
     c->out.len = 0;
-    put_chat(c, &c->out, &d, m->seq, &id_at, &id_end);
+    put_chat(c, &c->out, &d, m->seq);
     uint64_t number = store_append(c->store, REC_MESSAGE, key, m->seq,
                                    (struct str){c->out.p, c->out.len}, m->time_ms,
                                    &m->conv->index);
