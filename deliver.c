@@ -39,9 +39,9 @@ deliver_message(struct chat *c, const struct pending *p)
             n += send_to_user(v->member[i]->user, p->msg, v->member[i], NULL);
         return n;
     }
-    n = send_to_user(p->to, p->msg, member_of(&c->roster, p->to, v), NULL);
+    n = send_to_user(p->to, p->msg, member_of_pair(v, p->to), NULL);
     if (p->from != p->to) {
-        struct member *sender = member_of(&c->roster, p->from, v);
+        struct member *sender = member_of_pair(v, p->from);
         send_to_user(p->from, p->msg, sender, p->conn);
         if (p->kind != PENDING_FAR || p->from->nconns > 0) /* one need not be told what one said */
             member_delivered(&c->roster, sender, p->seq);

@@ -687,6 +687,14 @@ struct conv *conv_get_key(struct roster *r, struct str key);
 struct member *member_in_group(struct roster *r, struct user *u, struct str group);
 struct member *member_with(struct roster *r, struct user *u, struct str peer);
 struct member *member_of(struct roster *r, struct user *u, struct conv *v);
+static inline struct member * /* the same of a pair: one of two at most */
+member_of_pair(const struct conv *v, const struct user *u)
+{
+    for (uint32_t i = 0; i < v->nmembers; i++)
+        if (v->member[i]->user == u)
+            return v->member[i];
+    return NULL;
+}
 /* Is m, or NULL, what member_in_group() or member_with() would find? For who remembers the last. */
 bool member_is_in(const struct member *m, const struct user *u, struct str group);
 bool member_is_with(const struct member *m, const struct user *u, struct str peer);

@@ -79,15 +79,18 @@ msg_piece(struct msg_pool *pool, uint8_t command, uint32_t seq, size_t room)
 void
 msg_unref(struct msg *m)
 {
+    static const uint32_t max[POOLS] = {MAX_POOL / POOL_ROOM, MAX_POOL / POOL_LARGE};
+
     assert(m->refs > 0);
     if (--m->refs > 0)
         return;
     if (m->held != NULL)
         *m->held -= sizeof *m + m->len;
-    free(m->fetched);
+    if (m->fetched != NULL)
+        free(m->fetched);
     struct msg_pool *pool = m->pool;
     bool large = m->large;
-    if (pool == NULL || pool->size[large].n >= MAX_POOL / (large ? POOL_LARGE : POOL_ROOM)) {
+    if (pool == NULL || pool->size[large].n >= max[large]) {
         free(m);
         return;
     }

@@ -386,10 +386,7 @@ member_of(struct roster *r, struct user *u, struct conv *v)
 {
     if (v->group)
         return member_find(r, &(struct member_key){u, true, str_of(v->id)});
-    for (uint32_t i = 0; i < v->nmembers; i++)
-        if (v->member[i]->user == u)
-            return v->member[i];
-    return NULL;
+    return member_of_pair(v, u);
 }
 
 static struct member *

@@ -155,14 +155,18 @@ static int
 draft_to(struct chat *c, struct draft *d)
 {
     char text[MAX_ID];
-    struct str id;
     struct member *m = d->p.conn->recent; /* most say more than one thing to the same */
+    bool pair = d->chat_type == 2;
+    const struct json *name = &d->r->f[pair ? F_TO : F_GROUP_ID];
+    struct str id = {name->p, name->n}; /* as it stands: if it is the recent one's, it is right */
 
-    if (!request_id(d->r, d->chat_type == 1 ? F_GROUP_ID : F_TO, text, &id))
-        return CODE_SEND_FAILED;
-    if (d->chat_type == 2) {
-        if (!member_is_with(m, d->p.from, id))
-            d->p.conn->recent = m = member_with(&c->roster, d->p.from, id);
+    if (!name->plain || !(pair ? member_is_with : member_is_in)(m, d->p.from, id)) {
+        if (!value_id(name, text, &id))
+            return CODE_SEND_FAILED;
+        m = (pair ? member_with : member_in_group)(&c->roster, d->p.from, id);
+        d->p.conn->recent = m;
+    }
+    if (pair) {
         if (m == NULL && !d->api && c->cluster == NULL && d->p.from->begun++ >= MAX_BEGUN) {
             d->p.from->begun = MAX_BEGUN;
             return CODE_FORBIDDEN;
@@ -171,8 +175,6 @@ draft_to(struct chat *c, struct draft *d)
         d->p.conv = m != NULL ? m->conv : pair_get(&c->roster, d->p.from, d->p.to);
         return 0;
     }
-    if (!member_is_in(m, d->p.from, id))
-        d->p.conn->recent = m = member_in_group(&c->roster, d->p.from, id);
     if (c->cluster != NULL) { /* who is in it, and whether it is there, Redis decides */
         d->p.conv = group_get(&c->roster, id);
     } else if (m != NULL) {
