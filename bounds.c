@@ -97,6 +97,20 @@ address_leave(struct jim *j, struct address *a)
     free(a);
 }
 
+bool
+address_is_loopback(const struct sockaddr_storage *a)
+{
+    static const unsigned char mapped[13] = {0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, 127};
+
+    if (a->ss_family == AF_INET) {
+        const struct sockaddr_in *in = (const struct sockaddr_in *)(const void *)a;
+        return ntohl(in->sin_addr.s_addr) >> 24 == 127;
+    }
+    const struct sockaddr_in6 *in6 = (const struct sockaddr_in6 *)(const void *)a;
+    return a->ss_family == AF_INET6 && (IN6_IS_ADDR_LOOPBACK(&in6->sin6_addr) ||
+                                        memcmp(&in6->sin6_addr, mapped, sizeof mapped) == 0);
+}
+
 /* --- memory ----------------------------------------------------------------------------------- */
 
 void

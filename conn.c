@@ -227,8 +227,8 @@ piece_new(struct conn *c, uint8_t command, uint32_t seq, size_t n)
     return m;
 }
 
-/* Room for n bytes behind a head in the piece that is queued last. NULL: there is none, or its arrival
- * means something else. */
+/* Room for n bytes behind a head, in the piece that is queued last. NULL: there is none, or its
+ * arrival means something else. */
 static char *
 out_behind(struct conn *c, const struct member *member, struct str head, size_t n)
 {
@@ -1065,20 +1065,6 @@ conn_timer(struct timer *t)
 
 /* --- attending -------------------------------------------------------------------------------- */
 
-bool
-conn_is_loopback(const struct sockaddr_storage *a)
-{
-    static const unsigned char mapped[13] = {0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, 127};
-
-    if (a->ss_family == AF_INET) {
-        const struct sockaddr_in *in = (const struct sockaddr_in *)(const void *)a;
-        return ntohl(in->sin_addr.s_addr) >> 24 == 127;
-    }
-    const struct sockaddr_in6 *in6 = (const struct sockaddr_in6 *)(const void *)a;
-    return a->ss_family == AF_INET6 && (IN6_IS_ADDR_LOOPBACK(&in6->sin6_addr) ||
-                                        memcmp(&in6->sin6_addr, mapped, sizeof mapped) == 0);
-}
-
 void
 conn_new(struct listener *l, int fd, const struct sockaddr_storage *peer)
 {
@@ -1108,7 +1094,7 @@ conn_new(struct listener *l, int fd, const struct sockaddr_storage *peer)
     c->id = ++j->next_id;
     c->protos = (uint8_t)l->protos;
     c->tls_only = l->tls;
-    c->loopback = conn_is_loopback(peer);
+    c->loopback = address_is_loopback(peer);
     c->address = address;
     c->read_ms = loop_now(j->loop);
     c->reading = true;

@@ -292,8 +292,8 @@ void conn_caught_up(struct conn *c, struct member *member, struct msg *m, uint64
 /* Queue JSON as an answer to one connection: behind the last, if that is still queued and there is
  * room, so that many answers are one piece of output. */
 void conn_reply(struct conn *c, uint8_t command, uint32_t seq, const char *json, size_t n);
-/* The same of JSON that is yet to be written, at once, and all n bytes of it: where. NULL: he is told
- * nothing any more. Not for own protocols, which encode what is there. */
+/* The same of JSON that is yet to be written, at once, and all n bytes of it: where. NULL: he is
+ * told nothing any more. Not for own protocols, which encode what is there. */
 char *conn_reply_room(struct conn *c, uint8_t command, uint32_t seq, size_t n);
 /* HTTP: stream `size` bytes of fd (owned from here on) behind what is queued. */
 void conn_send_file(struct conn *c, int fd, off_t size);
@@ -314,7 +314,6 @@ const char *conn_terminal(const struct conn *c);
 /* The peer's address; false when it is gone. Asked of the kernel: logins are rare, and memory for
  * it would be a connection's for life. */
 bool conn_address(const struct conn *c, struct sockaddr_storage *to);
-bool conn_is_loopback(const struct sockaddr_storage *a); /* 127/8 or ::1 */
 
 /* For input.c. Close in `ms`, if what the deadline stands for has not come by then. */
 void conn_deadline(struct conn *c, int64_t ms);

@@ -124,7 +124,7 @@ take_addresses(struct hook *h, int error, const struct dial_addrs *found)
     h->addrs = *found;
     h->at = 0;
     for (size_t i = 0; i < found->n && h->tls == NULL && !h->in_clear; i++)
-        if (!conn_is_loopback(&found->a[i].sa)) {
+        if (!address_is_loopback(&found->a[i].sa)) {
             log_write(h->log, LOG_LEVEL_WARN, "login hook: passwords go to %s in clear: https:// "
                       "would hide them", h->host);
             h->in_clear = true;

@@ -142,7 +142,8 @@ draft_from(struct chat *c, struct draft *d)
     } else if (d->p.conn->user != NULL) {
         d->p.from = d->p.conn->user;
     } else { /* jim.login.required=off: J-IM's anonymous sender */
-        uint64_t of[2] = {d->p.conn->id, UINT64_MAX}; /* two words: never the input of a message id */
+        /* Two words: never what a message id is made of. */
+        uint64_t of[2] = {d->p.conn->id, UINT64_MAX};
         int n = snprintf(text, sizeof text, "%016llx",
                          (unsigned long long)siphash13(c->id_key, of, sizeof of));
         d->p.from = user_get(&c->roster, (struct str){text, (size_t)n});
@@ -390,10 +391,11 @@ static int
 send_to_redis(struct chat *c, const struct draft *d)
 {
     struct buf *b = &c->out;
-    struct far_draft f = {.conn = d->p.conn, .reply_seq = d->p.reply_seq, .fan = d->p.fan,
-                          .fan_at = d->p.fan_at, .from = d->p.from, .to = d->p.to, .conv = d->p.conv,
-                          .create_ms = d->p.create_ms, .now_ms = d->now_ms, .api = d->api,
-                          .id_at = d->p.id_at, .id_len = d->p.id_len};
+    const struct pending *p = &d->p;
+    struct far_draft f = {.conn = p->conn, .reply_seq = p->reply_seq, .fan = p->fan,
+                          .fan_at = p->fan_at, .from = p->from, .to = p->to, .conv = p->conv,
+                          .create_ms = p->create_ms, .now_ms = d->now_ms, .api = d->api,
+                          .id_at = p->id_at, .id_len = p->id_len};
 
     if (c->stopping)
         return CODE_STOPPING;
