@@ -598,7 +598,9 @@ inbox_answer(void *arg, uint64_t n, const struct redis_reply *r, bool sent)
     k->reading = false;
     if (r == NULL || redis_is_error(r, "")) {
         k->stats.lost += r != NULL;
-        if (r != NULL)
+        if (redis_is_error(r, "CLUSTERDOWN"))
+            op_complain(k, redis_text(r));
+        else if (r != NULL)
             far_junk(k, "the inbox", redis_text(r));
         return; /* tick_fired() comes back to it */
     }

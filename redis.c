@@ -23,6 +23,7 @@
 
 #define RETRY_PAUSE 50 /* ms until what was put off is tried again */
 #define MAX_TRIES 64   /* redirections and refusals one command may meet */
+#define HOLE_TRIES 10  /* "not served" of a slot: in this time the map has asked two servers */
 
 /* --- reading replies, slots ------------------------------------------------------------------- */
 
@@ -289,6 +290,7 @@ redis_part_moves(struct redis *r, size_t slot, struct redis_link *to)
      * of them: one goes ahead when all that are on their way are back. */
     p->probe = p->probe || (p->link != to && p->link != NULL);
     p->moving = p->moving || (p->probe && p->owed > 0);
+    p->hole = p->hole && p->link == to;
     p->link = to;
 }
 
@@ -354,14 +356,28 @@ on_later(struct redis *r, struct redis_link *k, struct redis_cmd *cmd, const str
     return true;
 }
 
-/* "Hash slot not served" is about the command's slot alone, all else about every slot. */
+/* About the command's slot alone: nobody has it. All else that is down is about every slot. */
+static bool
+is_hole(const struct redis_reply *e)
+{
+    return redis_is_error(e, "CLUSTERDOWN Hash slot");
+}
+
+/* A slot that is being given to somebody by hand has nobody for a moment. When that is over, each
+ * command is refused at once, and is the question whether it is served again. */
 static bool
 on_clusterdown(struct redis *r, struct redis_link *k, struct redis_cmd *cmd,
                const struct redis_reply *e)
 {
     redis_map_look(r);
-    if (!redis_is_error(e, "CLUSTERDOWN Hash slot"))
+    if (!is_hole(e)) {
         redis_map_down(k);
+    } else if (cmd->slot >= 0) {
+        struct redis_part *p = &r->part[cmd->slot];
+        p->hole = p->hole || cmd->tries > HOLE_TRIES;
+        if (p->hole)
+            return false;
+    }
     return on_later(r, k, cmd, e);
 }
 
@@ -441,8 +457,10 @@ link_reply(struct redis_link *k, struct redis_cmd *cmd, const struct redis_reply
     cmd_back(r, cmd);
     if (again(r, k, cmd, reply))
         return;
-    if (cmd->slot >= 0)
+    if (cmd->slot >= 0) {
         r->part[cmd->slot].probe = false;
+        r->part[cmd->slot].hole = is_hole(reply);
+    }
     if (cmd->wait == NULL || r->o.opt->redis_wait == 0 || reply->type == RESP_ERROR) {
         cmd_over(r, cmd, reply, true);
         return;

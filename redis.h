@@ -92,7 +92,8 @@ size_t redis_queued(const struct redis *r); /* bytes of commands without a reply
  * all) while it does not move. Exceptions: a command that Redis puts off (CLUSTERDOWN, LOADING,
  * NOSCRIPT), or sends back and forth while a migration ends, may be done behind some that had been
  * written before that was read. What is given after that waits for it. What Redis puts off is tried
- * again until its time is over; then the caller gets the refusal, or NULL.
+ * again until its time is over; then the caller gets the refusal, or NULL. That a slot is not
+ * served, he gets after half a second, and then at once until it is.
  *
  * Time: a connection is lost when its oldest command has had its time and nothing has come for as
  * long; one that is slow, but answers, has six times as long.
@@ -266,6 +267,7 @@ struct redis_part { /* keys that stay together: a slot, or all there are */
     uint32_t pass;           /* of release(): which has found one that stays */
     bool moving;             /* to another link: commands wait until nothing is owed */
     bool probe;              /* has moved: one command goes ahead, and the others wait for it */
+    bool hole;               /* "not served": put off for a while, in vain; nor is another asked */
 };
 
 struct redis {

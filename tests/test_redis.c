@@ -1327,6 +1327,43 @@ TEST(redis_cluster_down)
     end(&s);
 }
 
+/* A slot that nobody serves: its commands wait for half a second, in which somebody may be given it;
+ * from then on they are refused as soon as they come, until one of them is not. */
+TEST(redis_cluster_not_served)
+{
+    struct setup s;
+
+    begin_cluster(&s);
+    world.refusal = "CLUSTERDOWN Hash slot not served";
+    world.refusals[1] = 1000;
+    echo(&s, HIGH, "1", 1);
+    echo(&s, HIGH, "2", 2);
+    int64_t from = now_ms;
+    UNTIL_BY(&s, 10, s.calls == 2);
+    check_got(&s, "1 -CLUSTERDOWN Hash slot not served\n2 -CLUSTERDOWN Hash slot not served\n");
+    CHECK(now_ms - from >= 400 && now_ms - from <= 1000);
+    from = now_ms;
+    for (uint64_t i = 3; i <= 5; i++) {
+        echo(&s, HIGH, "x", i);
+        echo(&s, LOW, "y", 9);
+        UNTIL(&s, s.calls == 2 * (int)i - 2);
+        CHECK(memmem(s.got.p, s.got.len, "-CLUSTERDOWN Hash slot not served\n", 34) != NULL);
+        CHECK(memmem(s.got.p, s.got.len, "9 $y\n", 5) != NULL);
+        s.got.len = 0;
+        UNTIL_BY(&s, 100, now_ms >= from + 1000 * (int64_t)i);
+    }
+    CHECK_INT(s.downs, 0);
+    world.refusals[1] = 0;
+    echo(&s, HIGH, "6", 6);
+    UNTIL(&s, s.calls == 9);
+    check_got(&s, "6 $6\n");
+    world.refusals[1] = 3; /* that was another time */
+    echo(&s, HIGH, "7", 7);
+    UNTIL_BY(&s, 10, s.calls == 10);
+    check_got(&s, "7 $7\n");
+    end(&s);
+}
+
 /* Servers that see it differently: one knows no owner of a slot, the others do. */
 TEST(redis_cluster_hole)
 {
