@@ -523,7 +523,7 @@ peers_tidy(struct cluster *k)
 
 #define MAX_WORDS 6
 
-/* False: no node says that. */
+/* m CONV SEQ FROM, and a + when it follows closely on another. False: no node says that. */
 static bool
 inbox_message(struct cluster *k, const struct str *w, size_t n, struct str text)
 {
@@ -531,12 +531,13 @@ inbox_message(struct cluster *k, const struct str *w, size_t n, struct str text)
     struct str from;
     struct conv *v;
     uint64_t seq;
+    bool follows = n == 5 && str_eq(w[4], STR("+"));
 
-    if (n != 4 || !far_number(w[2], &seq) || !id_unescape(w[3], from_text, &from) ||
+    if ((n != 4 && !follows) || !far_number(w[2], &seq) || !id_unescape(w[3], from_text, &from) ||
         (v = conv_get_key(&k->chat->roster, w[1])) == NULL)
         return false;
     k->stats.arrived++;
-    far_heard(k, v, seq, from, text);
+    far_heard(k, v, seq, from, text, follows);
     return true;
 }
 

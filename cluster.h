@@ -221,8 +221,10 @@ void far_route(struct cluster *k, struct str node, struct str head, struct str t
 
 struct far; /* of a conversation: what waits for earlier messages */
 
-/* Message seq of v, as it stands in `chat`: shown to those here when all before it have been. */
-void far_heard(struct cluster *k, struct conv *v, uint64_t seq, struct str from, struct str chat);
+/* Message seq of v, as it stands in `chat`: shown to those here when all before it have been.
+ * follows: it was sent just behind another, which may come later. */
+void far_heard(struct cluster *k, struct conv *v, uint64_t seq, struct str from, struct str chat,
+               bool follows);
 /* From now on messages above seq come here. */
 void far_base(struct cluster *k, struct conv *v, uint64_t seq);
 void far_unbase(struct cluster *k, struct conv *v); /* they do no more */

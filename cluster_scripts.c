@@ -85,11 +85,16 @@
     "return out\n"
 #define PUT_NODES PUT_NODES_OF("KEYS[5]")
 
+/* ms between two messages: the later one follows closely. Ample: each time is by its node's clock,
+ * and all it costs is a moment's wait (arrive()). */
+#define FOLLOWS "5000"
+
 /*
  * KEYS stream :g, :m (of a pair: :d) :n, retry key; ARGV from, now, createTime, head, tail of the
  * chat's JSON with the seq between them, flags (g a group, m only a member may, c it is made, r
  * look for an earlier one), keep since, receiver. -> code, seq, createTime, 1: sent before, its
- * JSON then ("": its receiver has had it, or it is no longer kept), nodes of the group.
+ * JSON then ("": its receiver has had it, or it is no longer kept), 1: it follows closely on the
+ * one before it, nodes of the group.
  */
 static const char script_send[] = TRIM
     "local flags=ARGV[6]\n"
@@ -113,7 +118,7 @@ static const char script_send[] = TRIM
     "  local s=tonumber(seq)\n"
     "  if s<=tonumber(c) or (s>=tonumber(l) and s<=tonumber(h)) then j='' end\n"
     " end\n"
-    " out={10000,tonumber(seq),create,1,j}\n"
+    " out={10000,tonumber(seq),create,1,j,0}\n"
     "else\n"
     " local g=redis.call('HGET',KEYS[2],'t')\n"
     " local t=ARGV[2]\n"
@@ -126,7 +131,7 @@ static const char script_send[] = TRIM
     "  redis.call('SET',KEYS[5],seq..' '..ARGV[3],'PX',86400000)\n"
     " end\n"
     " if seq%32==0 then trim(KEYS[1],tonumber(ARGV[7])) end\n"
-    " out={10000,seq,ARGV[3],0,''}\n"
+    " out={10000,seq,ARGV[3],0,'',(g and t-g<" FOLLOWS ") and 1 or 0}\n"
     "end\n"
     "if not group then return out end\n" PUT_NODES_OF("KEYS[4]");
 

@@ -16,6 +16,7 @@
 #include <stdlib.h>
 
 #define GAP_MS 40         /* how long a missing message may still come by itself */
+#define FIRST_MS 1000     /* and at most, to say where a pair begins, while Redis is slow */
 #define MAX_FILL 200      /* messages read at once to close a gap */
 #define MAX_HELD 4096     /* messages of one conversation that wait for an earlier one */
 #define MAX_WAY (64u << 20) /* bytes of messages on their way to Redis: then it is too slow */
@@ -53,6 +54,7 @@ struct far_send { /* a message of one of our connections */
     int64_t given_ms;
     size_t head, seq_at;
     bool online;           /* private: the receiver is */
+    bool follows;          /* closely on the one before it */
     bool shown;            /* its turn here is over */
     bool done;             /* p.code is its answer */
     struct buf nodes;      /* where to: names, NUL-terminated */
@@ -151,21 +153,40 @@ hold(struct cluster *k, struct conv *v, const struct pending *p, struct far_send
     h->next = *at;
     *at = h;
     f->nheld++;
-    if (f->gap_at == NULL)
+    if (f->gap_at == NULL && f->based)
         k->stats.gaps++;
     gap_open(k, v);
 }
 
-/* Message p->seq of p->conv has come, from wherever: show it when its turn is. Takes p->msg. */
+/* Messages of a pair come here from number `first` on. */
 static void
-arrive(struct cluster *k, const struct pending *p, struct far_send *sent)
+pair_base(struct cluster *k, struct conv *v, uint64_t first)
+{
+    v->seq = v->durable = first - 1;
+    v->far->based = true;
+    held_drain(k, v);
+}
+
+/*
+ * Message p->seq of p->conv has come, from wherever: show it when its turn is. Takes p->msg.
+ *
+ * The first that is heard of a pair while one of them is here says where to begin. When it follows
+ * closely on another, that may still be on its way, from another node: it waits as if one were
+ * missing, and if none comes, gap_timer_fired() begins with it. What comes later is for the offline
+ * messages.
+ */
+static void
+arrive(struct cluster *k, const struct pending *p, struct far_send *sent, bool follows)
 {
     struct conv *v = p->conv;
     struct far *f = far_get(v);
 
-    if (!f->based && !v->group) { /* the first that is heard of a pair while one of them is here */
-        v->durable = p->seq - 1;
-        f->based = true;
+    if (!f->based && !v->group) {
+        if (follows && p->seq > 1) {
+            hold(k, v, p, sent);
+            return;
+        }
+        pair_base(k, v, f->held != NULL && f->held->seq < p->seq ? f->held->seq : p->seq);
     }
     if (f->based && p->seq > v->durable + 1) {
         hold(k, v, p, sent);
@@ -213,7 +234,8 @@ peer_of(const struct conv *v, const struct user *u)
 }
 
 void
-far_heard(struct cluster *k, struct conv *v, uint64_t seq, struct str from, struct str chat)
+far_heard(struct cluster *k, struct conv *v, uint64_t seq, struct str from, struct str chat,
+          bool follows)
 {
     struct pending p = {.kind = PENDING_FAR, .conv = v, .seq = seq};
     struct buf *b = &k->chat->out;
@@ -235,7 +257,7 @@ far_heard(struct cluster *k, struct conv *v, uint64_t seq, struct str from, stru
     p.msg = msg_take(k->chat->msgs, CMD_CHAT, 0, b->p, b->len);
     p.msg->chat_seq = seq;
     msg_hold(p.msg, &k->jim->bounds.held);
-    arrive(k, &p, NULL);
+    arrive(k, &p, NULL, follows);
 }
 
 void
@@ -258,7 +280,7 @@ far_unbase(struct cluster *k, struct conv *v)
 {
     struct far *f = v->far;
 
-    if (f == NULL || !f->based)
+    if (f == NULL || (!f->based && f->held == NULL))
         return;
     f->based = false;
     f->upto = 0;
@@ -332,7 +354,8 @@ fill_reply(struct op *o, uint32_t n, const struct redis_reply *r)
         if (seq > v->durable + 1 && (v->far->held == NULL || seq < v->far->held->seq))
             v->seq = v->durable = seq - 1; /* retention has taken what was before */
         o->k->stats.filled += seq == v->durable + 1;
-        far_heard(o->k, v, seq, redis_text(redis_at(fields, 5)), redis_text(redis_at(fields, 7)));
+        far_heard(o->k, v, seq, redis_text(redis_at(fields, 5)), redis_text(redis_at(fields, 7)),
+                  false);
     }
 }
 
@@ -392,17 +415,23 @@ fill(struct cluster *k, struct conv *v)
     op_sent(o);
 }
 
-/* A gap is read up when it does not close by itself. */
+/* A gap is read up when it does not close by itself. A pair that waits where to begin does so now:
+ * nothing can be read up there, for what was before is not known, so a slow Redis has longer. */
 static void
 gap_timer_fired(struct timer *t)
 {
     struct cluster *k = container_of(t, struct cluster, gap_timer);
-    int64_t now = loop_now(k->jim->loop);
+    int64_t now = loop_now(k->jim->loop), first_ms = GAP_MS + 2 * k->lag_ms;
 
+    if (first_ms > FIRST_MS)
+        first_ms = FIRST_MS;
     for (struct conv *v = k->gaps, *after; v != NULL; v = after) {
         struct far *f = v->far;
-        after = f->next_gap; /* fill() calls nothing back: it closes the gap of v, or none */
-        if (!f->filling && f->since_ms + GAP_MS <= now && cluster_can(k))
+        int64_t waited = now - f->since_ms;
+        after = f->next_gap; /* nothing here calls back: the gap of v is closed, or none */
+        if (!f->based && waited >= first_ms)
+            pair_base(k, v, f->held->seq);
+        else if (f->based && waited >= GAP_MS && !f->filling && cluster_can(k))
             fill(k, v);
     }
     if (k->gaps != NULL)
@@ -676,8 +705,9 @@ sent_reply(struct op *o, uint32_t n, const struct redis_reply *r)
         if (first.n == 0) /* and retention has taken it: only the answer is left to be given */
             s->head = 0;
     }
+    s->follows = redis_int(redis_at(r, 5), 0) == 1;
     if (s->p.conv->group)
-        add_nodes(s, r, 5);
+        add_nodes(s, r, 6);
 }
 
 /* The chat with its number in it, as it is delivered: s->p.msg. */
@@ -711,8 +741,9 @@ sent_route(struct far_send *s)
     char head[MAX_CONV_KEY + 3 * MAX_ID + 32], from[3 * MAX_ID];
     struct str key = conv_key(s->p.conv), sender = user_key(user_id(s->p.from), from);
     const char *p = s->nodes.p;
-    int n = snprintf(head, sizeof head, "m %.*s %llu %.*s", (int)key.n, key.p,
-                     (unsigned long long)s->p.seq, (int)sender.n, sender.p);
+    int n = snprintf(head, sizeof head, "m %.*s %llu %.*s%s", (int)key.n, key.p,
+                     (unsigned long long)s->p.seq, (int)sender.n, sender.p,
+                     s->follows && s->p.to != NULL ? " +" : "");
     struct str chat = {s->p.msg->data + s->head, s->p.msg->len - s->head - 1};
 
     for (size_t i = 0; i < s->nnodes; i++) {
@@ -776,7 +807,7 @@ sent_step(struct op *o)
         return;
     }
     p.msg->refs++;
-    arrive(o->k, &p, s);
+    arrive(o->k, &p, s, s->follows);
 }
 
 static void

@@ -78,6 +78,43 @@ TEST(cluster_private)
     EXPECT_QUIET(&b);
 }
 
+static bool
+hears_chat(struct peer *p)
+{
+    do
+        if (!peer_ready(p, 1000) || !hear(p))
+            return false;
+    while (!heard(p, "\"command\":11,"));
+    return true;
+}
+
+/* Two who write to each other for the first time, at once, on two nodes: each node knows its own
+ * message first, whichever it is. (All but those where a node had to wait for a processor.) */
+TEST(cluster_first_messages)
+{
+    struct engine e = {0};
+    struct server s[2];
+    struct peer p[2];
+    int heard_both = 0;
+
+    engine_start(&e);
+    for (int i = 0; i < 2; i++)
+        node_start(&s[i], &e, ALONE);
+    for (int n = 0; n < 20; n++) {
+        char name[2][8];
+        for (int i = 0; i < 2; i++) {
+            snprintf(name[i], sizeof name[i], "%c%d", "ab"[i], n);
+            peer_login(&p[i], &s[i], PROTO_TCP, name[i]);
+        }
+        for (int i = 0; i < 2; i++)
+            sayf(&p[i], CMD_CHAT, "{'chatType':2,'content':'hi','to':'%s'}", name[1 - i]);
+        heard_both += hears_chat(&p[0]) && hears_chat(&p[1]);
+        for (int i = 0; i < 2; i++)
+            peer_close(&p[i]);
+    }
+    CHECK(heard_both >= 10);
+}
+
 TEST(cluster_group)
 {
     struct engine e = {0};

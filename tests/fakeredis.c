@@ -363,7 +363,8 @@ script_send(struct cmd *c)
     bool keep = memchr(c->arg[5].p, 'r', c->arg[5].n) != NULL;
     struct str hit = keep ? item_value(c->f, c->key[4], "", "") : STR("");
     struct buf j = {0}, b = {0};
-    int64_t seq = number_in(hit);
+    int64_t seq = number_in(hit), before = number_in(item_value(c->f, c->key[1], "t", "0"));
+    bool follows = hit.n == 0 && number_in(c->arg[1]) - before < 5000;
 
     if (group && member && item_of(c->f, c->key[2], c->arg[0]) == NULL) {
         buf_lit(c->out, "*1\r\n:10024\r\n");
@@ -379,6 +380,7 @@ script_send(struct cmd *c)
     } else {
         char text[24];
         seq = item_add(c->f, c->key[1], "seq", 1);
+        item_put(c->f, c->key[1], STR("t"), c->arg[1]);
         snprintf(text, sizeof text, "%lld", (long long)seq);
         buf_str(&j, c->arg[3]);
         buf_str(&j, str_of(text));
@@ -393,10 +395,11 @@ script_send(struct cmd *c)
     put_bulk(&b, c->arg[2]);
     put_number(&b, hit.n > 0);
     put_bulk(&b, hit.n > 0 ? of(&j) : STR(""));
+    put_number(&b, follows);
     if (group) {
-        put_items(c, c->key[3], 5, &b, false);
+        put_items(c, c->key[3], 6, &b, false);
     } else {
-        put_array(c->out, 5);
+        put_array(c->out, 6);
         buf_str(c->out, of(&b));
     }
     buf_free(&j);

@@ -173,17 +173,24 @@ hears(const char *file, int line, struct peer *p, int seq, const char *text)
         test_fail(file, line, "not %s: %.*s", text, (int)p->text.n, p->text.p);
 }
 
-/* What a node puts into another's inbox for message n of the pair a and b, or the group g. */
+/* What a node puts into another's inbox for message n of the pair a and b, or the group g. more:
+ * " +" when it follows closely on the one before it. */
 static void
-post(const char *conv, int n, const char *content)
+post_more(const char *conv, int n, const char *content, const char *more)
 {
     char head[64], text[200];
-    int len = snprintf(head, sizeof head, "m %s %d b", conv, n);
+    int len = snprintf(head, sizeof head, "m %s %d b%s", conv, n, more);
     int size = snprintf(text, sizeof text, "{\"chatType\":2,\"content\":\"%s\",\"from\":\"b\","
                         "\"id\":\"i%d\",\"seq\":%d,\"to\":\"a\"}", content, n, n);
 
     fake_post(&redis, name_of(0), (struct str){head, (size_t)len},
               (struct str){text, (size_t)size});
+}
+
+static void
+post(const char *conv, int n, const char *content)
+{
+    post_more(conv, n, content, "");
 }
 
 static bool
@@ -482,6 +489,116 @@ TEST(node_gap_while_away)
         HEARS(&a, (int)n + 1, "next");
     }
     CHECK(quiet(&a) && node[0].j->cluster->gaps == NULL);
+    end();
+}
+
+/* The first two messages of a pair, sent at once on two nodes: one hears the later one, its own,
+ * while the earlier is still on its way. */
+TEST(node_first_messages_cross)
+{
+    struct peer a, b;
+
+    begin(2, ALONE);
+    login(&a, 0, "a");
+    login(&b, 1, "b");
+    fake_rule(&redis, "send", FAKE_HOLD, STR(""), 1);
+    say(&a, CMD_CHAT, "{'chatType':2,'content':'one','to':'b'}");
+    UNTIL(fake_heard(&redis, "send*one"));
+    say(&b, CMD_CHAT, "{'chatType':2,'content':'two','to':'a'}");
+    UNTIL(fake_heard(&redis, "send*two"));
+    settle();
+    fake_release(&redis);
+    HEARS(&b, 1, "one");
+    ACK(&b, 2);
+    ACK(&a, 1);
+    HEARS(&a, 2, "two");
+    CHECK(quiet(&a) && quiet(&b));
+    end();
+}
+
+/* The same of two devices of one sender, and in an old conversation of which the receiver's node
+ * has heard nothing yet. */
+TEST(node_two_devices_cross)
+{
+    struct peer near, far, b;
+
+    begin(2, ALONE);
+    login(&far, 0, "a");
+    login(&near, 1, "a");
+    login(&b, 1, "b");
+    fake_put(&redis, "jim:{c:p:a:b}:g", "seq", "41");
+    fake_put(&redis, "jim:{c:p:a:b}:g", "t", "1000");
+    fake_rule(&redis, "send", FAKE_HOLD, STR(""), 1);
+    say(&far, CMD_CHAT, "{'chatType':2,'content':'one','to':'b'}");
+    UNTIL(fake_heard(&redis, "send*one"));
+    say(&near, CMD_CHAT, "{'chatType':2,'content':'two','to':'b'}");
+    UNTIL(fake_heard(&redis, "send*two"));
+    settle();
+    fake_release(&redis);
+    HEARS(&b, 42, "one");
+    HEARS(&b, 43, "two");
+    HEARS(&near, 42, "one");
+    ACK(&near, 43);
+    ACK(&far, 42);
+    HEARS(&far, 43, "two");
+    CHECK(quiet(&near) && quiet(&far) && quiet(&b));
+    end();
+}
+
+/* He goes, and comes back: what is for him then is heard anew. */
+static void
+login_again(struct peer *p, int i, const char *user)
+{
+    char key[40];
+
+    snprintf(key, sizeof key, "jim:{u:%s}:n", user);
+    peer_close(p);
+    UNTIL(fake_get(&redis, key, name_of(i)) == NULL);
+    CHECK(node[i].j->cluster->gaps == NULL);
+    login(p, i, user);
+}
+
+/* How long the first of a pair waits for one before it: not at all when that was long ago, else as
+ * long as for any that is missing, or until he goes for whom it is. */
+TEST(node_first_waits)
+{
+    struct peer a;
+
+    begin(1, ALONE);
+    login(&a, 0, "a");
+    post("p:a:b", 7, "long ago");
+    HEARS(&a, 7, "long ago");
+    login_again(&a, 0, "a");
+    post_more("p:a:b", 9, "p9", " +");
+    post_more("p:a:b", 8, "p8", " +");
+    post_more("p:a:b", 9, "p9", " +");
+    CHECK(quiet(&a));
+    UNTIL(peer_ready(&a, 0));
+    HEARS(&a, 8, "p8");
+    HEARS(&a, 9, "p9");
+    post_more("p:a:b", 7, "too late", " +");
+    CHECK(quiet(&a));
+    login_again(&a, 0, "a");
+    node[0].j->cluster->lag_ms = 500; /* Redis is slow: so may be what is awaited */
+    post_more("p:a:b", 20, "p20", " +");
+    pass(900);
+    CHECK(quiet(&a));
+    post_more("p:a:b", 19, "p19", " +");
+    UNTIL(peer_ready(&a, 0));
+    HEARS(&a, 19, "p19");
+    HEARS(&a, 20, "p20");
+    login_again(&a, 0, "a");
+    post_more("p:a:b", 25, "p25", " +");
+    CHECK(quiet(&a));
+    login_again(&a, 0, "a");
+    post_more("p:a:b", 30, "p30", " +");
+    post("p:a:b", 32, "p32"); /* which shows that 31 is missing, and that is all it shows */
+    HEARS(&a, 30, "p30");
+    CHECK(quiet(&a));
+    post("p:a:b", 31, "p31");
+    HEARS(&a, 31, "p31");
+    HEARS(&a, 32, "p32");
+    CHECK(quiet(&a) && !fake_heard(&redis, "XRANGE"));
     end();
 }
 

@@ -1327,8 +1327,8 @@ TEST(redis_cluster_down)
     end(&s);
 }
 
-/* A slot that nobody serves: its commands wait for half a second, in which somebody may be given it;
- * from then on they are refused as soon as they come, until one of them is not. */
+/* A slot that nobody serves: its commands wait for half a second, in which somebody may be given
+ * it; from then on they are refused as soon as they come, until one of them is not. */
 TEST(redis_cluster_not_served)
 {
     struct setup s;
