@@ -85,7 +85,7 @@ address_of(const struct auth *a, const struct conn *conn)
     const struct sockaddr_in6 *in6 = (const struct sockaddr_in6 *)(const void *)&sa;
     uint64_t print;
 
-    if (!conn_address(conn, &sa))
+    if (!address_peer(conn, &sa))
         return 0;
     if (sa.ss_family == AF_INET)
         print = siphash13(a->key, &in->sin_addr, 4);
@@ -387,7 +387,7 @@ auth_address(const struct conn *conn, char text[ADDRESS_ROOM])
     const struct sockaddr_in6 *in6 = (const struct sockaddr_in6 *)(const void *)&sa;
 
     text[0] = '\0';
-    if (!conn_address(conn, &sa))
+    if (!address_peer(conn, &sa))
         return;
     if (sa.ss_family == AF_INET)
         inet_ntop(AF_INET, &in->sin_addr, text, ADDRESS_ROOM);

@@ -3,7 +3,7 @@
  * bounds.c - what all peers together may make the server hold. Each single thing has its limit
  * where it is made; here is what adds up: connections of one address, and memory.
  *
- *   addresses   who has how many connections
+ *   addresses   who has how many connections, and where one comes from
  *   memory      jim.memory.max: how much is used, and whether that is too much
  *   worst case  what the options allow, as a sum one can read
  *
@@ -95,6 +95,15 @@ address_leave(struct jim *j, struct address *a)
         return;
     map_remove(&j->bounds.addresses, a);
     free(a);
+}
+
+bool
+address_peer(const struct conn *c, struct sockaddr_storage *to)
+{
+    socklen_t n = sizeof *to;
+
+    *to = (struct sockaddr_storage){0};
+    return getpeername(c->fd, (struct sockaddr *)to, &n) == 0;
 }
 
 bool
@@ -213,12 +222,12 @@ memory_full(struct jim *j)
 {
     struct bounds *b = &j->bounds;
     size_t max = (size_t)j->opt.memory_max;
-    /* The margin is for what one turn may take before it is asked again; once full, more than the
-     * next message has to be free before anything is taken in. */
-    size_t limit = max - max / 8 - (b->full ? max / 32 : 0);
 
     if (max == 0)
         return false;
+    /* The margin is for what one turn may take before it is asked again; once full, more than the
+     * next message has to be free before anything is taken in. */
+    size_t limit = max - max / 8 - (b->full ? max / 32 : 0);
     size_t used = memory_used(j);
     if (used > limit)
         used = memory_trim(j, used);

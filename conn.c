@@ -7,7 +7,7 @@
  *   output     conn_send() queues, conn_flush() writes once a turn: the last of a message's eight
  *              hops (README)
  *   closing    conn_close() and conn_finish() only mark; the end of the turn releases
- *   reading    conn_readable() reads once a turn, the first hop; input.c makes of it what it means
+ *   reading    conn_take() reads once a turn, the first hop; input.c makes of it what it means
  *   timers     one a connection, meaning what its state says
  *   attending  what the end of a turn does for a connection
  */
@@ -89,24 +89,28 @@ out_count(struct jim *j, struct out *o)
     o->held = n;
 }
 
-static struct out *
+static ASIDE struct out *
+out_new(struct jim *j)
+{
+    struct out *o = xcalloc(1, sizeof *o);
+
+    o->file = -1;
+    o->entry = ring_grow(NULL, sizeof o->entry[0], &o->head, &o->cap, 4);
+    out_count(j, o);
+    return o;
+}
+
+/* Give the connection a queue: it has none. */
+static void
 out_get(struct conn *c)
 {
     struct jim *j = c->jim;
-    struct out *o = c->out;
 
-    if (o != NULL)
-        return o;
-    if (j->free_out != NULL) {
-        o = j->free_out;
-        j->free_out = o->next_free;
-    } else {
-        o = xcalloc(1, sizeof *o);
-        o->entry = ring_grow(NULL, sizeof o->entry[0], &o->head, &o->cap, 4);
-        out_count(j, o);
-    }
-    o->file = -1;
-    return c->out = o;
+    c->out = j->free_out;
+    if (c->out != NULL)
+        j->free_out = c->out->next_free;
+    else
+        c->out = out_new(j);
 }
 
 static void
@@ -114,6 +118,7 @@ out_free(struct jim *j, struct out *o)
 {
     j->bounds.held -= o->held;
     free(o->entry);
+    free(o->lag);
     free(o);
 }
 
@@ -125,24 +130,19 @@ conn_free_spares(struct jim *j)
         j->free_out = o->next_free;
         out_free(j, o);
     }
-    for (int i = 0; i < POOLS; i++) {
-        struct msg *m;
-        while ((m = j->msgs.size[i].free) != NULL) {
-            j->msgs.size[i].free = m->next_free;
-            free(m);
-        }
-        j->msgs.size[i].n = 0;
-    }
+    msg_pool_free(&j->msgs);
 }
 
-/* Drop the first entry. */
-static void
+/* Take the first entry out. */
+static struct msg *
 out_pop(struct out *o)
 {
-    msg_unref(o->entry[o->head].msg);
+    struct msg *m = o->entry[o->head].msg;
+
     o->head = (o->head + 1) & (o->cap - 1);
     o->n--;
     o->sent = 0;
+    return m;
 }
 
 static void
@@ -156,34 +156,45 @@ file_close(struct jim *j, struct out *o)
     j->room = true; /* for a connection */
 }
 
-/* Give the queue back. Rings that grew are not kept: they were one slow reader's. */
+/* Give the queue back, which is empty. A slow reader's, which has grown, is not kept. */
 static void
 out_release(struct conn *c)
 {
     struct out *o = c->out;
 
-    if (o == NULL)
-        return;
-    while (o->n > 0)
-        out_pop(o);
-    file_close(c->jim, o);
-    c->jim->stats.queued -= o->bytes;
     c->out = NULL;
-    o->asked = false;
-    o->head = 0;
-    o->bytes = 0;
-    if (o->lag_cap > 0) {
-        free(o->lag);
-        o->lag = NULL;
-        o->lags = o->lag_cap = 0;
-        out_count(c->jim, o);
-    }
-    if (o->cap > 64) {
+    if (o->cap > 64 || o->lag_cap > 0) {
         out_free(c->jim, o);
         return;
     }
+    o->head = 0;
     o->next_free = c->jim->free_out;
     c->jim->free_out = o;
+}
+
+/* Forget what is queued. */
+static void
+out_drop(struct conn *c)
+{
+    struct out *o = c->out;
+
+    while (o->n > 0)
+        msg_unref(out_pop(o));
+    file_close(c->jim, o);
+    c->jim->stats.queued -= o->bytes;
+    o->bytes = 0;
+    out_release(c);
+}
+
+/* As his protocol, the embedding program's own, has it. NULL: he is not told. */
+static ASIDE struct msg *
+out_own(struct conn *c, struct msg *m, struct member *member)
+{
+    struct msg *his = own_encode(c, m);
+
+    if (his == NULL && (member != NULL || m->fetched != NULL))
+        deliver_written(&c->jim->chat, m, member);
+    return his;
 }
 
 static void
@@ -191,15 +202,11 @@ out_push(struct conn *c, struct msg *m, struct member *member)
 {
     struct out *o = c->out;
 
+    if (c->proto == PROTO_OWN && (m = out_own(c, m, member)) == NULL)
+        return;
     if (o->n == o->cap) {
         o->entry = ring_grow(o->entry, sizeof o->entry[0], &o->head, &o->cap, 4);
         out_count(c->jim, o);
-    }
-    struct msg *whole = m;
-    if (c->proto == PROTO_OWN && (m = own_encode(c, m)) == NULL) { /* he is not told */
-        if (member != NULL || whole->fetched != NULL)
-            deliver_written(&c->jim->chat, whole, member);
-        return;
     }
     if (m->held == NULL)
         msg_hold(m, &c->jim->bounds.held);
@@ -304,7 +311,7 @@ lag_add(struct conn *c, struct member *member, uint64_t seq)
  * A reader who fell behind gets what he missed from the store, in order, as fast as he reads. (Of a
  * pair he may get what he has sent himself meanwhile: the store does not know connections.)
  */
-static void
+static ASIDE void
 catch_up(struct conn *c)
 {
     struct out *o = c->out;
@@ -369,23 +376,13 @@ conn_caught_up(struct conn *c, struct member *member, struct msg *m, uint64_t ne
     }
 }
 
-void
-conn_send(struct conn *c, struct msg *m, struct member *member)
+/* Queue it behind others, if there is room. */
+static ASIDE void
+send_behind(struct conn *c, struct msg *m, struct member *member)
 {
     size_t limit = (size_t)c->jim->opt.queue_max;
     struct out *o = c->out;
 
-    if (c->shut || c->state == CONN_LINGER || c->state == CONN_DEAD)
-        return;
-    if (c->jim->fanning)
-        conn_attend_bulk(c);
-    else
-        conn_attend(c);
-    if (o == NULL) { /* nothing before it: it has room */
-        out_get(c);
-        out_push(c, m, member);
-        return;
-    }
     if (o->bytes + m->len > MAX_PRESSED && limit > MAX_PRESSED && memory_full(c->jim))
         limit = MAX_PRESSED / 2; /* who reads has hardly more; who does not, has had enough */
     bool stored = member != NULL && (store_keeps(c->jim->store) || c->jim->cluster != NULL);
@@ -400,6 +397,23 @@ conn_send(struct conn *c, struct msg *m, struct member *member)
     } else {
         conn_drop(c, DROP_UNREAD, "does not read what is sent to him");
     }
+}
+
+void
+conn_send(struct conn *c, struct msg *m, struct member *member)
+{
+    if (c->shut || c->state == CONN_LINGER || c->state == CONN_DEAD)
+        return;
+    if (c->jim->fanning)
+        conn_attend_bulk(c);
+    else
+        conn_attend(c);
+    if (c->out != NULL) {
+        send_behind(c, m, member);
+        return;
+    }
+    out_get(c);
+    out_push(c, m, member);
 }
 
 bool
@@ -455,23 +469,15 @@ conn_send_file(struct conn *c, int fd, off_t size)
         close(fd);
         return;
     }
-    struct out *o = out_get(c);
+    if (c->out == NULL)
+        out_get(c);
+    struct out *o = c->out;
     c->jim->files++;
     o->file = fd;
     o->file_at = 0;
     o->file_end = size;
     c->busy = true; /* the next answer comes behind the whole file */
     conn_attend(c);
-}
-
-void
-conn_control(struct conn *c, enum ws_opcode opcode, const void *p, size_t n)
-{
-    struct msg *m = msg_new(0, 0, p, n);
-
-    m->opcode = (uint8_t)opcode;
-    conn_send(c, m, NULL);
-    msg_unref(m);
 }
 
 /* Pieces of output on their way into one writev: small ones copied together, large ones by
@@ -534,30 +540,39 @@ pieces_fill(struct conn *c, struct pieces *v)
     }
 }
 
+/* All of the first entry has left. */
+static void
+out_done(struct conn *c)
+{
+    struct out *o = c->out;
+    struct jim *j = c->jim;
+    struct member *member = o->entry[o->head].member;
+    struct msg *m = out_pop(o);
+
+    o->bytes -= m->len + MAX_PKT_HEAD;
+    j->stats.queued -= m->len + MAX_PKT_HEAD;
+    if (member != NULL || m->fetched != NULL)
+        deliver_written(&j->chat, m, member);
+    if (j->hooks != NULL)
+        extend_traffic(c, JIM_SENT, m->command > 0 ? m->command : -1, head_of(c, m).n + m->len, 0);
+    msg_unref(m);
+}
+
 /* `n` more bytes have left: finish the entries they complete. */
 static void
 out_written(struct conn *c, size_t n)
 {
     struct out *o = c->out;
 
-    c->jim->stats.bytes_out += n;
     while (o->n > 0) {
         struct msg *m = o->entry[o->head].msg;
-        struct member *member = o->entry[o->head].member;
         size_t left = head_of(c, m).n + m->len - o->sent;
         if (n < left) {
             o->sent += (uint32_t)n;
             return;
         }
         n -= left;
-        o->bytes -= m->len + MAX_PKT_HEAD;
-        c->jim->stats.queued -= m->len + MAX_PKT_HEAD;
-        if (member != NULL || m->fetched != NULL)
-            deliver_written(&c->jim->chat, m, member);
-        if (c->jim->hooks != NULL)
-            extend_traffic(c, JIM_SENT, m->command > 0 ? m->command : -1,
-                           head_of(c, m).n + m->len, 0);
-        out_pop(o);
+        out_done(c);
     }
 }
 
@@ -595,8 +610,27 @@ write_pieces(struct conn *c, struct pieces *v)
     return w;
 }
 
+/* A call was given `n` bytes of entries and returned `w`. How many have left, or -1. */
+static ssize_t
+wrote(struct conn *c, size_t n, ssize_t w)
+{
+    c->jim->stats.writes++;
+    if (w < 0 && errno != EAGAIN && errno != EWOULDBLOCK)
+        return -1;
+    if (w < 0)
+        w = 0;
+    c->jim->stats.bytes_out += (uint64_t)w;
+    if ((size_t)w < n)
+        c->full = true; /* the write event brings us back */
+    if (!c->full && c->out->n == 1)
+        out_done(c);
+    else
+        out_written(c, (size_t)w);
+    return w;
+}
+
 static ASIDE ssize_t
-write_several(struct conn *c, size_t *all)
+flush_several(struct conn *c)
 {
     struct pieces v;
 
@@ -604,26 +638,42 @@ write_several(struct conn *c, size_t *all)
     v.gathered = v.total = 0;
     v.gather = c->jim->gather;
     pieces_fill(c, &v);
-    *all = v.total;
-    return write_pieces(c, &v);
+    return wrote(c, v.total, write_pieces(c, &v));
 }
 
-/* Write as much of the entries as one call takes. *all: what it was given. */
+/* The only entry, as it stands or copied behind its head. */
 static ssize_t
-write_entries(struct conn *c, size_t *all)
+flush_one(struct conn *c, struct msg *m)
 {
     const struct out *o = c->out;
-    const struct msg *first = o->entry[o->head].msg;
+    const char *p = m->data;
+    size_t n = m->len;
 
-    if (o->n == 1 && first->raw && c->tls == NULL) { /* as it stands: nothing to be copied */
-        *all = first->len - o->sent;
-        return write_bytes(c, first->data + o->sent, *all);
+    if (!m->raw) {
+        struct str head = head_of(c, m);
+        p = c->jim->gather;
+        copy_short(c->jim->gather, head.p, head.n & 15);
+        memcpy(c->jim->gather + head.n, m->data, n);
+        n += head.n;
     }
-    return write_several(c, all);
+    n -= o->sent;
+    return wrote(c, n, write_bytes(c, p + o->sent, n));
+}
+
+/* Write as much of the entries as one call takes. Returns the bytes that have left, or -1. */
+static ssize_t
+flush_entries(struct conn *c)
+{
+    const struct out *o = c->out;
+    struct msg *m = o->entry[o->head].msg;
+
+    if (o->n == 1 && c->tls == NULL && (m->raw || m->pool != NULL)) /* pool: it is short */
+        return flush_one(c, m);
+    return flush_several(c);
 }
 
 /* Stream the next part of a file. Returns the bytes written, 0 when the socket is full, -1. */
-static ssize_t
+static ASIDE ssize_t
 flush_file(struct conn *c)
 {
     struct out *o = c->out;
@@ -659,9 +709,8 @@ static void
 conn_flush(struct conn *c)
 {
     struct out *o = c->out;
-    size_t written = 0, all;
 
-    while (written < MAX_FLUSH) {
+    for (size_t written = 0; written < MAX_FLUSH;) {
         ssize_t w;
         if (o->n == 0 && o->lags > 0 && c->jim->cluster != NULL) {
             catch_up_far(c); /* and it will be back here */
@@ -670,16 +719,7 @@ conn_flush(struct conn *c)
         if (o->n == 0 && o->lags > 0)
             catch_up(c);
         if (o->n > 0) {
-            w = write_entries(c, &all);
-            c->jim->stats.writes++;
-            if (w < 0)
-                w = errno == EAGAIN || errno == EWOULDBLOCK ? 0 : -1;
-            if (w > 0)
-                out_written(c, (size_t)w);
-            if (w >= 0 && (size_t)w < all) {
-                c->full = true; /* the write event brings us back */
-                return;
-            }
+            w = flush_entries(c);
         } else if (o->file >= 0) {
             w = flush_file(c);
         } else {
@@ -688,7 +728,7 @@ conn_flush(struct conn *c)
         }
         if (w < 0)
             conn_close(c, "write failed");
-        if (w <= 0)
+        if (w <= 0 || c->full)
             return;
         written += (size_t)w;
         if (c->state == CONN_FINISH)
@@ -765,24 +805,6 @@ conn_answered(struct conn *c)
     conn_attend(c);
 }
 
-void
-conn_speaks(struct conn *c, enum proto proto)
-{
-    c->jim->stats.open[c->proto]--;
-    c->proto = (uint8_t)proto;
-    c->jim->stats.open[proto]++;
-    c->jim->stats.proto[proto]++;
-}
-
-bool
-conn_address(const struct conn *c, struct sockaddr_storage *to)
-{
-    socklen_t n = sizeof *to;
-
-    *to = (struct sockaddr_storage){0};
-    return getpeername(c->fd, (struct sockaddr *)to, &n) == 0;
-}
-
 const char *
 conn_terminal(const struct conn *c)
 {
@@ -809,7 +831,8 @@ conn_release(struct conn *c)
         close(c->fd);
         c->fd = -1;
         loop_timer_clear(j->loop, &c->timer);
-        out_release(c);
+        if (c->out != NULL)
+            out_drop(c);
         input_free(c);
         address_leave(j, c->address);
         j->conns--;
@@ -846,18 +869,19 @@ static void
 conn_interest(struct conn *c)
 {
     unsigned tls = c->tls != NULL ? tls_state(c->tls) : 0;
-    bool reading = c->state == CONN_LINGER ||
-                   (c->state == CONN_DETECT ? !(tls & TLS_QUEUED) : !input_waits(c) && !c->ended);
-    /* Who stands in the line of bulk is written to without being asked. */
-    bool writing = (c->out != NULL && !c->bulk && !(c->out->asked && c->out->n == 0)) ||
-                   tls & TLS_PENDING;
+    unsigned want = 0;
 
-    if (reading == c->reading && writing == c->writing)
+    if (c->state == CONN_OPEN     ? !input_waits(c) && !c->ended
+        : c->state == CONN_DETECT ? !(tls & TLS_QUEUED)
+                                  : c->state == CONN_LINGER)
+        want |= LOOP_READ;
+    /* Who stands in the line of bulk is written to without being asked. */
+    if ((c->out != NULL && !c->bulk && !(c->out->asked && c->out->n == 0)) || tls & TLS_PENDING)
+        want |= LOOP_WRITE;
+    if (want == c->watched)
         return;
-    c->reading = reading;
-    c->writing = writing;
-    if (loop_set(c->jim->loop, c->fd,
-                 (reading ? LOOP_READ : 0u) | (writing ? LOOP_WRITE : 0u)) != 0)
+    c->watched = (uint8_t)want;
+    if (loop_set(c->jim->loop, c->fd, want) != 0)
         conn_close(c, "cannot be watched");
 }
 
@@ -878,13 +902,13 @@ static ssize_t
 conn_read(struct conn *c)
 {
     struct jim *j = c->jim;
-    bool detect = c->state == CONN_DETECT && j->tls != NULL;
+    size_t most = c->state == CONN_DETECT && j->tls != NULL ? MAX_HELLO : MAX_READ;
     ssize_t n;
 
     if (c->tls != NULL && c->state != CONN_LINGER)
         return tls_read(c->tls, j->input, MAX_READ);
     do
-        n = recv(c->fd, j->input, detect ? MAX_HELLO : MAX_READ, 0);
+        n = recv(c->fd, j->input, most, 0);
     while (n < 0 && errno == EINTR);
     return n;
 }
@@ -941,27 +965,12 @@ conn_take(struct conn *c)
         conn_attend(c); /* the end has come along, and no event will say so */
 }
 
-/* Has the end come along with the last bytes? It counts once they have all been used. */
-static bool
-conn_over(const struct conn *c)
-{
-    return c->tls != NULL && c->state == CONN_OPEN && !c->ended && !input_waits(c) &&
-           tls_state(c->tls) & TLS_OVER;
-}
-
-static void
-conn_readable(struct conn *c)
-{
-    if (c->state != CONN_DETECT || c->tls == NULL || !tls_wait(c->tls))
-        conn_take(c);
-}
-
 void
 conn_handshakes(struct jim *j)
 {
     struct conn *c;
 
-    for (int i = 0; i < MAX_HANDSHAKES && j->tls != NULL && (c = tls_next(j->tls)) != NULL; i++) {
+    for (int i = 0; i < MAX_HANDSHAKES && (c = tls_next(j->tls)) != NULL; i++) {
         if (c->state != CONN_DETECT)
             continue; /* closed while it waited */
         if (tls_state(c->tls) & TLS_FRESH)
@@ -979,10 +988,11 @@ conn_event(void *arg, unsigned events)
     if (c->state == CONN_DEAD)
         return;
     if (events & LOOP_READ) {
-        if (!c->reading)
+        if (!(c->watched & LOOP_READ))
             conn_close(c, "hung up"); /* not asked for, so this is an error condition */
-        else if (c->state == CONN_LINGER || c->state == CONN_DETECT || !input_waits(c))
-            conn_readable(c); /* else somebody else's command has just put it on hold */
+        else if (c->state == CONN_DETECT ? c->tls == NULL || !tls_wait(c->tls)
+                                         : c->state == CONN_LINGER || !input_waits(c))
+            conn_take(c); /* else somebody else's command has just put it on hold */
     }
     if (events & LOOP_WRITE) { /* his socket was full: he is the one we have waited for */
         c->full = false;
@@ -1097,7 +1107,7 @@ conn_new(struct listener *l, int fd, const struct sockaddr_storage *peer)
     c->loopback = address_is_loopback(peer);
     c->address = address;
     c->read_ms = loop_now(j->loop);
-    c->reading = true;
+    c->watched = LOOP_READ;
     if (loop_add(j->loop, fd, LOOP_READ, conn_event, c) != 0) {
         log_write(&j->log, LOG_LEVEL_ERROR, "cannot watch a connection: %s", strerror(errno));
         close(fd);
@@ -1134,8 +1144,8 @@ conn_turn(struct conn *c)
 {
     if (c->resume)
         input_resume(c);
-    if (conn_over(c))
-        conn_take(c);
+    if (c->tls != NULL && !c->ended && !input_waits(c) && tls_state(c->tls) & TLS_OVER)
+        conn_take(c); /* the end has come along with the last bytes; they have all been used now */
     if (c->shut) /* nothing reaches him here any more: not when the peer closes, but from now on */
         chat_closed(&c->jim->chat, c);
     if (c->out != NULL && c->state != CONN_DEAD && !c->full) {
@@ -1155,8 +1165,6 @@ conn_turn(struct conn *c)
         conn_linger(c);
     if (c->state != CONN_DEAD)
         conn_interest(c);
-    /* Closed by what this turn did, it is in the list again, and must not be freed from there. */
-    if (c->state == CONN_DEAD && !c->attend)
+    else if (!c->attend) /* else it is in the list again, and must not be freed from there */
         conn_release(c);
 }
-

@@ -109,7 +109,7 @@ struct msg {
 /* Memory of short messages, used again: in the steady state they cost no malloc. */
 struct msg_pool {
     struct {
-        struct msg *free; /* owned: conn_free_spares() */
+        struct msg *free; /* owned: msg_pool_free() */
         uint32_t n;
     } size[POOLS];
     uint64_t made;    /* how often there was none, and malloc was called */
@@ -157,6 +157,7 @@ msg_put(struct msg *piece, struct str head, const char *data, size_t n)
     memcpy(msg_room(piece, head, n), data, n);
 }
 void msg_unref(struct msg *m);
+void msg_pool_free(struct msg_pool *pool); /* the spare ones */
 void msg_hold(struct msg *m, size_t *held); /* count its bytes there until it is freed; once */
 
 /* --- conn.c: connections and messages --------------------------------------------------------- */
@@ -247,8 +248,6 @@ struct conn {
     bool attend : 1;           /* in the list */
     bool bulk : 1;             /* in the other */
     bool resume : 1;           /* its input is to be looked at again */
-    bool reading : 1;          /* the loop watches for input */
-    bool writing : 1;          /* and for room for output */
     bool loopback : 1;         /* peer address is 127/8 or ::1 */
     bool keep_alive : 1;       /* HTTP */
     bool head_only : 1;        /* HTTP: the request was HEAD */
@@ -259,6 +258,7 @@ struct conn {
     bool opened : 1;           /* jim_on_opened() was told */
     bool own_http : 1;         /* HTTP: the embedding program owes the answer */
     bool parked : 1;           /* cluster: a command of his is with Redis, and all wait for it */
+    uint8_t watched;           /* enum loop_events the loop looks out for */
     uint8_t protos;            /* PROTO_BITs its port serves */
     uint8_t silent;            /* WebSocket pings without an answer */
     uint8_t reason;            /* enum reason it ends for; or REASON_DROPS + enum drop */
@@ -303,7 +303,6 @@ bool conn_has_room(const struct conn *c, size_t n);
 void conn_finish(struct conn *c, enum ws_close code);
 void conn_close(struct conn *c, const char *why); /* at the end of the turn, output dropped */
 void conn_drop(struct conn *c, enum drop reason, const char *why); /* the same, and counted */
-void conn_speaks(struct conn *c, enum proto proto); /* from now on */
 /* The connection has got its user: from now on silence is judged by heartbeat and PING. */
 void conn_logged_in(struct conn *c);
 /* HTTP: header lines for an answer that comes later; kept until the answer frees them. */
@@ -311,15 +310,10 @@ struct buf *conn_answer_head(struct conn *c);
 /* One of the `deferred` answers has been given; counts down, and lets waiting input go on. */
 void conn_answered(struct conn *c);
 const char *conn_terminal(const struct conn *c);
-/* The peer's address; false when it is gone. Asked of the kernel: logins are rare, and memory for
- * it would be a connection's for life. */
-bool conn_address(const struct conn *c, struct sockaddr_storage *to);
 
 /* For input.c. Close in `ms`, if what the deadline stands for has not come by then. */
 void conn_deadline(struct conn *c, int64_t ms);
 void conn_attend(struct conn *c); /* have conn_turn() called at the end of the turn */
-/* Queue a WebSocket control frame with n <= MAX_CONTROL bytes. */
-void conn_control(struct conn *c, enum ws_opcode opcode, const void *p, size_t n);
 
 /* Make a zeroed struct that of nobody: who is owed answers that nobody waits for. Freed like all,
  * when none are owed, in a conn_turn(). */
@@ -347,7 +341,16 @@ void input_resume(struct conn *c);
  * Must the rest of the input wait? For answers that are still owed; or until the peer has read more
  * of what he was answered: who asks a lot at once is slowed down, not cut off.
  */
-bool input_waits(const struct conn *c);
+bool input_waits_for_reader(const struct conn *c);
+static inline bool
+input_waits(const struct conn *c)
+{
+    return c->state != CONN_OPEN || c->busy || c->deferred >= MAX_DEFERRED ||
+           (c->pend != NULL && c->pend->held) || (c->out != NULL && input_waits_for_reader(c));
+}
 void input_free(struct conn *c); /* forget what is pending */
+void conn_speaks(struct conn *c, enum proto proto); /* from now on */
+/* Queue a WebSocket control frame with n <= MAX_CONTROL bytes. */
+void conn_control(struct conn *c, enum ws_opcode opcode, const void *p, size_t n);
 
 #endif /* CONN_H */

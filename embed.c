@@ -10,6 +10,7 @@
 #include <arpa/inet.h>
 #include <assert.h>
 #include <pthread.h>
+#include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -18,7 +19,7 @@
 struct posts {
     pthread_mutex_t mutex;
     struct post *first, **end; /* owned */
-    size_t n;
+    atomic_size_t n;           /* read without the mutex: is there any? */
 };
 
 void
@@ -75,7 +76,8 @@ run_posted(struct posts *q, struct jim *j)
 void
 embed_posted(struct jim *j)
 {
-    run_posted(j->posts, j);
+    if (j->posts->n > 0) /* what comes just now wakes the loop again */
+        run_posted(j->posts, j);
 }
 
 void

@@ -69,26 +69,31 @@ conn_answer_head(struct conn *c)
 }
 
 bool
-input_waits(const struct conn *c)
+input_waits_for_reader(const struct conn *c)
 {
-    return c->state != CONN_OPEN || c->busy || (c->pend != NULL && c->pend->held) ||
-           c->deferred >= MAX_DEFERRED ||
-           (c->out != NULL && c->out->bytes > (size_t)c->jim->opt.queue_max / 2);
+    return c->out->bytes > (size_t)c->jim->opt.queue_max / 2;
+}
+
+/* The same as chat_command(), with the embedding program told before and after it. */
+static ASIDE bool
+command_told(struct conn *c, int cmd, uint32_t seq, struct str body)
+{
+    int64_t us = time_mono_us();
+
+    extend_traffic(c, JIM_DECODED, cmd, body.n, 0);
+    bool done = chat_command(&c->jim->chat, c, cmd, seq, body);
+    if (done)
+        extend_traffic(c, JIM_HANDLED, cmd, body.n, time_mono_us() - us);
+    return done;
 }
 
 static void
 conn_command(struct conn *c, int cmd, uint32_t seq, struct str body)
 {
-    bool hooks = c->jim->hooks != NULL && c->jim->hooks->traffic != NULL;
-    int64_t us = hooks ? time_mono_us() : 0;
+    bool told = c->jim->hooks != NULL && c->jim->hooks->traffic != NULL;
 
-    if (hooks)
-        extend_traffic(c, JIM_DECODED, cmd, body.n, 0);
-    if (chat_command(&c->jim->chat, c, cmd, seq, body)) {
-        if (hooks)
-            extend_traffic(c, JIM_HANDLED, cmd, body.n, time_mono_us() - us);
+    if (told ? command_told(c, cmd, seq, body) : chat_command(&c->jim->chat, c, cmd, seq, body))
         return;
-    }
     struct pend *d = pend_get(c);
     d->held = true;
     d->held_cmd = cmd;
@@ -111,6 +116,16 @@ input_tcp(struct conn *c, char *p, size_t n)
     if (used > 0)
         conn_command(c, pkt.cmd, pkt.seq, pkt.body);
     return (size_t)used;
+}
+
+void
+conn_control(struct conn *c, enum ws_opcode opcode, const void *p, size_t n)
+{
+    struct msg *m = msg_new(0, 0, p, n);
+
+    m->opcode = (uint8_t)opcode;
+    conn_send(c, m, NULL);
+    msg_unref(m);
 }
 
 static void
@@ -317,10 +332,19 @@ input_http(struct conn *c, char *p, size_t n)
     return whole;
 }
 
+void
+conn_speaks(struct conn *c, enum proto proto)
+{
+    c->jim->stats.open[c->proto]--;
+    c->proto = (uint8_t)proto;
+    c->jim->stats.open[proto]++;
+    c->jim->stats.proto[proto]++;
+}
+
 /* The first byte decides, once (contract section 2); unless it is an own protocol's. False: it is
- * closed; *more: nobody can tell yet. */
-static bool
-conn_detect(struct conn *c, const char *p, size_t n, bool *more)
+ * closed; or nobody can tell yet, and its state is what it was. */
+static ASIDE bool
+conn_detect(struct conn *c, const char *p, size_t n)
 {
     char first = p[0];
     unsigned http = PROTO_BIT(PROTO_HTTP) | PROTO_BIT(PROTO_WS);
@@ -331,10 +355,8 @@ conn_detect(struct conn *c, const char *p, size_t n, bool *more)
     }
     enum own_detect own = c->jim->hooks != NULL && c->protos & PROTO_BIT(PROTO_OWN)
                               ? own_detect(c, p, n) : OWN_NONE;
-    if (own == OWN_MORE) {
-        *more = true;
+    if (own == OWN_MORE)
         return false;
-    }
     if (own == OWN_FOUND) {
         conn_speaks(c, PROTO_OWN);
         conn_deadline(c, c->jim->opt.login_ms);
@@ -358,15 +380,10 @@ static size_t
 conn_decode(struct conn *c, char *p, size_t n)
 {
     size_t used = 0;
-    bool more = false;
 
-    if (c->state == CONN_DETECT && !conn_detect(c, p, n, &more))
-        return more ? 0 : n;
-    while (!input_waits(c)) {
-        if (c->pend != NULL && c->pend->raw.p == p)
-            n = c->pend->raw.len; /* decoding a chunked body shortens it */
-        if (used >= n)
-            break;
+    if (c->state == CONN_DETECT && !conn_detect(c, p, n))
+        return c->state == CONN_DETECT ? 0 : n;
+    while (used < n && !input_waits(c)) {
         size_t step = c->proto == PROTO_TCP   ? input_tcp(c, p + used, n - used)
                       : c->proto == PROTO_WS  ? input_ws(c, p + used, n - used)
                       : c->proto == PROTO_OWN ? own_input(c, p + used, n - used, conn_command)
@@ -374,6 +391,8 @@ conn_decode(struct conn *c, char *p, size_t n)
         if (step == 0)
             break;
         used += step;
+        if (c->pend != NULL && c->pend->raw.p == p)
+            n = c->pend->raw.len; /* decoding a chunked body shortens it */
     }
     return used;
 }

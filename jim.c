@@ -439,16 +439,11 @@ jim_fan(struct jim *j)
     if (j->share == 0 && (j->patience == 0 || j->bulk == NULL)) {
         j->share = MAX_ROUND;
         j->patience = MAX_PATIENT;
-        j->fanning = true;
-        broadcast_step(j);
-        j->fanning = false;
+        if (j->broadcasts != NULL)
+            broadcast_step(j);
     }
-    if (j->share > 0) {
-        j->fanning = true;
-        uint32_t work = deliver_waves(&j->chat);
-        j->fanning = false;
-        j->share = work < j->share && j->chat.wave_n > 0 ? j->share - work : 0;
-    }
+    uint32_t work = j->share > 0 && j->chat.wave_n > 0 ? deliver_waves(&j->chat) : 0;
+    j->share = work < j->share && j->chat.wave_n > 0 ? j->share - work : 0;
 }
 
 static void
@@ -480,11 +475,11 @@ keep_timer_fired(struct timer *t)
 static bool
 jim_keep(struct jim *j)
 {
-    int64_t now = loop_now(j->loop);
-    bool begun = j->segments != store_segments(j->store);
-
     if (j->opt.keep_days > 0 || j->opt.keep_bytes > 0) {
-        j->segments = store_segments(j->store);
+        int64_t now = loop_now(j->loop);
+        uint32_t segments = store_segments(j->store);
+        bool begun = j->segments != segments;
+        j->segments = segments;
         if (begun && now >= j->keep_at && keep_begin(&j->chat))
             j->keep_at = now + KEEP_MS;
         if (j->keep_timer.slot == 0)
@@ -590,11 +585,13 @@ turn_wait(const struct jim *j, int64_t most)
 {
     bool more = j->attend != NULL || j->bulk != NULL || j->broadcasts != NULL || j->called ||
                 j->keeping || deliver_waits(&j->chat) || (j->tls != NULL && tls_waiting(j->tls));
-    int64_t left = j->drain_until - loop_now(j->loop);
 
-    if (more || (j->draining && (left <= 0 || (j->conns == 0 && j->cluster == NULL))))
+    if (more || !j->draining)
+        return more ? 0 : most;
+    int64_t left = j->drain_until - loop_now(j->loop);
+    if (left <= 0 || (j->conns == 0 && j->cluster == NULL))
         return 0;
-    return j->draining && (most < 0 || left < most) ? left : most;
+    return most < 0 || left < most ? left : most;
 }
 
 static bool
@@ -618,11 +615,14 @@ turn(struct jim *j, int64_t most)
     embed_posted(j);
     if (j->auth != NULL)
         auth_poll(j->auth);
-    conn_handshakes(j);
+    if (j->tls != NULL)
+        conn_handshakes(j);
     deliver_committed(&j->chat);
     j->keeping = jim_keep(j);
     store_commit(j->store); /* now: the disk is slow, and fan-outs need not be waited for */
+    j->fanning = true;
     jim_fan(j);
+    j->fanning = false;
     jim_attend(j);
     store_commit(j->store); /* what resumed connections have added */
     if (j->cluster != NULL)

@@ -1123,6 +1123,9 @@ void bounds_free(struct jim *j);
  * end. False: it has as many as it may. */
 bool address_enter(struct jim *j, const struct sockaddr_storage *a, struct address **out);
 void address_leave(struct jim *j, struct address *a);
+/* The peer's address; false when it is gone. Asked of the kernel: logins are rare, and memory for
+ * it would be a connection's for life. */
+bool address_peer(const struct conn *c, struct sockaddr_storage *to);
 bool address_is_loopback(const struct sockaddr_storage *a); /* 127/8, as IPv6, too; or ::1 */
 /* Is so much of jim.memory.max used that nothing more should be taken in? Cheap. */
 bool memory_full(struct jim *j);

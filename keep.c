@@ -138,12 +138,12 @@ bool
 keep_step(struct chat *c)
 {
     struct keep *k = &c->keep;
-    uint64_t last = store_last(c->store);
 
     if (k->bound.segment == 0 || store_failed(c->store) || k->wait > store_durable(c->store))
         return false;
     if (k->user == NULL && k->conv == NULL)
         return keep_end(c);
+    uint64_t last = store_last(c->store);
     for (int cost = 0; cost < STEP && (k->user != NULL || k->conv != NULL);)
         cost += k->user != NULL ? keep_user(c) : keep_conv(c);
     k->wait = store_last(c->store) > last ? store_last(c->store) : 0;

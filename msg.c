@@ -100,6 +100,19 @@ msg_unref(struct msg *m)
 }
 
 void
+msg_pool_free(struct msg_pool *pool)
+{
+    for (int i = 0; i < POOLS; i++) {
+        struct msg *m;
+        while ((m = pool->size[i].free) != NULL) {
+            pool->size[i].free = m->next_free;
+            free(m);
+        }
+        pool->size[i].n = 0;
+    }
+}
+
+void
 msg_hold(struct msg *m, size_t *held)
 {
     if (m->held != NULL)
