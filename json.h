@@ -117,7 +117,7 @@ json_int(const struct json *v, int64_t *out)
     return 1;
 }
 
-/* --- the usual member, read in place -------------------------------------------------------- */
+/* --- texts and numbers, many bytes at a time -------------------------------------------------- */
 
 static inline uint32_t
 json_byte(const char *p)
@@ -129,6 +129,16 @@ static inline bool
 json_is_digit(char c)
 {
     return c >= '0' && c <= '9';
+}
+
+/* What is behind white space. */
+static inline const char *
+json_space(const char *p, const char *end)
+{
+    /* Mostly there is none, and the first comparison says so. */
+    while (p < end && json_byte(p) <= ' ' && (*p == ' ' || *p == '\n' || *p == '\t' || *p == '\r'))
+        p++;
+    return p;
 }
 
 /*
@@ -184,28 +194,35 @@ json_stops16(const char *p)
 }
 #endif
 
-/* json_span() of a long text, or at the end of all. */
-const char *json_span_more(const char *p, const char *end);
+/* json_span() of a long text, or of a very short one. */
+const char *json_span_more(const char *start, const char *p, const char *end);
 
-/* The first byte that is not plain ASCII as json_stops() has it, or end. */
+/*
+ * The first byte from p on that is not plain ASCII as json_stops() has it, or end. The text begins
+ * at `start`, which is p or before it: near the end 16 bytes are loaded that end with it, and those
+ * before p are shifted out.
+ */
 static inline const char *
-json_span(const char *p, const char *end)
+json_span(const char *start, const char *p, const char *end)
 {
 #if defined(__SSE2__) && defined(__GNUC__)
     if (end - p >= 16) {
         unsigned stops = (unsigned)_mm_movemask_epi8(json_stops16(p));
         if (stops != 0)
-            return p + __builtin_ctz(stops);
+            return p + (unsigned)__builtin_ctz(stops);
         p += 16;
+    } else if (end - start >= 16) {
+        unsigned stops = (unsigned)_mm_movemask_epi8(json_stops16(end - 16)) >> (16 - (end - p));
+        return stops != 0 ? p + (unsigned)__builtin_ctz(stops) : end;
     }
 #endif
-    return json_span_more(p, end);
+    return json_span_more(start, p, end);
 }
 
-/* The number that the 8 bytes at p are, if all of them are digits: neighbours are joined to pairs,
- * pairs to fours, fours to the whole. */
+/* The number that the first n of the 8 bytes at p are, 1 to 8, if all 8 are digits: neighbours are
+ * joined to pairs, pairs to fours, fours to the whole. */
 static inline bool
-json_eight(const char *p, int64_t *value)
+json_eight(const char *p, int n, int64_t *value)
 {
     const uint64_t ones = UINT64_MAX / 255;
     uint64_t x = 0;
@@ -221,6 +238,7 @@ json_eight(const char *p, int64_t *value)
     const uint64_t high = ones * 0xf0, digit = ones * 0x30;
     if ((((x & high) ^ digit) | (((x + ones * 6) & high) ^ digit)) != 0)
         return false;
+    x <<= 64 - 8 * n;                            /* what is behind them goes, zeros come first */
     x = (x & ones * 0x0f) * (1 + (10 << 8)) >> 8; /* the first of two is the lower byte */
     x = (x & UINT64_C(0x00ff00ff00ff00ff)) * (1 + (100 << 16)) >> 16;
     x = (x & UINT64_C(0x0000ffff0000ffff)) * (1 + (UINT64_C(10000) << 32)) >> 32;
@@ -228,78 +246,38 @@ json_eight(const char *p, int64_t *value)
     return true;
 }
 
-/* Of the 8 bytes at p, the high bit of each that is no digit; exact, as json_stops() is. */
-static inline uint64_t
-json_no_digits(const char *p)
+#if defined(__SSE2__) && defined(__GNUC__)
+/* Bit i: is byte i of the 16 at p no digit? 9 and 0x76 are 0x7f; all above has the high bit. */
+static inline unsigned
+json_no_digits16(const char *p)
 {
-    const uint64_t ones = UINT64_MAX / 255, high = ones * 0x80;
-    uint64_t x;
+    __m128i x = _mm_loadu_si128((const __m128i *)(const void *)p);
+    __m128i digit = _mm_sub_epi8(x, _mm_set1_epi8('0'));
 
-    memcpy(&x, p, sizeof x);
-    x ^= ones * '0'; /* digits are 0 to 9 now */
-    return (((x & ~high) + ones * 0x76) | x) & high;
+    return (unsigned)_mm_movemask_epi8(_mm_adds_epu8(digit, _mm_set1_epi8(0x76)));
 }
+#endif
 
-/* The first byte that is no digit, or end. */
+/* json_digits() of a very long number, or of a very short text. */
+const char *json_digits_more(const char *p, const char *end);
+
+/* The first byte that is no digit, or end; `start` as in json_span(). */
 static inline const char *
-json_digits(const char *p, const char *end)
+json_digits(const char *start, const char *p, const char *end)
 {
-    for (; end - p >= 8; p += 8)
-        if (json_no_digits(p) != 0)
-            return p + json_first(json_no_digits(p));
-    while (p < end && json_is_digit(*p))
-        p++;
-    return p;
-}
+#if defined(__SSE2__) && defined(__GNUC__)
+    unsigned others = 0;
 
-/*
- * The usual member of an object, in place of a call of json_next(): no blanks, a plain name, and a
- * plain string or a whole number for a value. Nothing is read of everything else, right or wrong:
- * json_next() reads that, and says what is wrong. Takes nothing that it would not.
- * The first half: a name and its colon. NULL, or where the value begins.
- */
-static inline const char *
-json_quick_name(const struct json_iter *it, struct json *key)
-{
-    const char *p = it->p + !it->first, *end = it->end, *stop;
-
-    if (it->close != '}' || end - p < 2 || *p != '"' || (!it->first && p[-1] != ','))
-        return NULL;
-    stop = json_span(++p, end);
-    if (end - stop < 3 || stop[0] != '"' || stop[1] != ':')
-        return NULL;
-    key->p = p;
-    key->n = (uint32_t)(stop - p);
-    key->type = JSON_STRING;
-    key->escaped = false;
-    key->plain = true;
-    return stop + 2;
-}
-
-/* The second half: the value at p, which is before the end. False: not a usual one. */
-static inline bool
-json_quick_value(struct json_iter *it, const char *p, struct json *val)
-{
-    const char *end = it->end, *stop;
-
-    val->plain = *p == '"';
-    val->escaped = false;
-    if (val->plain) {
-        stop = json_span(++p, end);
-        if (stop == end || *stop != '"')
-            return false;
-    } else {
-        stop = json_digits(p, end);
-        if (stop == p || stop == end || (*p == '0' && stop - p > 1) ||
-            (*stop != ',' && *stop != '}'))
-            return false;
-    }
-    val->type = val->plain ? JSON_STRING : JSON_NUMBER;
-    val->p = p;
-    val->n = (uint32_t)(stop - p);
-    it->p = stop + val->plain;
-    it->first = false;
-    return true;
+    if (end - p >= 16)
+        others = json_no_digits16(p);
+    else if (end - start >= 16)
+        others = json_no_digits16(end - 16) >> (16 - (end - p));
+    if (others != 0)
+        return p + (unsigned)__builtin_ctz(others);
+#else
+    (void)start;
+#endif
+    return json_digits_more(p, end);
 }
 
 /* --- writing ---------------------------------------------------------------------------------- */
@@ -377,25 +355,46 @@ static const char json_control[] = "\b\f\n\r\t";
 /* --- characters ------------------------------------------------------------------------------- */
 
 const char *
-json_span_more(const char *p, const char *end)
+json_span_more(const char *start, const char *p, const char *end)
 {
 #if defined(__SSE2__) && defined(__GNUC__)
-    for (; end - p >= 64; p += 64) {
-        __m128i ab = _mm_or_si128(json_stops16(p), json_stops16(p + 16));
-        __m128i cd = _mm_or_si128(json_stops16(p + 32), json_stops16(p + 48));
-        if (_mm_movemask_epi8(_mm_or_si128(ab, cd)) != 0)
-            break;
+    for (; end - p >= 32; p += 32) {
+        __m128i a = json_stops16(p), b = json_stops16(p + 16);
+        if (_mm_movemask_epi8(_mm_or_si128(a, b)) == 0)
+            continue;
+        return p + __builtin_ctz((unsigned)_mm_movemask_epi8(a) |
+                                 (unsigned)_mm_movemask_epi8(b) << 16);
     }
-    for (; end - p >= 16; p += 16) {
-        unsigned stops = (unsigned)_mm_movemask_epi8(json_stops16(p));
-        if (stops != 0)
-            return p + __builtin_ctz(stops);
-    }
+    if (end - start >= 16)
+        return json_span(start, p, end); /* two steps are left at most */
 #endif
     for (; end - p >= 8; p += 8)
         if (json_stops(p) != 0)
             return p + json_first(json_stops(p));
     while (p < end && *p >= 0x20 && *p < 0x7f && *p != '"' && *p != '\\')
+        p++;
+    return p;
+}
+
+/* Of the 8 bytes at p, the high bit of each that is no digit; exact, as json_stops() is. */
+static inline uint64_t
+json_no_digits(const char *p)
+{
+    const uint64_t ones = UINT64_MAX / 255, high = ones * 0x80;
+    uint64_t x;
+
+    memcpy(&x, p, sizeof x);
+    x ^= ones * '0'; /* digits are 0 to 9 now */
+    return (((x & ~high) + ones * 0x76) | x) & high;
+}
+
+const char *
+json_digits_more(const char *p, const char *end)
+{
+    for (; end - p >= 8; p += 8)
+        if (json_no_digits(p) != 0)
+            return p + json_first(json_no_digits(p));
+    while (p < end && json_is_digit(*p))
         p++;
     return p;
 }
@@ -490,15 +489,6 @@ json_fail(struct json_iter *it, const char *at, enum json_error error)
     return NULL;
 }
 
-static inline const char *
-json_space(const char *p, const char *end)
-{
-    /* Mostly there is none, and the first comparison says so. */
-    while (p < end && json_byte(p) <= ' ' && (*p == ' ' || *p == '\n' || *p == '\t' || *p == '\r'))
-        p++;
-    return p;
-}
-
 /* From a backslash: only whether the escape is one. */
 static const char *
 json_scan_escape(struct json_iter *it, const char *p)
@@ -538,7 +528,7 @@ json_scan_high(struct json_iter *it, const char *p, struct json *v)
 static const char *
 json_scan_rest(struct json_iter *it, const char *p, struct json *v)
 {
-    for (;; p = json_span(p, it->end)) {
+    for (;; p = json_span(it->start, p, it->end)) {
         if (p == it->end)
             return json_fail(it, p, JSON_SYNTAX);
         if (*p == '"')
@@ -567,7 +557,7 @@ json_scan_rest(struct json_iter *it, const char *p, struct json *v)
 static inline const char *
 json_scan_string(struct json_iter *it, const char *p, struct json *v)
 {
-    const char *stop = json_span(p, it->end);
+    const char *stop = json_span(it->start, p, it->end);
 
     *v = (struct json){p, (uint32_t)(stop - p), JSON_STRING, false, true};
     if (stop < it->end && *stop == '"')
@@ -579,7 +569,7 @@ json_scan_string(struct json_iter *it, const char *p, struct json *v)
 static const char *
 json_scan_digits(struct json_iter *it, const char *p)
 {
-    const char *stop = json_digits(p, it->end);
+    const char *stop = json_digits(it->start, p, it->end);
 
     return stop > p ? stop : json_fail(it, p, JSON_SYNTAX);
 }
@@ -867,15 +857,14 @@ json_whole(const char *p, const char *end, int64_t count, bool negative, int64_t
 static inline bool
 json_short(const char *p, const char *end, bool negative, int64_t *out)
 {
-    static const int64_t ten[] = {1, 10, 100, 1000, 10000, 100000, 1000000, 10000000, 100000000};
     int64_t value = 0, last;
 
     if (p == end || end - p > 16)
         return false;
-    if (end - p > 8) { /* two eights: the second has what the first has not */
-        if (!json_eight(p, &value) || !json_eight(end - 8, &last))
+    if (end - p > 8) { /* two eights that overlap */
+        if (!json_eight(p, (int)(end - p - 8), &value) || !json_eight(end - 8, 8, &last))
             return false;
-        value = value * ten[end - p - 8] + last % ten[end - p - 8];
+        value = value * 100000000 + last;
         p = end;
     }
     for (; p < end; p++) {
@@ -898,7 +887,7 @@ json_decimal(const char *p, const char *end, int64_t *out)
     if (json_short(digits, end, negative, out))
         return 1;
     for (p = digits;; p++) {
-        stop = json_digits(p, end);
+        stop = json_digits(digits, p, end);
         if (stop == p)
             return -1;
         count += stop - p;
@@ -907,7 +896,7 @@ json_decimal(const char *p, const char *end, int64_t *out)
             break;
     }
     if (p < end && *p == '.') {
-        stop = json_digits(p + 1, end);
+        stop = json_digits(digits, p + 1, end);
         if (stop == p + 1)
             return -1;
         p = stop;
@@ -957,6 +946,10 @@ json_int_odd(const struct json *v, int64_t *out)
 int
 json_int_any(const struct json *v, int64_t *out)
 {
+    if (v->type == JSON_NUMBER && v->n == 2 && *v->p != '-') { /* a command, mostly */
+        *out = (v->p[0] - '0') * 10 + (v->p[1] - '0');
+        return 1;
+    }
     if (v->type == JSON_NUMBER && json_short(v->p, v->p + v->n, false, out))
         return 1;
     return json_int_odd(v, out);
@@ -1069,9 +1062,9 @@ json_special(const char *p, const char *end, uint32_t *code)
 static void
 json_put_inside(JSON_BUF *b, const char *p, const char *end)
 {
-    const char *run = p;
+    const char *start = p, *run = p;
 
-    for (p = json_span(p, end); p < end; p = json_span(p, end)) {
+    for (p = json_span(start, p, end); p < end; p = json_span(start, p, end)) {
         uint32_t c;
         size_t n = json_special(p, end, &c);
         if (n == 0) {
@@ -1101,9 +1094,9 @@ json_put_string(JSON_BUF *b, const char *p, size_t n)
 bool
 json_is_plain(const char *p, size_t n)
 {
-    const char *end = p + n;
+    const char *start = p, *end = p + n;
 
-    for (p = json_span(p, end); p < end; p = json_span(p, end)) {
+    for (p = json_span(start, p, end); p < end; p = json_span(start, p, end)) {
         uint32_t c;
         if (json_special(p, end, &c) != 0)
             return false;

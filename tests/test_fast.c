@@ -82,6 +82,48 @@ TEST(fast_names_are)
     CHECK(!name_is(&key, "cmd"));
 }
 
+/* What a request is when json_next() reads all of it. */
+static bool
+parse_by_rules(struct request *r, const char *p, size_t n)
+{
+    struct json_iter it;
+    struct json key, value;
+    int more = json_open(&it, p, n) == 0 && it.close == '}' ? 1 : -1;
+
+    memset(r, 0, sizeof *r);
+    while (more > 0 && (more = json_next(&it, &key, &value)) > 0) {
+        enum field f = request_field(&key);
+        if (f < FIELDS)
+            r->f[f] = value;
+        if (f < FIELDS && value.type == JSON_NULL)
+            r->f[f].type = JSON_NONE;
+    }
+    if (r->f[F_USER_ID].type == JSON_NONE)
+        r->f[F_USER_ID] = r->f[F_LOGIN_NAME];
+    return more == 0;
+}
+
+/* A request is read by the rules, whatever stood in the one before: in memory of its own, so that
+ * sanitizers see what is read around it. */
+static void
+check_request(const char *p, size_t n, struct order *order)
+{
+    struct request r, rules;
+    char *text = xmalloc(n + (n == 0));
+
+    memcpy(text, p, n);
+    bool right = parse_by_rules(&rules, text, n);
+    if (request_parse_like(&r, (struct str){text, n}, order) != right)
+        test_fail(__FILE__, __LINE__, "%s: %.*s", right ? "refused" : "taken", (int)n, p);
+    for (enum field f = 0; f < FIELDS && right; f++) {
+        const struct json *a = &r.f[f], *b = &rules.f[f];
+        if (a->type != b->type || a->p != b->p || a->n != b->n || a->plain != b->plain ||
+            a->escaped != b->escaped)
+            test_fail(__FILE__, __LINE__, "field %d differs: %.*s", (int)f, (int)n, p);
+    }
+    free(text);
+}
+
 /* What requests before were like changes nothing in what is read: each text behind each. */
 TEST(fast_order_is_only_a_guess)
 {
@@ -95,21 +137,78 @@ TEST(fast_order_is_only_a_guess)
         "{\"cmd\":11", "{\"cmd\":", "{\"cmd\"", "{\"cmd", "{", "{}", "[\"cmd\",11]",
         "{,\"cmd\":11}", "{\"cmd\":11}}", "{\"id\":1,\"cmd\":11}", "{\"\":11,\"cmd\":1}",
         "{\"TO\":\"bob\",\"cmd\":11}", "{\"cmd\":11,\"cmd\":12,\"to\":\"eve\"}",
+        "{\"cmd\": 11, \"to\":\t\"bob\"}", " \n{\"cmd\":11,\"to\":\"bob\"}\r\n", "  ", "}",
+        "{\"cmd\":11} }", "{\"cmd\":11,\"to\":\"bob\" }", "{\"cmd\":11 , \"to\":\"bob\"\n}",
+        "{\"cmd\":1.5,\"to\":\"bob\"}", "{\"cmd\":1e1,\"to\":-1}", "{\"cmd\":{}",
+        "{\"cmd\":{},\"to\":[{}]}", "{\"cmd\":[}", "{\"cmd\":}", "{\"cmd\": }", "{\"cmd\":11, }",
+        "{ }", "{\"cmd\":11,,\"to\":\"bob\"}", "{\"cmd\":11;\"to\":\"bob\"}",
+        "{\"cmd\":\"11\"1,\"to\":\"bob\"}", "{\"cmd\":11}{\"to\":\"bob\"}",
+        "{\"userId\":null,\"loginname\":\"bob\"}",
     };
     const size_t n = sizeof texts / sizeof texts[0];
-    struct request a, b;
 
     for (size_t i = 0; i < n * n; i++) {
         struct order order = {{0}};
-        size_t len = strlen(texts[i % n]);
-        char *text = xstrndup(texts[i % n], len); /* so that what is read behind it is seen */
-        request_parse_like(&b, str_of(texts[i / n]), &order);
-        bool right = request_parse(&a, (struct str){text, len});
-        CHECK_INT(request_parse_like(&b, (struct str){text, len}, &order), right);
-        for (enum field f = 0; f < FIELDS && right; f++)
-            CHECK(a.f[f].type == b.f[f].type && a.f[f].n == b.f[f].n && a.f[f].p == b.f[f].p &&
-                  a.f[f].plain == b.f[f].plain && a.f[f].escaped == b.f[f].escaped);
-        free(text);
+        check_request(texts[i / n], strlen(texts[i / n]), &order);
+        check_request(texts[i % n], strlen(texts[i % n]), &order);
+    }
+}
+
+/* Each name, and others of 0 to 16 bytes, with texts of 0 to 40 bytes and numbers of 1 to 40
+ * digits: as the first, the second and the last of three members, with blanks and without. */
+TEST(fast_members_of_all_lengths)
+{
+    static const char *const names[] = {
+        "cmd", "userId", "password", "token", "to", "from", "groupId", "fromUserId", "chatType",
+        "msgType", "content", "createTime", "id", "extras", "type", "beginTime", "endTime",
+        "offset", "count", "name", "beforeSeq", "afterSeq", "loginname", "users", "friends",
+        "group_id", "",
+        "c", "ct", "cmdd", "xtend", "touser", "contens", "createTimes", "createTimess",
+        "createTimesss", "createTimessss", "createTimesssss", "createTimessssss",
+    };
+    static const char all[] = "1234567890123456789012345678901234567890";
+    struct order order = {{0}};
+    char text[256];
+
+    for (size_t i = 0; i < sizeof names / sizeof names[0]; i++)
+        for (int n = 0; n <= 40; n++)
+            for (int form = 0; form < 12; form++) {
+                const char *quote = form % 2 ? "\"" : "", *blank = form % 4 > 1 ? " " : "";
+                int at = form / 4, len = snprintf(text, sizeof text, "{");
+                if (n == 0 && !form % 2)
+                    continue;
+                for (int k = 0; k < 3; k++)
+                    len += k == at
+                        ? snprintf(text + len, sizeof text - (size_t)len, "%s\"%s\":%s%s%.*s%s",
+                                   k > 0 ? "," : "", names[i], blank, quote, n, all, quote)
+                        : snprintf(text + len, sizeof text - (size_t)len, "%s\"%s\":%d",
+                                   k > 0 ? "," : "", k == 2 ? "msgType" : "to", k);
+                len += snprintf(text + len, sizeof text - (size_t)len, "}");
+                check_request(text, (size_t)len, &order);
+            }
+}
+
+/* A usual request, cut anywhere, ended there with a brace, and with another byte anywhere. */
+TEST(fast_request_cut_and_changed)
+{
+    static const char usual[] =
+        "{\"chatType\":2,\"cmd\":11,\"content\":\"sixty-four bytes or so, which is more than three "
+        "loads of 16 are\",\"createTime\":1700000000000,\"from\":\"u0000\","
+        "\"id\":\"b000000000000001\",\"msgType\":0,\"to\":\"u0001\"}";
+    static const char bytes[] = "\"}{,: \n\\\x80\x7f" "01a-";
+    char text[sizeof usual + 1];
+    struct order order = {{0}};
+
+    for (size_t n = 0; n < sizeof usual; n++) {
+        memcpy(text, usual, sizeof usual);
+        check_request(text, n, &order);
+        text[n] = '}';
+        check_request(text, n + 1, &order);
+        for (size_t i = 0; i < sizeof bytes; i++) { /* its NUL is one of them */
+            check_request(usual, sizeof usual - 1, &order);
+            text[n] = bytes[i];
+            check_request(text, sizeof usual - (n < sizeof usual - 1), &order);
+        }
     }
 }
 
