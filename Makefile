@@ -22,7 +22,7 @@ HDRS = jim.h base.h stores.h conn.h json.h login.h embed.h web.h import.h store.
 LIB = util.c hash.c codec.c resp.c loop.c dial.c \
 	disk.c segment.c index.c helper.c store.c none.c repair.c \
 	conf.c \
-	tls.c msg.c conn.c input.c \
+	tls.c msg.c lag.c conn.c input.c \
 	roster.c request.c profile.c chat.c group.c send.c deliver.c retry.c query.c record.c keep.c \
 	worker.c users.c token.c hook.c auth.c admin.c \
 	bounds.c notify.c jail.c jim.c broadcast.c embed.c extend.c own_proto.c own_store.c \

@@ -83,7 +83,7 @@ conn_attend_bulk(struct conn *c)
 static void
 out_count(struct jim *j, struct out *o)
 {
-    size_t n = sizeof *o + o->cap * sizeof o->entry[0] + o->lag_cap * sizeof *o->lag;
+    size_t n = sizeof *o + o->cap * sizeof o->entry[0] + o->lags.cap * sizeof *o->lags.place;
 
     j->bounds.held += n - o->held;
     o->held = n;
@@ -118,7 +118,7 @@ out_free(struct jim *j, struct out *o)
 {
     j->bounds.held -= o->held;
     free(o->entry);
-    free(o->lag);
+    lags_free(&o->lags);
     free(o);
 }
 
@@ -163,7 +163,7 @@ out_release(struct conn *c)
     struct out *o = c->out;
 
     c->out = NULL;
-    if (o->cap > 64 || o->lag_cap > 0) {
+    if (o->cap > 64 || o->lags.cap > 0) {
         out_free(c->jim, o);
         return;
     }
@@ -284,29 +284,6 @@ out_chat(struct conn *c, struct msg *m, struct member *member)
     msg_unref(piece);
 }
 
-/* Is this conversation's next message to come from the store? */
-static bool
-lag_has(const struct out *o, const struct member *member)
-{
-    for (uint32_t i = 0; i < o->lags; i++)
-        if (o->lag[i].member == member)
-            return true;
-    return false;
-}
-
-static void
-lag_add(struct conn *c, struct member *member, uint64_t seq)
-{
-    struct out *o = c->out;
-
-    if (o->lags == o->lag_cap) {
-        o->lag_cap = o->lag_cap == 0 ? 4 : 2 * o->lag_cap;
-        o->lag = xrealloc(o->lag, o->lag_cap * sizeof *o->lag);
-        out_count(c->jim, o);
-    }
-    o->lag[o->lags++] = (struct lag){member, seq};
-}
-
 /*
  * A reader who fell behind gets what he missed from the store, in order, as fast as he reads. (Of a
  * pair he may get what he has sent himself meanwhile: the store does not know connections.)
@@ -317,14 +294,14 @@ catch_up(struct conn *c)
     struct out *o = c->out;
     size_t room = memory_full(c->jim) ? 1 : MAX_CATCH_UP; /* copies that nobody shares */
 
-    while (o->lags > 0 && o->bytes < room) {
-        struct lag *l = &o->lag[0];
+    while (o->lags.n > 0 && o->bytes < room) {
+        struct lag *l = lags_first(&o->lags);
         const struct conv *v = l->member->conv;
         uint64_t first = store_index_first(&v->index);
         if (l->seq < first)
             l->seq = first; /* retention was faster */
         if (l->member->left || first == 0 || l->seq > deliver_told(l->member)) {
-            o->lag[0] = o->lag[--o->lags];
+            lags_done(&o->lags);
             continue;
         }
         int error;
@@ -345,14 +322,14 @@ static void
 catch_up_far(struct conn *c)
 {
     struct out *o = c->out;
+    struct lag *l;
 
-    while (o->lags > 0 && (o->lag[0].member->left ||
-                           o->lag[0].seq > deliver_told(o->lag[0].member)))
-        o->lag[0] = o->lag[--o->lags];
-    if (o->lags == 0)
+    while ((l = lags_first(&o->lags)) != NULL &&
+           (l->member->left || l->seq > deliver_told(l->member)))
+        lags_done(&o->lags);
+    if (l == NULL)
         conn_attend(c); /* nothing is left to be sent: the queue goes */
-    else if (!o->asked && (o->asked = cluster_read(c->jim->cluster, c, o->lag[0].member,
-                                                   o->lag[0].seq)))
+    else if (!o->asked && (o->asked = cluster_read(c->jim->cluster, c, l->member, l->seq)))
         c->full = true; /* nothing to do until then */
 }
 
@@ -361,16 +338,18 @@ conn_caught_up(struct conn *c, struct member *member, struct msg *m, uint64_t ne
 {
     struct out *o = c->out;
 
-    if (o == NULL || c->state == CONN_DEAD || c->state == CONN_LINGER || o->lags == 0 ||
-        o->lag[0].member != member)
+    if (o == NULL || c->state == CONN_DEAD || c->state == CONN_LINGER)
+        return;
+    struct lag *l = lags_first(&o->lags);
+    if (l == NULL || l->member != member)
         return;
     if (m != NULL) {
+        l->seq = m->chat_seq + 1;
         out_push(c, m, member);
-        o->lag[0].seq = m->chat_seq + 1;
     } else {
         o->asked = false;
-        if (next > o->lag[0].seq)
-            o->lag[0].seq = next;
+        if (next > l->seq)
+            l->seq = next;
         c->full = false;
         conn_attend(c);
     }
@@ -387,12 +366,13 @@ send_behind(struct conn *c, struct msg *m, struct member *member)
         limit = MAX_PRESSED / 2; /* who reads has hardly more; who does not, has had enough */
     bool stored = member != NULL && (store_keeps(c->jim->store) || c->jim->cluster != NULL);
     bool room = o->n == 0 || o->bytes + m->len + MAX_PKT_HEAD <= (stored ? limit : 2 * limit);
-    if (stored && o->lags > 0 && lag_has(o, member))
+    if (stored && lags_has(&o->lags, member))
         return; /* it comes in its turn, behind those he has missed */
     if (room) {
         out_chat(c, m, member);
     } else if (stored) {
-        lag_add(c, member, m->chat_seq - m->chats);
+        lags_add(&o->lags, member, m->chat_seq - m->chats);
+        out_count(c->jim, o);
         c->jim->stats.lags++;
     } else {
         conn_drop(c, DROP_UNREAD, "does not read what is sent to him");
@@ -712,11 +692,11 @@ conn_flush(struct conn *c)
 
     for (size_t written = 0; written < MAX_FLUSH;) {
         ssize_t w;
-        if (o->n == 0 && o->lags > 0 && c->jim->cluster != NULL) {
+        if (o->n == 0 && o->lags.n > 0 && c->jim->cluster != NULL) {
             catch_up_far(c); /* and it will be back here */
             return;
         }
-        if (o->n == 0 && o->lags > 0)
+        if (o->n == 0 && o->lags.n > 0)
             catch_up(c);
         if (o->n > 0) {
             w = flush_entries(c);

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * conn.h - a part of jim.h: connections. By file in reading order: tls, msg, conn, input. Included
- * there, where all it needs is declared.
+ * conn.h - a part of jim.h: connections. By file in reading order: tls, msg, lag, conn, input.
+ * Included there, where all it needs is declared.
  */
 #ifndef CONN_H
 #define CONN_H
@@ -160,6 +160,33 @@ void msg_unref(struct msg *m);
 void msg_pool_free(struct msg_pool *pool); /* the spare ones */
 void msg_hold(struct msg *m, size_t *held); /* count its bytes there until it is freed; once */
 
+/* --- lag.c: what a slow reader has fallen behind with ----------------------------------------- */
+
+/* A conversation whose live messages did not fit: from `seq` on they come from the store. */
+struct lag {
+    struct member *member; /* borrowed; NULL: the place is free */
+    uint64_t seq;          /* 0: done; the place is kept, for others may stand behind it */
+};
+
+struct lags { /* zeroed: none */
+    struct lag *place;     /* owned */
+    uint32_t cap;          /* of places: a power of two */
+    uint32_t n, done;      /* how many he is behind with, and how many he was */
+    uint32_t at;           /* the first of the former */
+};
+
+bool lags_has(const struct lags *l, const struct member *member);
+void lags_add(struct lags *l, struct member *member, uint64_t seq); /* seq is not 0, he not there */
+void lags_done(struct lags *l); /* the first: on to the next */
+void lags_free(struct lags *l);
+
+/* The one to catch up with, until it is done; NULL: none. Valid until lags_add(). */
+static inline struct lag *
+lags_first(const struct lags *l)
+{
+    return l->n > 0 ? &l->place[l->at] : NULL;
+}
+
 /* --- conn.c: connections and messages --------------------------------------------------------- */
 
 struct listener;
@@ -177,12 +204,6 @@ enum drop { /* why the server closed a connection that its peer had not finished
     DROPS
 };
 
-/* A conversation whose live messages did not fit: from `seq` on they come from the store. */
-struct lag {
-    struct member *member; /* borrowed */
-    uint64_t seq;
-};
-
 /* Output waiting for a connection's socket. Exists only while there is some. */
 struct out {
     struct {
@@ -193,8 +214,7 @@ struct out {
     uint32_t sent;         /* bytes of the first entry already written, its head included */
     size_t bytes;          /* queued in all */
     size_t held;           /* bytes of this, the ring and the lags: counted */
-    struct lag *lag;       /* owned; what is read from the store once the entries are written */
-    uint32_t lags, lag_cap;
+    struct lags lags;      /* what is read from the store once the entries are written */
     bool asked;            /* cluster: for what comes next of them */
     int file;              /* streamed behind the entries; -1: none; owned */
     off_t file_at, file_end;

@@ -397,7 +397,7 @@ free_connection(struct conn *c)
     free(c->pend);
     if (c->out != NULL) {
         free(c->out->entry);
-        free(c->out->lag);
+        lags_free(&c->out->lags);
     }
     free(c->out);
     free(c);
@@ -2458,8 +2458,8 @@ TEST(chat_fan_together_to_one_behind)
               NULL);
     commit();
     CHECK_INT(gang[5]->out->n, 1);
-    CHECK_INT(gang[5]->out->lags, 1);
-    CHECK_INT(gang[5]->out->lag[0].seq, 1);
+    CHECK_INT(gang[5]->out->lags.n, 1);
+    CHECK_INT(lags_first(&gang[5]->out->lags)->seq, 1);
     CHECK_INT(first_of(gang[7])->chats, 2);
     end();
 }

@@ -7,6 +7,7 @@
  *   online part    100,000 random comings and goings against arrays of flags
  *   cursors        every order of delivery of up to six messages, then long random ones: what was
  *                  not delivered must never count as delivered
+ *   slow readers   what they are behind with
  */
 #include "test.h"
 
@@ -663,4 +664,47 @@ TEST(roster_dirty_list)
         CHECK(d->dirty && d != m[0]);
     CHECK_INT(n, 4);
     roster_free(&r);
+}
+
+/* --- what a slow reader is behind with -------------------------------------------------------- */
+
+/* Random comings and goings against an array: each is there until it is done, and each has its
+ * turn. */
+TEST(lag_random)
+{
+    enum { MEMBERS = 3000 };
+    static struct member m[MEMBERS];
+    static uint64_t seq[MEMBERS];
+    uint64_t seed = 0x853c49e6748fea9b;
+    struct lags l = {0};
+    uint32_t n = 0, most = 0;
+
+    memset(seq, 0, sizeof seq);
+    for (uint32_t step = 0; step < 100000; step++) {
+        size_t i = draw(&seed) % MEMBERS;
+        bool rising = step / 10000 % 2 == 0; /* to many, and back to none */
+        CHECK(lags_has(&l, &m[i]) == (seq[i] != 0));
+        if (seq[i] == 0 && (rising || draw(&seed) % 4 == 0)) {
+            lags_add(&l, &m[i], seq[i] = step + 1);
+            n++;
+        } else if (n > 0 && !rising) {
+            struct lag *first = lags_first(&l);
+            CHECK(first != NULL);
+            CHECK_INT(first->seq, seq[first->member - m]);
+            seq[first->member - m] = 0;
+            lags_done(&l);
+            n--;
+        }
+        most = n > most ? n : most;
+        CHECK_INT(l.n, n);
+        CHECK((lags_first(&l) == NULL) == (n == 0));
+    }
+    CHECK(most > MEMBERS / 2 && l.cap <= 4 * MEMBERS);
+    for (; n > 0; n--) {
+        seq[lags_first(&l)->member - m] = 0;
+        lags_done(&l);
+    }
+    for (int i = 0; i < MEMBERS; i++)
+        CHECK(seq[i] == 0 && !lags_has(&l, &m[i]));
+    lags_free(&l);
 }

@@ -2052,6 +2052,55 @@ TEST(server_slow_reader_among_fan_outs)
     CHECK(server_stat(&s, "lags") > 0);
 }
 
+/* The next frame: is it the next message of a group that is called g and a number? */
+static bool
+hear_in_turn(struct peer *p, int *seq, int groups)
+{
+    static const char name[] = "\"groupId\":\"g";
+
+    CHECK(hear(p));
+    const char *at = memmem(p->text.p, p->text.n, name, sizeof name - 1);
+    if (at == NULL)
+        return false;
+    int group = atoi(at + sizeof name - 1);
+    CHECK(group >= 0 && group < groups);
+    CHECK_INT(number(p, "seq"), ++seq[group]);
+    return true;
+}
+
+/* Who has fallen behind in hundreds of conversations gets each whole and in order, also when in all
+ * of them more is said while he catches up. */
+TEST(server_slow_reader_behind_in_many)
+{
+    enum { GROUPS = 600, ROUNDS = 5 };
+    struct server s;
+    struct peer alice, bob;
+    int seq[GROUPS] = {0}, left = GROUPS * ROUNDS;
+
+    server_start(&s, QUIET, FAST, "-o", "jim.group.open=on", "-o", "jim.queue.max=65536", NULL);
+    peer_login(&alice, &s, PROTO_TCP, "alice");
+    peer_open_slow(&bob, &s, PROTO_TCP);
+    say(&bob, 5, "{'userId':'bob'}");
+    EXPECT(&bob, "{'code':10007,<...>");
+    for (int i = 0; i < GROUPS; i++) {
+        sayf(&bob, 7, "{'groupId':'g%d'}", i);
+        EXPECT(&bob, "{'code':10011,'command':8,<...>");
+        EXPECT(&bob, "{'code':10011,'command':9,<...>");
+    }
+    send_large(&alice, 100, 60000);
+    for (int round = 0; round < ROUNDS; round++) {
+        for (int i = 0; i < GROUPS; i++) {
+            sayf(&alice, 11, "{'chatType':1,'groupId':'g%d','content':'%d'}", i, round);
+            EXPECT(&alice, "{'code':10000,<...>");
+        }
+        CHECK(server_stat(&s, "lags") > GROUPS / 2);
+        for (int n = round >= 2 ? 600 : 0; n > 0; n--)
+            left -= hear_in_turn(&bob, seq, GROUPS);
+    }
+    while (left > 0)
+        left -= hear_in_turn(&bob, seq, GROUPS);
+}
+
 TEST(server_slow_reader_loses_nothing)
 {
     struct server s;
