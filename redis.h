@@ -267,7 +267,7 @@ struct redis_part { /* keys that stay together: a slot, or all there are */
     uint32_t pass;           /* of release(): which has found one that stays */
     bool moving;             /* to another link: commands wait until nothing is owed */
     bool probe;              /* has moved: one command goes ahead, and the others wait for it */
-    bool hole;               /* "not served": put off for a while, in vain; nor is another asked */
+    bool hole;               /* was not served for a while: who is told so is not put off again */
 };
 
 struct redis {
