@@ -67,6 +67,14 @@ void *xmalloc(size_t n);
 void *xcalloc(size_t count, size_t size);
 void *xrealloc(void *p, size_t n);
 char *xstrndup(const char *p, size_t n);
+/* Room for one more in a growing array: n items at p, with room for cap; at first for least. */
+#define GROW(p, n, cap, least)                                                                     \
+    do {                                                                                           \
+        if ((n) == (cap)) {                                                                        \
+            (cap) = (cap) == 0 ? (least) : 2 * (cap);                                              \
+            (p) = xrealloc((p), (cap) * sizeof *(p));                                              \
+        }                                                                                          \
+    } while (0)
 /*
  * A ring that is full: *cap items of `size` bytes (a power of two, or 0: none yet), the oldest at
  * *head. Returns what is in it in one twice as large (at first: of `least` items), the oldest in

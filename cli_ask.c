@@ -217,10 +217,7 @@ tail_message(struct jim_client *client, const struct jim_message *m, void *arg)
         tail_print(t, m);
         return;
     }
-    if (t->held_n == t->held_cap) {
-        t->held_cap = t->held_cap == 0 ? 64 : t->held_cap * 2;
-        t->held = xrealloc(t->held, t->held_cap * sizeof(void *));
-    }
+    GROW(t->held, t->held_n, t->held_cap, 64);
     t->held[t->held_n++] = message_copy(m, &size);
     t->held_bytes += size;
 }

@@ -98,10 +98,7 @@ add_group(struct login_op *l, struct str id)
     for (size_t i = 0; i < l->groups; i++)
         if (str_eq((struct str){l->group[i].id, l->group[i].idlen}, id))
             return &l->group[i];
-    if (l->groups == l->cap) {
-        l->cap = l->cap == 0 ? 8 : 2 * l->cap;
-        l->group = xrealloc(l->group, l->cap * sizeof *l->group);
-    }
+    GROW(l->group, l->groups, l->cap, 8);
     struct far_group *g = &l->group[l->groups++];
     *g = (struct far_group){.idlen = (uint8_t)id.n};
     memcpy(g->id, id.p, id.n);

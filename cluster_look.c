@@ -69,10 +69,7 @@ look_id(const struct look_op *q)
 static struct part *
 part_add(struct look_op *q, struct str id)
 {
-    if (q->parts == q->cap) {
-        q->cap = q->cap == 0 ? 8 : 2 * q->cap;
-        q->part = xrealloc(q->part, q->cap * sizeof *q->part);
-    }
+    GROW(q->part, q->parts, q->cap, 8);
     struct part *p = &q->part[q->parts++];
     *p = (struct part){.idlen = (uint8_t)id.n};
     if (id.n > 0)
@@ -97,10 +94,7 @@ look_user(struct look_op *q, struct str id)
     u = user_get(&q->view, id);
     if (u->record != 0)
         return true;
-    if (q->asked == q->ask_cap) {
-        q->ask_cap = q->ask_cap == 0 ? 64 : 2 * q->ask_cap;
-        q->ask = xrealloc(q->ask, q->ask_cap * sizeof *q->ask);
-    }
+    GROW(q->ask, q->asked, q->ask_cap, 64);
     q->ask[q->asked++] = u;
     u->record = q->asked;
     return true;

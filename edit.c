@@ -77,10 +77,7 @@ edit_words_add(struct edit_words *w, struct str word)
 {
     if (w->n == MAX_WORDS)
         return;
-    if (w->n == w->cap) {
-        w->cap = w->cap == 0 ? 16 : w->cap * 2;
-        w->word = xrealloc(w->word, w->cap * sizeof *w->word);
-    }
+    GROW(w->word, w->n, w->cap, 16);
     w->word[w->n++] = xstrndup(word.p, word.n);
 }
 

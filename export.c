@@ -33,10 +33,7 @@ struct export {
 static void
 item_add(struct export *e, enum item_kind kind, void *what)
 {
-    if (e->n == e->cap) {
-        e->cap = e->cap == 0 ? 64 : 2 * e->cap;
-        e->item = xrealloc(e->item, e->cap * sizeof *e->item);
-    }
+    GROW(e->item, e->n, e->cap, 64);
     e->item[e->n++] = (struct item){kind, what};
 }
 

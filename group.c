@@ -281,6 +281,7 @@ group_join(struct chat *c, struct conn *from, uint32_t seq, const struct request
         return join_refused(c, from, seq, CODE_NO_GROUP);
     if (v->nmembers == 0 && request_id(r, F_NAME, name_text, &name))
         first_name(c, v, name);
+    /* Before it is on disk, unlike a message: should it be lost, he can join again. */
     group_join_answer(c, from, seq, CODE_JOIN_OK, id);
     struct msg *m = joined_msg(c, v, u);
     conn_send(from, m, NULL);

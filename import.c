@@ -381,10 +381,7 @@ run_note(struct import *im, struct track *t, uint64_t there, uint64_t here)
     }
     if (im->runs == MAX_RUNS)
         return;
-    if (t->runs == t->cap) {
-        t->cap = t->cap == 0 ? 1 : 2 * t->cap;
-        t->run = xrealloc(t->run, t->cap * sizeof t->run[0]);
-    }
+    GROW(t->run, t->runs, t->cap, 1);
     t->run[t->runs++] = (struct run){there, here, 1};
     im->runs++;
 }

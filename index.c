@@ -416,10 +416,7 @@ summary_message(struct summary *m, const struct store_rec *rec)
     if (r != NULL && rec->seq < r->first + r->count)
         return; /* as store_index_add() */
     if (r == NULL || rec->seq != r->first + r->count || time + BACK < r->newest) {
-        if (m->now.runs == m->run_cap) {
-            m->run_cap = m->run_cap == 0 ? 64 : 2 * m->run_cap;
-            m->run = xrealloc(m->run, m->run_cap * sizeof m->run[0]);
-        }
+        GROW(m->run, m->now.runs, m->run_cap, 64);
         c->run = m->now.runs;
         r = &m->run[m->now.runs++];
         *r = (struct sum_run){.conv = c, .first = rec->seq, .oldest = time, .newest = time};
@@ -429,10 +426,7 @@ summary_message(struct summary *m, const struct store_rec *rec)
         r->oldest = time;
     if (time > r->newest)
         r->newest = time;
-    if (m->now.places == m->place_cap) {
-        m->place_cap = m->place_cap == 0 ? 256 : 2 * m->place_cap;
-        m->place = xrealloc(m->place, m->place_cap * sizeof m->place[0]);
-    }
+    GROW(m->place, m->now.places, m->place_cap, 256);
     m->place[m->now.places++] = (struct sum_place){c->run, rec->offset};
 }
 

@@ -328,10 +328,7 @@ found_add(struct fetch *f, struct found *w, const struct store_rec *rec)
     w->bytes += rec->json.n + 1;
     if (w->n > 0 && w->bytes > f->room)
         return false;
-    if (w->n == w->cap) {
-        w->cap = w->cap == 0 ? 64 : 2 * w->cap;
-        w->span = xrealloc(w->span, w->cap * sizeof w->span[0]);
-    }
+    GROW(w->span, w->n, w->cap, 64);
     w->span[w->n++] = (struct span){(size_t)(rec->json.p - f->c->line.p), rec->json.n};
     f->left--;
     return true;

@@ -173,10 +173,7 @@ record_again(struct chat *c, const struct pending *p)
 void
 record_redo(struct chat *c, const struct pending *p)
 {
-    if (c->redo_n == c->redo_cap) {
-        c->redo_cap = c->redo_cap == 0 ? 16 : 2 * c->redo_cap;
-        c->redo = xrealloc(c->redo, c->redo_cap * sizeof *c->redo);
-    }
+    GROW(c->redo, c->redo_n, c->redo_cap, 16);
     c->redo[c->redo_n++] = *p;
 }
 

@@ -489,10 +489,7 @@ reply_node(struct redis_link *k, const struct resp *e)
         k->nodes = 0;
         return;
     }
-    if (k->nodes == k->node_cap) {
-        k->node_cap = k->node_cap > 0 ? 2 * k->node_cap : 16;
-        k->node = xrealloc(k->node, k->node_cap * sizeof k->node[0]);
-    }
+    GROW(k->node, k->nodes, k->node_cap, 16);
     k->node[k->nodes] = (struct redis_reply){.type = e->type, .span = 1, .n = e->n,
                                              .text = {NULL, e->text.n}};
     if (has_text(e->type)) /* where it stands: the buffer may move */

@@ -474,10 +474,7 @@ scan_lines(struct scan *c)
 void
 segment_push(struct segment **seg, uint32_t *segs, uint32_t *cap, struct segment add)
 {
-    if (*segs == *cap) {
-        *cap = *cap < 16 ? 16 : *cap * 2;
-        *seg = xrealloc(*seg, *cap * sizeof **seg);
-    }
+    GROW(*seg, *segs, *cap, 16);
     (*seg)[(*segs)++] = add;
 }
 
@@ -589,10 +586,7 @@ scan_names(struct scan *c)
         uint64_t first = name_number(names.p + at);
         if (first == 0 || names.p[at + 24] != '\0')
             continue;
-        if (c->firsts == cap) {
-            cap = cap < 16 ? 16 : cap * 2;
-            c->first = xrealloc(c->first, cap * sizeof c->first[0]);
-        }
+        GROW(c->first, c->firsts, cap, 16);
         c->first[c->firsts++] = first;
     }
     if (c->firsts > 0)

@@ -679,10 +679,7 @@ logstore_drop(struct store *base, uint32_t segment)
         }
     pthread_mutex_lock(&s->mutex);
     for (; s->kept < segment; s->kept++) {
-        if (s->dooms == s->doomed_cap) {
-            s->doomed_cap = s->doomed_cap == 0 ? 8 : 2 * s->doomed_cap;
-            s->doomed = xrealloc(s->doomed, s->doomed_cap * sizeof s->doomed[0]);
-        }
+        GROW(s->doomed, s->dooms, s->doomed_cap, 8);
         s->doomed[s->dooms++] = s->seg[s->kept].first;
         uint64_t n = s->seg[s->kept].messages;
         s->indexed -= n < s->indexed ? n : s->indexed;

@@ -224,10 +224,7 @@ users_add(struct users *u, struct str line, struct buf *json)
     e->json_len = json->len;
     memcpy(e->json, json->p, json->len);
     map_add(&u->map, e);
-    if (u->n == u->cap) {
-        u->cap = u->cap == 0 ? 64 : 2 * u->cap;
-        u->entry = xrealloc(u->entry, u->cap * sizeof(struct entry *));
-    }
+    GROW(u->entry, u->n, u->cap, 64);
     u->entry[u->n++] = e;
     return NULL;
 }
