@@ -367,51 +367,85 @@ command_of(int cmd, const struct request *r, bool parsed)
     return parsed && request_int(r, F_CMD, -1, &n) > 0 && n >= 0 && n <= MAX_COMMAND ? (int)n : -1;
 }
 
-/* What has to be refused while there is none to be had. */
-static bool
-takes_memory(int command)
+/* Who handles a command beyond the tables: the embedding program, or nobody. */
+static ASIDE const struct handler *
+handler_beyond(const struct chat *c, int n, struct str json)
 {
-    return command != CMD_HANDSHAKE && command != CMD_HEARTBEAT && command != CMD_CLOSE;
+    static const struct handler unknown = {NULL, CMD_UNKNOWN, false},
+                                own_open = {extend_command, CMD_UNKNOWN, false},
+                                own_login = {extend_command, CMD_UNKNOWN, true};
+    const struct own_command *own =
+        n > 0 && c->hooks != NULL ? extend_command_find(c->hooks, n, json) : NULL;
+
+    return own == NULL ? &unknown : own->open ? &own_open : &own_login;
+}
+
+static inline const struct handler *
+handler_of(const struct chat *c, int n, struct str json)
+{
+    if (n < 0 || n >= COMMANDS)
+        return handler_beyond(c, n, json);
+    return c->cluster != NULL && far[n].fn != NULL ? &far[n] : &handlers[n];
+}
+
+/* Answers are owed for commands before it: may it be taken all the same? A message may, for its own
+ * answer comes behind them. */
+static bool
+may_overtake(const struct chat *c, const struct conn *from, int n)
+{
+    return n == CMD_CHAT && from->login == NULL && !from->parked &&
+           (c->cluster == NULL || !cluster_slow(c->cluster));
+}
+
+/* What is done also when there is no memory to be had. */
+static bool
+is_free(int n)
+{
+    return n == CMD_HANDSHAKE || n == CMD_HEARTBEAT || n == CMD_CLOSE;
+}
+
+/* May he have this done? 0, or the code to refuse it with. */
+static int
+command_allowed(const struct chat *c, const struct conn *from, int n, const struct handler *h)
+{
+    if (h->fn == NULL)
+        return CODE_UNKNOWN_COMMAND;
+    if (memory_full(from->jim) && !is_free(n))
+        return CODE_STORE;
+    return from->user == NULL && h->login && c->opt->login_required ? CODE_NOT_LOGGED_IN : 0;
+}
+
+static ASIDE void
+command_refuse(struct chat *c, struct conn *from, int n, uint32_t seq, const struct handler *h,
+               int code)
+{
+    c->stats->pressed += code == CODE_STORE;
+    if (h->fn == send_chat)
+        send_refused(c, code);
+    answer_code(c, from, h->fn == extend_command ? (uint8_t)n : h->answer, seq, code);
 }
 
 bool
 chat_command(struct chat *c, struct conn *from, int cmd, uint32_t seq, struct str json)
 {
-    static const struct handler unknown = {NULL, CMD_UNKNOWN, false},
-                                own_open = {extend_command, CMD_UNKNOWN, false},
-                                own_login = {extend_command, CMD_UNKNOWN, true};
-    const struct own_command *own = NULL;
     struct request r;
     bool parsed = request_parse_like(&r, json.n > 0 ? json : STR("{}"), &c->order);
     int n = command_of(cmd, &r, parsed);
-    const struct handler *h = n >= 0 && n < COMMANDS ? &handlers[n] : &unknown;
+    const struct handler *h = handler_of(c, n, json);
 
-    if (n >= COMMANDS && c->hooks != NULL &&
-        (own = extend_command_find(c->hooks, n, json)) != NULL)
-        h = own->open ? &own_open : &own_login;
-    if (from->deferred > 0 && (n != CMD_CHAT || from->login != NULL || from->parked ||
-                               (c->cluster != NULL && cluster_slow(c->cluster))))
+    if (from->deferred > 0 && !may_overtake(c, from, n))
         return false;
-    bool allowed = chat_rate_ok(c, from);
-    bool pressed = takes_memory(n) && memory_full(from->jim);
-    bool logged_in = from->user != NULL || !c->opt->login_required;
-    if (allowed && !pressed && h->fn != NULL && (logged_in || !h->login)) {
-        const struct handler *known = c->cluster != NULL && far[n].fn != NULL ? &far[n] : h;
-        if (!known->fn(c, from, seq, parsed ? &r : NULL))
+    bool in_time = chat_rate_ok(c, from);
+    int code = in_time ? command_allowed(c, from, n, h) : CODE_RATE;
+    if (code == 0) {
+        if (!h->fn(c, from, seq, parsed ? &r : NULL))
             return false;
     } else if (from->deferred > 0) {
-        return false;
+        return false; /* a refusal does not overtake */
     } else {
-        int code = !allowed        ? CODE_RATE
-                   : h->fn == NULL ? CODE_UNKNOWN_COMMAND
-                   : pressed       ? CODE_STORE
-                                   : CODE_NOT_LOGGED_IN;
-        c->stats->pressed += code == CODE_STORE;
-        if (h->fn == send_chat)
-            send_refused(c, code);
-        answer_code(c, from, own != NULL ? (uint8_t)n : h->answer, seq, code);
+        command_refuse(c, from, n, seq, h, code);
     }
-    if (allowed) /* not before: a command that has to wait comes here twice */
+    if (in_time) /* not before: a command that has to wait comes here twice */
         chat_rate_take(c, from, 1);
     c->stats->requests++;
     return true;
