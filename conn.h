@@ -19,10 +19,12 @@ struct tls_client; /* whom outgoing connections trust */
 #define TLS_MIN_READ 32768 /* the least tls_read() may be given */
 
 const char *tls_version(void); /* the library's name and version; NULL: built without */
-/* Load jim.ssl.*. NULL with err: what is wrong with which file, or that there is no TLS in here. */
+/* Load jim.ssl.*. NULL with err: what is wrong with which file, or that there is no TLS in here.
+ * Else err is empty, or a warning: a certificate is out of its time. */
 struct tls_server *tls_server_new(const struct options *o, struct stats *stats, char *err,
                                   size_t errsize);
-/* Load them again, for connections that come from now on. -1 with err: all stays as it was. */
+/* Load them again, for connections that come from now on. -1 with err: all stays as it was.
+ * 0: err as above. */
 int tls_server_load(struct tls_server *s, const struct options *o, char *err, size_t errsize);
 void tls_server_free(struct tls_server *s); /* after all its connections; NULL is allowed */
 

@@ -20,6 +20,7 @@
 #include <fcntl.h>
 #include <grp.h>
 #include <pwd.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -146,17 +147,33 @@ directory_of(const char *path, char dir[PATH_ROOM])
     snprintf(dir, PATH_ROOM, "%.*s.", (int)n, path);
 }
 
+/* The directory a file stands in and, should its name be a link, the one it leads to. */
+static void
+each_directory(const char *path, unsigned access,
+               void (*fn)(void *arg, const char *path, unsigned access), void *arg)
+{
+    char dir[PATH_ROOM];
+    char *real = realpath(path, NULL);
+
+    directory_of(path, dir);
+    fn(arg, dir, access);
+    if (real != NULL) {
+        directory_of(real, dir);
+        fn(arg, dir, access);
+    }
+    free(real);
+}
+
 /* The directories of a list of files, one a line. */
 static void
 each_file(const char *list, void (*fn)(void *arg, const char *path, unsigned access), void *arg)
 {
-    char dir[PATH_ROOM], path[PATH_ROOM];
+    char path[PATH_ROOM];
     struct str rest = str_of(list), line;
 
     while (rest.n > 0 && str_split(&rest, '\n', &line)) {
         snprintf(path, sizeof path, "%.*s", (int)line.n, line.p);
-        directory_of(path, dir);
-        fn(arg, dir, MAY_READ);
+        each_directory(path, MAY_READ, fn, arg);
     }
 }
 
@@ -179,7 +196,6 @@ each_path(const struct jim *j, void (*fn)(void *arg, const char *path, unsigned 
                  {o->log_file, MAY_ADD, true},
                  {store_dir, MAY_READ | MAY_WRITE, false},
                  {store_dir, MAY_OPEN, true}};
-    char dir[PATH_ROOM];
 
     for (size_t i = 0; i < sizeof system_paths / sizeof system_paths[0]; i++)
         fn(arg, system_paths[i], MAY_READ);
@@ -190,8 +206,9 @@ each_path(const struct jim *j, void (*fn)(void *arg, const char *path, unsigned 
         if (paths[i].path == NULL || paths[i].path[0] == '\0')
             continue;
         if (paths[i].in)
-            directory_of(paths[i].path, dir);
-        fn(arg, paths[i].in ? dir : paths[i].path, paths[i].access);
+            each_directory(paths[i].path, paths[i].access, fn, arg);
+        else
+            fn(arg, paths[i].path, paths[i].access);
     }
 }
 #endif

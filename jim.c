@@ -172,6 +172,8 @@ log_notices(struct jim *j)
     while (str_split(&rest, '\n', &line))
         if (line.n > 0 && !(j->opt.cluster && line.n > 10 && memcmp(line.p, "jim.redis.", 10) == 0))
             log_write(&j->log, LOG_LEVEL_WARN, "%.*s", (int)line.n, line.p);
+    if (!j->opt.ssl && (j->opt.ssl_cert[0] != '\0' || j->opt.ssl_client_ca[0] != '\0'))
+        log_write(&j->log, LOG_LEVEL_WARN, "jim.ssl is off: jim.ssl.* is ignored");
     buf_free(&j->notices);
 }
 
@@ -364,9 +366,12 @@ jim_start(struct jim *j)
         log_write(&j->log, LOG_LEVEL_ERROR, "%s", err);
         return JIM_BAD_CONFIG;
     }
-    if (j->opt.ssl && (j->tls = tls_server_new(&j->opt, &j->stats, err, sizeof err)) == NULL) {
-        log_write(&j->log, LOG_LEVEL_ERROR, "%s", err);
-        return JIM_BAD_CONFIG;
+    if (j->opt.ssl) {
+        j->tls = tls_server_new(&j->opt, &j->stats, err, sizeof err);
+        if (err[0] != '\0')
+            log_write(&j->log, j->tls != NULL ? LOG_LEVEL_WARN : LOG_LEVEL_ERROR, "%s", err);
+        if (j->tls == NULL)
+            return JIM_BAD_CONFIG;
     }
     j->start_ms = time_wall_ms();
     j->loop = loop_new();
@@ -529,6 +534,8 @@ reload(struct jim *j)
     j->segments = 0; /* there may be less to be kept now */
     if (j->tls != NULL && tls_server_load(j->tls, &j->opt, err, sizeof err) != 0)
         log_write(&j->log, LOG_LEVEL_ERROR, "certificates not reloaded: %s", err);
+    else if (j->tls != NULL && err[0] != '\0')
+        log_write(&j->log, LOG_LEVEL_WARN, "%s", err);
     each_conn(j, reload_conn);
     log_write(&j->log, LOG_LEVEL_INFO, "reloaded");
     notify_send(j, "READY=1\n");

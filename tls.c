@@ -140,10 +140,17 @@ reason(void)
     return text != NULL ? text : "unknown reason";
 }
 
+/*
+ * What is wrong with a file: with one that cannot be read, what the system says, else `what`, for
+ * OpenSSL says that in terms of its own, and each version in others. NULL: as OpenSSL says.
+ */
 static int
-refuse(char *err, size_t errsize, const char *key, struct str file)
+refuse(char *err, size_t errsize, const char *key, struct str file, const char *what)
 {
-    snprintf(err, errsize, "%s: %.*s: %s", key, (int)file.n, file.p, reason());
+    if (what == NULL || ERR_GET_LIB(ERR_peek_error()) == ERR_LIB_SYS)
+        what = reason();
+    ERR_clear_error();
+    snprintf(err, errsize, "%s: %.*s: %s", key, (int)file.n, file.p, what);
     return -1;
 }
 
@@ -165,10 +172,7 @@ certs_unref(struct certs *s)
 static int
 no_password(char *p, int size, int writing, void *arg)
 {
-    (void)p;
-    (void)size;
-    (void)writing;
-    (void)arg;
+    (void)p, (void)size, (void)writing, (void)arg;
     return -1;
 }
 
@@ -179,8 +183,7 @@ choose_cert(SSL *ssl, int *alert, void *arg)
     const struct tls *t = SSL_get_app_data(ssl);
     const char *name = SSL_get_servername(ssl, TLSEXT_NAMETYPE_host_name);
 
-    (void)alert;
-    (void)arg;
+    (void)alert, (void)arg;
     for (size_t i = 0; name != NULL && i < t->certs->n; i++) {
         SSL_CTX *ctx = t->certs->cert[i].ctx;
         if (X509_check_host(SSL_CTX_get0_certificate(ctx), name, 0, 0, NULL) == 1) {
@@ -199,8 +202,7 @@ choose_protocol(SSL *ssl, const unsigned char **out, unsigned char *outlen, cons
     static const unsigned char http[] = "\x08http/1.1";
     unsigned char *chosen;
 
-    (void)ssl;
-    (void)arg;
+    (void)ssl, (void)arg;
     if (SSL_select_next_proto(&chosen, outlen, http, sizeof http - 1, in, n) !=
         OPENSSL_NPN_NEGOTIATED)
         return SSL_TLSEXT_ERR_ALERT_FATAL;
@@ -250,10 +252,8 @@ load_ocsp(struct cert *c, struct str file, char *err, size_t errsize)
     FILE *f = fopen(path, "rb");
 
     free(path);
-    if (f == NULL) {
-        snprintf(err, errsize, "jim.ssl.ocsp: %.*s: %s", (int)file.n, file.p, strerror(errno));
-        return -1;
-    }
+    if (f == NULL)
+        return refuse(err, errsize, "jim.ssl.ocsp", file, strerror(errno));
     c->ocsp = xmalloc(MAX_OCSP);
     c->ocsp_n = fread(c->ocsp, 1, MAX_OCSP, f);
     fclose(f);
@@ -264,10 +264,8 @@ load_ocsp(struct cert *c, struct str file, char *err, size_t errsize)
     ERR_clear_error();
     if (c->ocsp_until > time_wall_ms())
         return 0;
-    snprintf(err, errsize,
-             "jim.ssl.ocsp: %.*s: no OCSP response in DER that is good and still valid",
-             (int)file.n, file.p);
-    return -1;
+    return refuse(err, errsize, "jim.ssl.ocsp", file,
+                  "no OCSP response in DER that is good and still valid");
 }
 
 static int ticket_key(SSL *ssl, unsigned char *name, unsigned char *iv, EVP_CIPHER_CTX *cipher,
@@ -321,29 +319,46 @@ load_client_ca(SSL_CTX *ctx, const char *file, const unsigned char context[16], 
     }
     if (SSL_CTX_load_verify_locations(ctx, file, NULL) != 1 ||
         (names = SSL_load_client_CA_file(file)) == NULL)
-        return refuse(err, errsize, "jim.ssl.client.ca", str_of(file));
+        return refuse(err, errsize, "jim.ssl.client.ca", str_of(file), NULL);
     SSL_CTX_set_client_CA_list(ctx, names); /* takes it over */
     SSL_CTX_set_verify(ctx, SSL_VERIFY_PEER | SSL_VERIFY_FAIL_IF_NO_PEER_CERT, NULL);
     SSL_CTX_set_session_id_context(ctx, context, 16);
     return 0;
 }
 
+/* Peers refuse a certificate out of its time; but if our clock is wrong they do not: a warning. */
+static void
+check_time(const SSL_CTX *ctx, struct str cert, char *err, size_t errsize)
+{
+    const X509 *x = SSL_CTX_get0_certificate(ctx);
+    bool over = X509_cmp_current_time(X509_get0_notAfter(x)) < 0;
+
+    if (over || X509_cmp_current_time(X509_get0_notBefore(x)) > 0)
+        refuse(err, errsize, "jim.ssl.cert", cert, over ? "has expired" : "is not valid yet");
+}
+
 static int
 load_pair(SSL_CTX *ctx, struct str cert, struct str key, char *err, size_t errsize)
 {
     char *file = xstrndup(cert.p, cert.n);
-    int result = 0;
+    bool loaded = SSL_CTX_use_certificate_chain_file(ctx, file) == 1;
 
-    if (SSL_CTX_use_certificate_chain_file(ctx, file) != 1)
-        result = refuse(err, errsize, "jim.ssl.cert", cert);
     free(file);
-    if (result != 0)
-        return result;
+    if (!loaded)
+        return refuse(err, errsize, "jim.ssl.cert", cert, /* else it is too weak, or so */
+                      ERR_GET_LIB(ERR_peek_error()) == ERR_LIB_PEM ? "no PEM certificate" : NULL);
     file = xstrndup(key.p, key.n);
-    if (SSL_CTX_use_PrivateKey_file(ctx, file, SSL_FILETYPE_PEM) != 1)
-        result = refuse(err, errsize, "jim.ssl.key", key);
+    loaded = SSL_CTX_use_PrivateKey_file(ctx, file, SSL_FILETYPE_PEM) == 1;
     free(file);
-    return result;
+    /* A key of the certificate's own type is compared with it as it is loaded. One of another type
+     * is put beside it, and would leave a certificate without a key and a key without one. */
+    if (loaded ? SSL_CTX_check_private_key(ctx) != 1
+               : ERR_GET_LIB(ERR_peek_error()) == ERR_LIB_X509)
+        return refuse(err, errsize, "jim.ssl.key", key, "is not the certificate's key");
+    if (!loaded)
+        return refuse(err, errsize, "jim.ssl.key", key, "no PEM private key without a password");
+    check_time(ctx, cert, err, errsize);
+    return 0;
 }
 
 static size_t
@@ -368,17 +383,15 @@ load_certs(const struct options *o, char *err, size_t errsize)
     struct str cert, key, ocsp;
     bool ok = false;
 
+    err[0] = '\0';
     s->refs = 1;
     random_bytes(context, sizeof context);
     if (lines(certs) == 0 || lines(certs) > MAX_CERTS)
         snprintf(err, errsize, "jim.ssl=on wants 1 to %d certificates in PEM: jim.ssl.cert",
                  MAX_CERTS);
-    else if (keys.n > 0 && lines(keys) != lines(certs))
-        snprintf(err, errsize, "%zu of jim.ssl.cert but %zu of jim.ssl.key", lines(certs),
-                 lines(keys));
-    else if (lines(staples) > lines(certs))
-        snprintf(err, errsize, "%zu of jim.ssl.cert but %zu of jim.ssl.ocsp", lines(certs),
-                 lines(staples));
+    else if ((keys.n > 0 && lines(keys) != lines(certs)) || lines(staples) > lines(certs))
+        snprintf(err, errsize, "%zu of jim.ssl.cert but %zu of jim.ssl.key, %zu of jim.ssl.ocsp",
+                 lines(certs), lines(keys), lines(staples));
     else
         ok = true;
     while (ok && str_split(&certs, '\n', &cert)) {
@@ -387,8 +400,7 @@ load_certs(const struct options *o, char *err, size_t errsize)
             key = cert;
         c->ctx = SSL_CTX_new(TLS_server_method());
         if (c->ctx == NULL) {
-            snprintf(err, errsize, "TLS: %s", reason());
-            ok = false;
+            ok = refuse(err, errsize, "jim.ssl.cert", cert, NULL) == 0; /* no memory */
             break;
         }
         s->n++;
@@ -995,7 +1007,7 @@ tls_client_new(const char *ca, char *err, size_t errsize)
         snprintf(err, errsize, "TLS: %s", reason());
     } else if ((ca[0] != '\0' ? SSL_CTX_load_verify_locations(c->ctx, ca, NULL)
                               : SSL_CTX_set_default_verify_paths(c->ctx)) != 1) {
-        refuse(err, errsize, "jim.ca", str_of(ca[0] != '\0' ? ca : "the system's"));
+        refuse(err, errsize, "jim.ca", str_of(ca[0] != '\0' ? ca : "the system's"), NULL);
     } else {
         SSL_CTX_set_min_proto_version(c->ctx, TLS1_2_VERSION);
         SSL_CTX_set_cipher_list(c->ctx, CIPHERS);
@@ -1064,8 +1076,7 @@ tls_version(void)
 struct tls_server *
 tls_server_new(const struct options *o, struct stats *stats, char *err, size_t errsize)
 {
-    (void)o;
-    (void)stats;
+    (void)o, (void)stats;
     snprintf(err, errsize, "built without TLS; `make TLS=1` builds a jim with it");
     return NULL;
 }

@@ -110,7 +110,13 @@ close_oneself(void)
 
     CHECK(mkdir("data", 0700) == 0 && mkdir("page", 0700) == 0 && mkdir("conf", 0700) == 0);
     write_file("page/index.html", "page");
-    write_file("conf/jim.properties", "jim.store.dir=data\njim.http.page=page\n");
+    CHECK(mkdir("kept", 0700) == 0 && mkdir("certs", 0700) == 0);
+    write_file("kept/jim.properties",
+               "jim.store.dir=data\njim.http.page=page\njim.ssl.cert=conf/cert.pem\n");
+    write_file("certs/1.pem", "one");
+    write_file("certs/2.pem", "two");
+    CHECK(symlink("../kept/jim.properties", "conf/jim.properties") == 0);
+    CHECK(symlink("../certs/1.pem", "conf/cert.pem") == 0);
     write_file("secret", "secret");
     CHECK_INT(jim_load(j, "conf/jim.properties", err, sizeof err), 0);
     j->program = true;
@@ -145,7 +151,9 @@ TEST(jail_closes_files)
     CHECK(open("new", O_WRONLY | O_CREAT, 0600) < 0 && errno == EACCES);
     CHECK(open("page/index.html", O_RDONLY) >= 0);
     CHECK(open("page/index.html", O_WRONLY) < 0);
+    /* Links lead to where they led, so that certificates can be renewed by a new link. */
     CHECK(open("conf/jim.properties", O_RDONLY) >= 0);
+    CHECK(open("conf/cert.pem", O_RDONLY) >= 0 && open("certs/2.pem", O_RDONLY) >= 0);
     /* What a store does. */
     CHECK(open("data/a.tmp", O_RDWR | O_CREAT | O_TRUNC, 0600) >= 0);
     CHECK(rename("data/a.tmp", "data/a") == 0);

@@ -60,6 +60,30 @@ make_cert(const char *name)
     run("cat %s.crt %s.key > %s.pem", name, name, name);
 }
 
+/* The time of NAME.crt is over. */
+static void
+expire(const char *name)
+{
+    char cert[64], key[64];
+
+    snprintf(cert, sizeof cert, "%s.crt", name);
+    snprintf(key, sizeof key, "%s.key", name);
+    FILE *f = fopen(cert, "r"), *k = fopen(key, "r");
+    CHECK(f != NULL && k != NULL);
+    X509 *x = PEM_read_X509(f, NULL, NULL, NULL);
+    EVP_PKEY *pkey = PEM_read_PrivateKey(k, NULL, NULL, NULL);
+    CHECK(x != NULL && pkey != NULL);
+    fclose(f);
+    fclose(k);
+    CHECK(X509_gmtime_adj(X509_getm_notBefore(x), -7200) != NULL);
+    CHECK(X509_gmtime_adj(X509_getm_notAfter(x), -3600) != NULL);
+    CHECK(X509_sign(x, pkey, EVP_sha256()) > 0);
+    f = fopen(cert, "w");
+    CHECK(f != NULL && PEM_write_X509(f, x) == 1 && fclose(f) == 0);
+    X509_free(x);
+    EVP_PKEY_free(pkey);
+}
+
 /* A server with a certificate for "localhost", plain text and TLS. */
 static void
 start(struct server *s)
@@ -226,6 +250,18 @@ plain_alive(int port)
     return ok;
 }
 
+/* Wait until the server's log says so. */
+static void
+await_log(const char *part)
+{
+    int64_t deadline = time_mono_ms() + WAIT_MS;
+
+    while (!has(read_whole("log"), part)) {
+        CHECK(time_mono_ms() < deadline);
+        poll(NULL, 0, 5);
+    }
+}
+
 /* --- detection -------------------------------------------------------------------------------- */
 
 TEST(tls_all_protocols_on_one_port)
@@ -272,6 +308,17 @@ TEST(tls_off_closes)
     make_cert("localhost");
     server_start(&s, QUIET, NULL);
     CHECK(!shake(&c, s.port[0]));
+    CHECK(plain_alive(s.port[0]));
+}
+
+/* Who has a certificate and not jim.ssl=on is told that it does nothing. */
+TEST(tls_off_is_said)
+{
+    struct server s;
+
+    unsetenv("JIM_TEST_TLS");
+    server_start(&s, QUIET, "-o", "jim.ssl.cert=none.crt", "-o", "jim.log.file=log", NULL);
+    await_log("warn: jim.ssl is off");
     CHECK(plain_alive(s.port[0]));
 }
 
@@ -332,10 +379,14 @@ TEST(tls_bad_files)
         const char *cert, *key, *why;
     } cases[] = {
         {"none.crt", "", "none.crt: No such file"},
-        {"a.test.crt", "b.test.key", "b.test.key: key values mismatch"},
-        {"a.test.crt", "locked.key", "locked.key: "},
-        {"a.test.crt", "", "jim.ssl.key: a.test.crt: "},
-        {"a.test.key", "", "jim.ssl.cert: a.test.key: "},
+        {"a.test.crt", "none.key", "jim.ssl.key: none.key: No such file"},
+        {"a.test.crt", "b.test.key", "b.test.key: is not the certificate's key"},
+        {"a.test.crt", "p384.key", "p384.key: is not the certificate's key"},
+        {"a.test.crt", "rsa.key", "rsa.key: is not the certificate's key"},
+        {"a.test.crt", "locked.key", "locked.key: no PEM private key without a password"},
+        {"a.test.crt", "", "jim.ssl.key: a.test.crt: no PEM private key without a password"},
+        {"a.test.key", "", "jim.ssl.cert: a.test.key: no PEM certificate"},
+        {"weak.crt", "weak.key", "jim.ssl.cert: weak.crt: ee key too small"},
         {"", "", "jim.ssl.cert"},
     };
     char cert[64], key[64];
@@ -345,6 +396,9 @@ TEST(tls_bad_files)
     make_cert("a.test");
     make_cert("b.test");
     run("openssl ec -in a.test.key -aes128 -passout pass:x -out locked.key");
+    run("openssl ecparam -name secp384r1 -genkey -noout -out p384.key");
+    run("openssl genrsa -out rsa.key 2048");
+    run("openssl req -x509 -newkey rsa:512 -nodes -subj /CN=weak -keyout weak.key -out weak.crt");
     for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
         snprintf(cert, sizeof cert, "jim.ssl.cert=%s", cases[i].cert);
         snprintf(key, sizeof key, "jim.ssl.key=%s", cases[i].key);
@@ -422,18 +476,6 @@ TEST(tls_client_certificate_13)
 
 /* --- reload ----------------------------------------------------------------------------------- */
 
-/* Wait until the server's log says so. */
-static void
-await_log(const char *part)
-{
-    int64_t deadline = time_mono_ms() + WAIT_MS;
-
-    while (!has(read_whole("log"), part)) {
-        CHECK(time_mono_ms() < deadline);
-        poll(NULL, 0, 5);
-    }
-}
-
 TEST(tls_reload)
 {
     struct client before = {.ca = "one.crt"};
@@ -468,13 +510,43 @@ TEST(tls_reload_of_a_bad_pair_changes_nothing)
                  "jim.log.file=log", NULL);
     run("cp two.crt live.crt");
     CHECK(kill(s.pid, SIGHUP) == 0);
-    await_log("certificates not reloaded: jim.ssl.key: one.key: key values mismatch");
+    await_log("certificates not reloaded: jim.ssl.key: one.key: is not the certificate's key");
+    shown(&s, "x", "one.crt", common);
+    CHECK_STR(str_of(common), "one");
+    /* What is between a key of one kind and a certificate of another: half a renewal. */
+    run("openssl req -x509 -newkey rsa:2048 -nodes -days 30 -subj /CN=rsa -keyout rsa.key"
+        " -out live.crt; : > log");
+    CHECK(kill(s.pid, SIGHUP) == 0);
+    await_log("certificates not reloaded: jim.ssl.key: one.key: is not the certificate's key");
     shown(&s, "x", "one.crt", common);
     CHECK_STR(str_of(common), "one");
     run("cp one.crt live.crt; cat one.key > live.key");
     CHECK(kill(s.pid, SIGHUP) == 0); /* and the next good one is taken again */
     await_log("info: reloaded");
     shown(&s, "x", "one.crt", common);
+}
+
+TEST(tls_expired_certificate_is_said)
+{
+    struct server s;
+    char common[64];
+
+    unsetenv("JIM_TEST_TLS");
+    make_cert("old");
+    make_cert("new");
+    expire("old");
+    run("cp old.crt live.crt; cp old.key live.key");
+    server_start(&s, QUIET, ON, "jim.ssl.cert=live.crt", "-o", "jim.ssl.key=live.key", "-o",
+                 "jim.log.file=log", NULL);
+    await_log("warn: jim.ssl.cert: live.crt: has expired");
+    run("cp new.crt live.crt; cp new.key live.key; : > log");
+    CHECK(kill(s.pid, SIGHUP) == 0);
+    await_log("reloaded");
+    CHECK(!has(read_whole("log"), "warn: jim.ssl"));
+    shown(&s, "x", "new.crt", common);
+    run("cp old.crt live.crt; cp old.key live.key");
+    CHECK(kill(s.pid, SIGHUP) == 0);
+    await_log("warn: jim.ssl.cert: live.crt: has expired");
 }
 
 /* Handshakes that have begun under the old certificates end under them. */
@@ -1346,30 +1418,6 @@ TEST(tls_hook_wrong_address)
     service_open(&v, "localhost");
     unproven(&v, "127.1", "localhost.crt", "mismatch"); /* not how it is written there */
     service_close(&v);
-}
-
-/* The time of NAME.crt is over. */
-static void
-expire(const char *name)
-{
-    char cert[64], key[64];
-
-    snprintf(cert, sizeof cert, "%s.crt", name);
-    snprintf(key, sizeof key, "%s.key", name);
-    FILE *f = fopen(cert, "r"), *k = fopen(key, "r");
-    CHECK(f != NULL && k != NULL);
-    X509 *x = PEM_read_X509(f, NULL, NULL, NULL);
-    EVP_PKEY *pkey = PEM_read_PrivateKey(k, NULL, NULL, NULL);
-    CHECK(x != NULL && pkey != NULL);
-    fclose(f);
-    fclose(k);
-    CHECK(X509_gmtime_adj(X509_getm_notBefore(x), -7200) != NULL);
-    CHECK(X509_gmtime_adj(X509_getm_notAfter(x), -3600) != NULL);
-    CHECK(X509_sign(x, pkey, EVP_sha256()) > 0);
-    f = fopen(cert, "w");
-    CHECK(f != NULL && PEM_write_X509(f, x) == 1 && fclose(f) == 0);
-    X509_free(x);
-    EVP_PKEY_free(pkey);
 }
 
 TEST(tls_hook_expired)
