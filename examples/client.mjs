@@ -3,10 +3,13 @@
 //
 //     client.mjs [-n COUNT] [-b SECONDS] URL USER [PASSWORD]    URL: tcp://host:8888, ws://host:8888
 //
+// With TLS tcps:// or wss://; trusted is whom Node trusts, and the file NODE_EXTRA_CA_CERTS names.
 // The same as client.py, line by line where that makes sense; see there for what it does. WebSocket
 // is Node's own where it has one (22, or 20 with --experimental-websocket), else the one below.
 import net from 'node:net';
+import tls from 'node:tls';
 import http from 'node:http';
+import https from 'node:https';
 import crypto from 'node:crypto';
 import readline from 'node:readline';
 import { parseArgs } from 'node:util';
@@ -19,7 +22,8 @@ const hostOf = (url) => url.hostname.replace(/^\[|\]$/g, ''); // of IPv6 without
 class TcpIm { // 01 mask [seq:4 if mask & 0x20] cmd len:4 body, big-endian
   constructor(url) {
     this.input = Buffer.alloc(0);
-    this.socket = net.connect(url.port, hostOf(url), () => this.onopen());
+    const { connect } = url.protocol === 'tcps:' ? tls : net;
+    this.socket = connect({ port: url.port || 8888, host: hostOf(url) }, () => this.onopen());
     this.socket.on('data', (bytes) => this.received(bytes));
     this.socket.on('error', (e) => { this.why = e.message; });
     this.socket.on('close', () => this.onclose(this.why ?? 'closed'));
@@ -72,9 +76,10 @@ class OwnWebSocket { // RFC 6455 over http's upgrade
     const key = crypto.randomBytes(16).toString('base64');
     this.input = Buffer.alloc(0);
     this.parts = [];
-    this.request = http.get({ host: hostOf(url), port: url.port, agent: false, headers: {
-      Connection: 'Upgrade', Upgrade: 'websocket', 'Sec-WebSocket-Version': 13,
-      'Sec-WebSocket-Key': key } });
+    const { get } = url.protocol === 'wss:' ? https : http; // their ports are the defaults
+    this.request = get({ host: hostOf(url), port: url.port, path: url.pathname + url.search,
+      agent: false, headers: { Connection: 'Upgrade', Upgrade: 'websocket',
+        'Sec-WebSocket-Version': 13, 'Sec-WebSocket-Key': key } });
     this.request.on('upgrade', (response, socket, early) => {
       const accept = crypto.createHash('sha1')
         .update(`${key}258EAFA5-E914-47DA-95CA-C5AB0DC85B11`).digest('base64');
@@ -125,6 +130,9 @@ class OwnWebSocket { // RFC 6455 over http's upgrade
   abort() { (this.socket ?? this.request).destroy(); }
 }
 
+const Ws = typeof WebSocket === 'undefined' ? OwnWebSocket : NativeWebSocket;
+const WIRES = { 'tcp:': TcpIm, 'tcps:': TcpIm, 'ws:': Ws, 'wss:': Ws };
+
 class Client {
   constructor(url, user, password, beat, onchat, onanswer) {
     Object.assign(this, { url: new URL(url), user, password, beat, onchat, onanswer });
@@ -135,9 +143,7 @@ class Client {
   }
 
   connect() {
-    const Kind = this.url.protocol === 'tcp:' ? TcpIm
-      : typeof WebSocket === 'undefined' ? OwnWebSocket : NativeWebSocket;
-    const wire = new Kind(this.url);
+    const wire = new WIRES[this.url.protocol](this.url);
     Object.assign(this, { wire, heard: true, welcome: false, asked: [], held: [], refused: [],
       caughtUp: false });
     const beating = setInterval(() => {
@@ -269,6 +275,10 @@ const show = (m) => {
   leave();
 };
 const [url, user, password] = positionals;
+if (!WIRES[/^\w+:(?=\/\/)/.exec(url)]) {
+  console.error(`${url}: not one of ${Object.keys(WIRES).map((kind) => `${kind}//`).join(' ')}`);
+  process.exit(2);
+}
 const client = new Client(url, user, password, Number(values.b), show, show);
 const lines = readline.createInterface({ input: process.stdin });
 lines.on('line', (line) => {

@@ -3,6 +3,7 @@
 
     client.py [-n COUNT] [-b SECONDS] URL USER [PASSWORD]    URL: tcp://host:8888 or ws://host:8888
 
+With TLS tcps:// or wss://; trusted is whom the system trusts, or the file SSL_CERT_FILE names.
 Lines on stdin are sent: `bob hello` to bob, `#200 hello` to group 200; `/join 200` joins it. Every
 message, the answer to each and to the login is a JSON line on stdout. Ends when stdin has ended and all is
 answered; with -n when COUNT messages have come. -b: the heartbeat, 30 seconds.
@@ -11,15 +12,15 @@ What docs/protocol.md asks of a client is here: frames by their length, an id ma
 message and kept until its answer, a heartbeat, a new connection after growing, random waits, and
 then first what was missed and once more what has had no answer. A message is shown once, in order.
 """
-import argparse, asyncio, base64, collections, hashlib, json, os, random, struct, sys
+import argparse, asyncio, base64, collections, hashlib, json, os, random, ssl, struct, sys
 import threading, uuid
 from urllib.parse import urlsplit
 
 FOR_NOW = (10023, 10027, 10028)  # refusals that pass
 
 class TcpIm:  # 01 mask [seq:4 if mask & 0x20] cmd len:4 body, big-endian
-    async def open(self, host, port):
-        self.r, self.w = await asyncio.open_connection(host, port)
+    async def open(self, url, address):
+        self.r, self.w = await asyncio.open_connection(**address)
 
     def send(self, cmd, body):
         text = json.dumps(body).encode()
@@ -33,10 +34,11 @@ class TcpIm:  # 01 mask [seq:4 if mask & 0x20] cmd len:4 body, big-endian
         return json.loads(await self.r.readexactly(size))
 
 class WebSocket:  # RFC 6455
-    async def open(self, host, port):
-        self.r, self.w = await asyncio.open_connection(host, port)
+    async def open(self, url, address):
+        self.r, self.w = await asyncio.open_connection(**address)
         key = base64.b64encode(os.urandom(16)).decode()
-        self.w.write(f'GET / HTTP/1.1\r\nHost: {host}:{port}\r\nConnection: Upgrade\r\n'
+        path = (url.path or '/') + ('?' + url.query if url.query else '')
+        self.w.write(f'GET {path} HTTP/1.1\r\nHost: {url.netloc}\r\nConnection: Upgrade\r\n'
                      f'Upgrade: websocket\r\nSec-WebSocket-Version: 13\r\n'
                      f'Sec-WebSocket-Key: {key}\r\n\r\n'.encode())
         head = (await self.r.readuntil(b'\r\n\r\n')).decode()
@@ -70,10 +72,17 @@ class WebSocket:  # RFC 6455
                 if first & 128:
                     return json.loads(text)
 
+WIRES = {'tcp': (TcpIm, 8888), 'tcps': (TcpIm, 8888), 'ws': (WebSocket, 80), 'wss': (WebSocket, 443)}
+
 class Client:
     def __init__(self, url, user, password, beat, on_chat, on_answer):
-        at = urlsplit(url)
-        self.kind, self.address = {'tcp': TcpIm, 'ws': WebSocket}[at.scheme], (at.hostname, at.port)
+        self.url = urlsplit(url)
+        if self.url.scheme not in WIRES:
+            raise SystemExit(f'{url}: not one of ' + ' '.join(f'{k}://' for k in WIRES))
+        self.kind, port = WIRES[self.url.scheme]
+        self.address = {'host': self.url.hostname, 'port': self.url.port or port}
+        if self.url.scheme in ('tcps', 'wss'):
+            self.address['ssl'] = ssl.create_default_context()
         self.user, self.password, self.beat = user, password, beat
         self.on_chat, self.on_answer = on_chat, on_answer
         self.unanswered = {}  # id -> message, in the order in which they were sent
@@ -95,7 +104,7 @@ class Client:
     async def session(self):
         self.wire, self.heard, self.asked, self.held = self.kind(), True, collections.deque(), []
         self.refused, self.caught_up = [], False
-        await asyncio.wait_for(self.wire.open(*self.address), 10)
+        await asyncio.wait_for(self.wire.open(self.url, self.address), 10)
         beating = asyncio.create_task(self.heartbeat())
         try:
             self.wire.send(5, {'userId': self.user, 'password': self.password})

@@ -138,6 +138,35 @@ async def main():
             assert m["data"]["content"] == "y" * n
 asyncio.run(main())'
 
+# The clients that come with jim, where plain text is refused; and to whom the server is a stranger.
+example() { # COMMAND...
+    for kind in tcps wss; do
+        echo 'nobody hi' | SSL_CERT_FILE=$PEM NODE_EXTRA_CA_CERTS=$PEM timeout 120 "$@" \
+            "$kind://localhost:$PORT" me && continue
+        echo "over $kind" && return 1
+    done > "$dir/said" 2>&1
+    [ "$(grep -c '"code": *10001' "$dir/said")" -eq 2 ] || { cat "$dir/said" && false; }
+}
+stranger() { # COMMAND...: it does not log in, and says why
+    for kind in tcps wss; do
+        timeout 120 "$@" "$kind://localhost:$PORT" me < /dev/null > "$dir/said" 2> "$dir/why" &
+        client=$!
+        until grep -q 'self-signed\|self signed' "$dir/why"; do
+            kill -0 $client 2> /dev/null || break
+            sleep 0.05
+        done
+        kill $client 2> /dev/null
+        wait $client
+        grep -q 'self-signed\|self signed' "$dir/why" && [ ! -s "$dir/said" ] ||
+            { cat "$dir/why" "$dir/said" && return 1; }
+    done
+}
+for client in 'python3 ../examples/client.py' 'node ../examples/client.mjs'; do
+    program=${client%% *} file=$here/${client#* }
+    check "${client##*/}" example "$program" "$file"
+    check "${client##*/}-stranger" stranger "$program" "$file"
+done
+
 # --- what has to be refused ----------------------------------------------------------------------
 
 shakes() { # OPTION...: does the handshake succeed? Tells what happened.
