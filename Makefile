@@ -235,6 +235,10 @@ build/tls/jim: main.o $(LIBO) build/tls/tls.o
 # testssl.sh, and what `make browser` needs).
 tls-clients: build/tls/jim build/tls-test.pem
 	JIM="$$PWD/build/tls/jim" PEM="$$PWD/build/tls-test.pem" sh tests/tls_clients.sh
+# What docs/proxy.md and docs/cluster.md say of HAProxy and nginx (haproxy, nginx, libnginx-mod-stream,
+# curl, nodejs, python3).
+check-proxies: build/tls/jim build/tls-test.pem
+	JIM="$$PWD/build/tls/jim" PEM="$$PWD/build/tls-test.pem" sh tests/proxies.sh
 # What TLS costs, and 9,000 connections under certificate reloads (nginx, libnginx-mod-stream).
 tls-load: all build/tls/tls.o
 	mkdir -p build/tls-load
@@ -536,7 +540,7 @@ check-all:
 	bash tests/all.sh $(CHECK)
 
 .PHONY: all lib examples run test check check-cli install uninstall clean dist objects tree variant \
-	swapped asan tsan check-poll check-kqueue check-ppc check-tls tls-clients tls-load check-cluster \
+	swapped asan tsan check-poll check-kqueue check-ppc check-tls tls-clients check-proxies tls-load check-cluster \
 	check-cluster-asan cluster-chaos check-node check-client check-install werror lint analyze browser \
 	check-examples check-lib bench-store bench-cluster import-redis check-redis crash crash-asan \
 	crash-planted kill limits fuzz callgrind bench bench-client bench-peers bench-scale check-all

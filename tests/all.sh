@@ -22,6 +22,7 @@ b poll make check-poll
 b kqueue make check-kqueue
 b check-tls make check-tls
 b tls-clients make tls-clients
+b proxies make check-proxies
 b node make check-node
 b import-redis make import-redis
 b check-redis make check-redis
