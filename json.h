@@ -367,6 +367,8 @@ json_span_more(const char *start, const char *p, const char *end)
     }
     if (end - start >= 16)
         return json_span(start, p, end); /* two steps are left at most */
+#else
+    (void)start;
 #endif
     for (; end - p >= 8; p += 8)
         if (json_stops(p) != 0)
