@@ -234,25 +234,43 @@ piece_new(struct conn *c, uint8_t command, uint32_t seq, size_t n)
     return m;
 }
 
-/* Room for n bytes behind a head, in the piece that is queued last. NULL: there is none, or its
- * arrival means something else. */
+/* Put a message at the end of a piece that has room for it: its head, and where its n bytes go. */
 static char *
-out_behind(struct conn *c, const struct member *member, struct str head, size_t n)
+piece_put(struct conn *c, struct msg *piece, uint8_t command, uint32_t seq, size_t n)
+{
+    char *to = piece->data + piece->len;
+    size_t head = 0;
+
+    if (c->proto == PROTO_TCP)
+        head = pkt_head((uint8_t *)to, command, seq, (uint32_t)n);
+    else if (c->proto == PROTO_WS)
+        head = ws_head((uint8_t *)to, WS_TEXT, n);
+    c->jim->stats.encoded += head > 0;
+    piece->len += (uint32_t)(head + n);
+    return to + head;
+}
+
+/* The same in the piece that is queued last. NULL: it has no room, or its arrival means something
+ * else. */
+static char *
+out_behind(struct conn *c, const struct member *member, uint8_t command, uint32_t seq, size_t n)
 {
     struct out *o = c->out;
-    size_t all = head.n + n;
 
     if (o == NULL || o->n == 0)
         return NULL;
     uint32_t last = (o->head + o->n - 1) & (o->cap - 1);
     struct msg *m = o->entry[last].msg;
-    if (m->len + all > m->room || o->entry[last].member != member)
+    size_t before = m->len;
+    if (before + MAX_PKT_HEAD + n > m->room || o->entry[last].member != member)
         return NULL;
+    char *to = piece_put(c, m, command, seq, n);
+    size_t all = m->len - before;
     *m->held += all;
     o->bytes += all;
     c->jim->stats.queued += all;
     c->jim->fresh += all;
-    return msg_room(m, head, n);
+    return to;
 }
 
 /*
@@ -268,17 +286,17 @@ out_chat(struct conn *c, struct msg *m, struct member *member)
         out_push(c, m, member);
         return;
     }
-    struct str head = head_of(c, m);
     struct msg *last = o->entry[(o->head + o->n - 1) & (o->cap - 1)].msg;
-    char *to = last->chat_seq + 1 == m->chat_seq ? out_behind(c, member, head, m->len) : NULL;
+    char *to = last->chat_seq + 1 == m->chat_seq
+                   ? out_behind(c, member, m->command, 0, m->len) : NULL;
     if (to != NULL) {
         memcpy(to, m->data, m->len);
         last->chat_seq++;
         last->chats++;
         return;
     }
-    struct msg *piece = piece_new(c, m->command, 0, head.n + m->len);
-    msg_put(piece, head, m->data, m->len);
+    struct msg *piece = piece_new(c, m->command, 0, MAX_PKT_HEAD + m->len);
+    memcpy(piece_put(c, piece, m->command, 0, m->len), m->data, m->len);
     piece->chat_seq = m->chat_seq;
     out_push(c, piece, member);
     msg_unref(piece);
@@ -405,23 +423,15 @@ conn_has_room(const struct conn *c, size_t n)
 char *
 conn_reply_room(struct conn *c, uint8_t command, uint32_t seq, size_t n)
 {
-    uint8_t bytes[MAX_PKT_HEAD];
-    struct str head = {(const char *)bytes, 0};
-
     if (c->shut || c->state == CONN_LINGER || c->state == CONN_DEAD)
         return NULL;
-    if (c->proto == PROTO_TCP)
-        head.n = pkt_head(bytes, command, seq, (uint32_t)n);
-    else if (c->proto == PROTO_WS)
-        head.n = ws_head(bytes, WS_TEXT, n);
-    c->jim->stats.encoded += head.n > 0;
-    char *to = out_behind(c, NULL, head, n);
+    char *to = out_behind(c, NULL, command, seq, n);
     if (to != NULL) {
         conn_attend(c);
         return to;
     }
-    struct msg *m = piece_new(c, command, seq, head.n + n);
-    to = msg_room(m, head, n);
+    struct msg *m = piece_new(c, command, seq, MAX_PKT_HEAD + n);
+    to = piece_put(c, m, command, seq, n);
     conn_send(c, m, NULL);
     bool queued = m->refs > 1;
     msg_unref(m);

@@ -140,23 +140,15 @@ msg_head(struct msg *m, unsigned proto, uint64_t *encoded)
     return m->raw ? STR("") : msg_encode(m, proto, encoded);
 }
 /* A piece: several messages as one, behind each other with their heads. One of `room` bytes, empty;
- * and one more message at its end, which has room for it: the n bytes behind its head are yet to be
- * written, or are put there. */
+ * and one more message at its end, which has room for it. */
 struct msg *msg_piece(struct msg_pool *pool, uint8_t command, uint32_t seq, size_t room);
 _Static_assert(MAX_PKT_HEAD < 16 && MAX_WS_HEAD < 16, "heads are short");
-static inline char *
-msg_room(struct msg *piece, struct str head, size_t n)
-{
-    char *to = piece->data + piece->len;
-
-    copy_short(to, head.p, head.n & 15); /* & 15: gcc would not believe it */
-    piece->len += (uint32_t)(head.n + n);
-    return to + head.n;
-}
 static inline void
 msg_put(struct msg *piece, struct str head, const char *data, size_t n)
 {
-    memcpy(msg_room(piece, head, n), data, n);
+    copy_short(piece->data + piece->len, head.p, head.n & 15); /* & 15: gcc would not believe it */
+    memcpy(piece->data + piece->len + head.n, data, n);
+    piece->len += (uint32_t)(head.n + n);
 }
 void msg_unref(struct msg *m);
 void msg_pool_free(struct msg_pool *pool); /* the spare ones */

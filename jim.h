@@ -430,7 +430,7 @@ JIM_API void jim_store_lost(struct jim *j);
 #define MAX_HEAD 16384         /* bytes of an HTTP head, request line included */
 #define MAX_LINE 8192          /* bytes of one line of it */
 #define MAX_CONTROL 125        /* payload of a WebSocket control frame (RFC 6455 section 5.5) */
-#define MAX_PKT_HEAD 11        /* bytes before a TCP-IM body, sequence number included */
+#define MAX_PKT_HEAD 11        /* bytes before a TCP-IM body, sequence number included: the most */
 #define MAX_WS_HEAD 10         /* bytes before a server's WebSocket payload */
 #define MAX_IOV 64             /* pieces one writev may take */
 #define MAX_GATHER 65536       /* bytes of small pieces copied together for one write: as much as

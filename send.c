@@ -273,6 +273,9 @@ put_chat(struct chat *c, struct buf *b, struct draft *d, uint64_t seq)
     size_t room = chat_room(d);
     char *to = go_on(b, room);
 
+    /* Made now, read below: right after it was written, memory is slow to be read. */
+    digits_of(&c->seq, (int64_t)seq);
+
     to = json_int_at(at_lit(to, "{\"chatType\":"), d->chat_type);
     if (d->has_cmd)
         to = json_int_at(at_lit(to, ",\"cmd\":"), d->cmd);
