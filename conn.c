@@ -35,6 +35,7 @@
 #define MAX_HELLO 4096   /* bytes read before it is known whether they are TLS: they may have to be
                             kept until the handshake's turn comes */
 #define MAX_HANDSHAKES 4 /* steps of handshakes a turn: a signature takes up to a millisecond */
+#define SMALL_CHAT 512   /* chat messages up to this are put behind each other as they come */
 #define SMALL_PIECE 2048 /* pieces up to this are copied together rather than listed for writev */
 
 /* --- output ----------------------------------------------------------------------------------- */
@@ -221,16 +222,18 @@ out_push(struct conn *c, struct msg *m, struct member *member)
 
 /*
  * A piece of output that several messages to one connection stand in, one behind the other with
- * their heads: one thing to write. Who gets a second in a turn is likely to get more.
+ * their heads: one thing to write. Who gets several in a turn is likely to get more: so each piece
+ * is as large as all that is queued before it.
  */
 static struct msg *
 piece_new(struct conn *c, uint8_t command, uint32_t seq, size_t n)
 {
-    bool more = c->out != NULL && c->out->n > 0 && sizeof(struct msg) + n < POOL_LARGE;
-    struct msg *m = msg_piece(&c->jim->msgs, command, seq, more ? POOL_LARGE - sizeof *m : n);
+    const size_t most = MAX_POOLED - sizeof(struct msg);
+    size_t queued = c->out != NULL ? c->out->bytes : 0, room = queued < most ? queued : most;
+    struct msg *m = msg_piece(&c->jim->msgs, command, seq, n > room ? n : room);
 
     if (m->pool != NULL)
-        m->room = (uint16_t)((m->large ? POOL_LARGE : POOL_ROOM) - sizeof *m);
+        m->room = (uint16_t)(m->bytes - sizeof *m);
     return m;
 }
 
@@ -266,7 +269,6 @@ out_behind(struct conn *c, const struct member *member, uint8_t command, uint32_
         return NULL;
     char *to = piece_put(c, m, command, seq, n);
     size_t all = m->len - before;
-    *m->held += all;
     o->bytes += all;
     c->jim->stats.queued += all;
     c->jim->fresh += all;
@@ -282,7 +284,7 @@ out_chat(struct conn *c, struct msg *m, struct member *member)
 {
     struct out *o = c->out;
 
-    if (!m->alone || o->n == 0 || m->len > POOL_LARGE / 4 || c->jim->hooks != NULL) {
+    if (!m->alone || o->n == 0 || m->len > SMALL_CHAT || c->jim->hooks != NULL) {
         out_push(c, m, member);
         return;
     }

@@ -92,7 +92,8 @@ struct msg {
     uint8_t opcode;        /* enum ws_opcode */
     uint8_t pkt_len, ws_len; /* length of the heads, 0: not encoded yet */
     bool raw;              /* the data is everything: heads are in it, or it is HTTP */
-    bool large;            /* POOL_LARGE bytes */
+    uint8_t size;          /* which of the pool's */
+    uint32_t bytes;        /* it takes, this struct included */
     size_t *held;          /* where its bytes are counted; NULL: not yet */
     uint8_t pkt[MAX_PKT_HEAD];
     uint8_t ws[MAX_WS_HEAD];

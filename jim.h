@@ -435,10 +435,9 @@ JIM_API void jim_store_lost(struct jim *j);
 #define MAX_IOV 64             /* pieces one writev may take */
 #define MAX_GATHER 65536       /* bytes of small pieces copied together for one write: as much as
                                   one is given */
-#define POOLS 2                /* sizes of messages whose memory is used again: */
-#define POOL_ROOM 512          /* bytes of the smaller, head included */
-#define POOL_LARGE 2048        /* and of the larger */
-#define MAX_POOL (512u << 10)  /* bytes kept of either */
+#define POOLS 3                /* sizes of messages whose memory is used again: */
+#define MAX_POOLED 16384       /* bytes of the largest, struct msg included */
+#define MAX_POOL (512u << 10)  /* bytes kept of each */
 #define MAX_RECORD (16u << 20) /* bytes of one log line: above any message or answer */
 #define MAX_MESSAGE_ID 128     /* bytes of a message's id */
 #define MAX_SCAN 20000         /* records one request for messages may read: bounds the turn */

@@ -11,24 +11,32 @@
 #include <stdlib.h>
 #include <string.h>
 
+/* Bytes of a message in each of the pool's sizes. */
+static const uint32_t pool_bytes[POOLS] = {512, 2048, MAX_POOLED};
+
 struct msg *
 msg_take(struct msg_pool *pool, uint8_t command, uint32_t seq, const char *data, size_t n)
 {
     struct msg *m;
-    bool large = sizeof *m + n > POOL_ROOM;
+    size_t bytes = sizeof *m + n;
+    unsigned size = 0;
 
-    if (sizeof *m + n > POOL_LARGE)
+    while (size < POOLS && bytes > pool_bytes[size])
+        size++;
+    if (pool == NULL || size == POOLS) {
+        m = xmalloc(bytes);
         pool = NULL;
-    if (pool != NULL && pool->size[large].free != NULL) {
-        m = pool->size[large].free;
-        pool->size[large].free = m->next_free;
-        pool->size[large].n--;
-        FETCH(m->next_free);
-    } else if (pool != NULL) {
-        m = xmalloc(large ? POOL_LARGE : POOL_ROOM);
-        pool->made++;
     } else {
-        m = xmalloc(sizeof *m + n);
+        bytes = pool_bytes[size];
+        m = pool->size[size].free;
+        if (m == NULL) {
+            m = xmalloc(bytes);
+            pool->made++;
+        } else {
+            pool->size[size].free = m->next_free;
+            pool->size[size].n--;
+            FETCH(m->next_free);
+        }
     }
     zero(m, sizeof *m); /* of a list of what is not 0 gcc makes `rep stos`, which costs more */
     m->refs = 1;
@@ -36,7 +44,8 @@ msg_take(struct msg_pool *pool, uint8_t command, uint32_t seq, const char *data,
     m->seq = seq;
     m->command = command;
     m->opcode = WS_TEXT;
-    m->large = large;
+    m->size = (uint8_t)size;
+    m->bytes = (uint32_t)bytes;
     m->pool = pool;
     if (data != NULL)
         memcpy(m->data, data, n);
@@ -79,24 +88,22 @@ msg_piece(struct msg_pool *pool, uint8_t command, uint32_t seq, size_t room)
 void
 msg_unref(struct msg *m)
 {
-    static const uint32_t max[POOLS] = {MAX_POOL / POOL_ROOM, MAX_POOL / POOL_LARGE};
-
     assert(m->refs > 0);
     if (--m->refs > 0)
         return;
     if (m->held != NULL)
-        *m->held -= sizeof *m + m->len;
+        *m->held -= m->bytes;
     if (m->fetched != NULL)
         free(m->fetched);
     struct msg_pool *pool = m->pool;
-    bool large = m->large;
-    if (pool == NULL || pool->size[large].n >= max[large]) {
+    unsigned size = m->size;
+    if (pool == NULL || pool->size[size].n * (size_t)m->bytes >= MAX_POOL) {
         free(m);
         return;
     }
-    m->next_free = pool->size[large].free;
-    pool->size[large].free = m;
-    pool->size[large].n++;
+    m->next_free = pool->size[size].free;
+    pool->size[size].free = m;
+    pool->size[size].n++;
 }
 
 void
@@ -118,7 +125,7 @@ msg_hold(struct msg *m, size_t *held)
     if (m->held != NULL)
         return;
     m->held = held;
-    *held += sizeof *m + m->len;
+    *held += m->bytes;
 }
 
 void

@@ -232,36 +232,62 @@ TEST(fast_pool_uses_memory_again)
     jim_free(j);
 }
 
-TEST(fast_pool_has_two_sizes)
+TEST(fast_pool_has_its_sizes)
 {
     struct jim *j = jim_new();
-    char text[POOL_ROOM] = "larger";
+    char text[MAX_POOLED - sizeof(struct msg)] = "large";
+    const size_t n[POOLS] = {5, 1000, sizeof text};
 
     for (int i = 0; i < 1000; i++) {
-        struct msg *a = msg_take(&j->msgs, CMD_CHAT, 0, text, sizeof text);
-        struct msg *b = msg_take(&j->msgs, CMD_CHAT, 0, "small", 5);
-        CHECK_BYTES(a->data, 6, "larger");
-        CHECK_BYTES(b->data, b->len, "small");
-        msg_unref(a);
-        msg_unref(b);
+        struct msg *m[POOLS];
+        for (int k = 0; k < POOLS; k++) {
+            m[k] = msg_take(&j->msgs, CMD_CHAT, 0, text, n[k]);
+            CHECK_BYTES(m[k]->data, 5, "large");
+            CHECK(m[k]->size == k && m[k]->bytes >= sizeof *m[k] + n[k]);
+        }
+        for (int k = 0; k < POOLS; k++)
+            msg_unref(m[k]);
     }
-    CHECK_INT(j->msgs.made, 2);
-    CHECK_INT(j->msgs.size[0].n, 1);
-    CHECK_INT(j->msgs.size[1].n, 1);
+    CHECK_INT(j->msgs.made, POOLS);
+    for (int k = 0; k < POOLS; k++)
+        CHECK_INT(j->msgs.size[k].n, 1);
     conn_free_spares(j);
-    CHECK(j->msgs.size[0].free == NULL && j->msgs.size[1].free == NULL);
+    for (int k = 0; k < POOLS; k++)
+        CHECK(j->msgs.size[k].free == NULL && j->msgs.size[k].n == 0);
     jim_free(j);
+}
+
+/* What is counted is what it takes, and no more than MAX_POOL of a size is kept. */
+TEST(fast_pool_is_counted_and_bounded)
+{
+    enum { N = MAX_POOL / MAX_POOLED + 10 };
+    struct msg_pool pool = {0};
+    struct msg *m[N];
+    size_t held = 0;
+
+    for (int i = 0; i < N; i++) {
+        m[i] = msg_piece(&pool, CMD_CHAT, 0, 5000);
+        msg_hold(m[i], &held);
+        msg_hold(m[i], &held);
+    }
+    CHECK_INT(held, (size_t)N * MAX_POOLED);
+    for (int i = 0; i < N; i++)
+        msg_unref(m[i]);
+    CHECK_INT(held, 0);
+    CHECK_INT(pool.size[POOLS - 1].n, MAX_POOL / MAX_POOLED);
+    msg_pool_free(&pool);
 }
 
 TEST(fast_pool_is_for_short_messages)
 {
     struct msg_pool pool = {0};
-    char text[POOL_LARGE] = "long";
+    char text[MAX_POOLED] = "long";
     struct msg *m = msg_take(&pool, CMD_CHAT, 0, text, sizeof text);
 
     msg_unref(m);
     CHECK_INT(pool.made, 0);
-    CHECK(pool.size[0].free == NULL && pool.size[1].free == NULL);
+    for (int k = 0; k < POOLS; k++)
+        CHECK(pool.size[k].free == NULL);
 }
 
 /* --- ids -------------------------------------------------------------------------------------- */
