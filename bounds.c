@@ -30,7 +30,7 @@
 #define USER_COST 192    /* bytes of a user, conversation, membership or message id with their */
 #define CONV_COST 384    /* places in the maps, as malloc() rounds them: measured, rounded up */
 #define MEMBER_COST 160
-#define RETRY_COST 56     /* retry.c: 40 in the ring, two slots of 8 */
+#define RETRY_COST 56     /* retry.c: 40 in the ring, a quarter of a line */
 
 /* --- addresses -------------------------------------------------------------------------------- */
 

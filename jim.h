@@ -753,11 +753,11 @@ struct bundle {
 };
 
 struct retries {
-    struct retry *ring;        /* owned; MAX_RETRY places, in order of time from head on */
-    struct retry_slot *slot;   /* finds them; in `memory` */
+    struct retry *ring;        /* owned; MAX_RETRY places, used in turn */
+    struct retry_line *line;   /* finds them; in `memory` */
     void *memory;              /* owned */
     uint64_t key[2], factor[2];
-    uint32_t head, count;
+    uint32_t next, count;      /* the place of the next, modulo their number; how many are used */
 };
 
 /* Retention under way: a walk over all there is, in steps. */
@@ -1047,7 +1047,7 @@ struct retry_hit { /* what its first answer said */
 void retry_fetch(const struct retries *r, uint64_t print); /* retry_find() will be asked soon */
 /* Was it sent before, within RETRY_MS? */
 bool retry_find(const struct retries *r, uint64_t print, int64_t now_ms, struct retry_hit *hit);
-/* Remember it; the oldest is forgotten when there are MAX_RETRY. */
+/* Remember it, and forget who was added MAX_RETRY before it. */
 void retry_add(struct retries *r, uint64_t print, struct conv *v, uint64_t seq, int64_t create_ms,
                int64_t now_ms);
 /* Forget those of v above `after`, which never got to the disk: sent again, they are new. */

@@ -1,14 +1,16 @@
 /* SPDX-License-Identifier: MIT */
 /*
  * retry.c - message ids seen before: sent again, a message gets its first answer. Every message
- * looks here, is added, and pushes out the oldest, each at a random place of a table that no cache
- * holds: so what counts is how many lines of memory are touched. A ring keeps the entries in order
- * of time; a table of 8-byte slots, tag and place in the ring side by side, finds them, and an
- * entry is looked at only when its tag is right. Both are taken at once; the ring's memory becomes
- * resident as it is used, that of the slots with the first message.
+ * looks here and is added, at a random place of a table that no cache holds: so what counts is how
+ * many lines of memory are touched, and this is made to touch one. A ring keeps the entries in
+ * order of time. To find them there is a table of lines, as long as the processor's; each is a
+ * queue of its own, of tags and places in the ring, and an entry is looked at only when its tag is
+ * right. Who is forgotten by the ring need not be taken off his line: he is pushed out of it, too,
+ * in time. On average four of a line's 16 are in the ring: one in two million of its entries is
+ * pushed off its line before its time. Both are taken at once; the ring's memory becomes resident
+ * as it is used, that of the lines with the first message.
  *
  *   prints    who sent what where, in 64 bits
- *   slots     open addressing with linear probing, at most half full
  *   the ring  finding, adding, forgetting
  */
 #include "jim.h"
@@ -20,20 +22,21 @@
 
 /* Who sent it where is in the fingerprint, keyed so that nobody can aim. */
 struct retry {
-    uint64_t print;
-    struct conv *conv;  /* borrowed; NULL: forgotten, the place is used again in its turn */
+    uint64_t print;     /* 0: forgotten, or nobody yet */
+    struct conv *conv;  /* borrowed */
     uint64_t seq;
     int64_t create_ms;
     uint32_t at_s;      /* when, in seconds since 1970 */
 };
 
-struct retry_slot {
-    uint32_t tag;   /* low half of the print: its lowest bits say where it wants to stand */
-    uint32_t place; /* in the ring, + 1; 0: free */
+#define PER_LINE 16
+#define LINES (4u * MAX_RETRY / PER_LINE)
+
+struct retry_line { /* the newest first: high bits of the print, and the place in the ring */
+    uint32_t entry[PER_LINE];
 };
 
-#define SLOTS (2u * MAX_RETRY)
-_Static_assert((MAX_RETRY & (MAX_RETRY - 1)) == 0, "places are taken modulo it");
+_Static_assert((MAX_RETRY & (MAX_RETRY - 1)) == 0, "places are bits");
 
 /* --- prints ----------------------------------------------------------------------------------- */
 
@@ -46,117 +49,83 @@ retry_print(const struct retries *r, const struct user *from, const struct conv 
            (uintptr_t)v * (r->factor[1] | 1);
 }
 
-/* --- slots ------------------------------------------------------------------------------------ */
-
-static void
-slot_add(struct retries *r, uint32_t tag, uint32_t place)
-{
-    uint32_t i = tag % SLOTS;
-
-    while (r->slot[i].place != 0)
-        i = (i + 1) % SLOTS;
-    r->slot[i] = (struct retry_slot){tag, place + 1};
-}
-
-/* Empty the slot of this place and close the gap (Knuth, vol. 3, 6.4, algorithm R). */
-static void
-slot_drop(struct retries *r, uint32_t tag, uint32_t place)
-{
-    uint32_t i = tag % SLOTS;
-
-    while (r->slot[i].place != place + 1)
-        i = (i + 1) % SLOTS;
-    for (uint32_t k = (i + 1) % SLOTS; r->slot[k].place != 0; k = (k + 1) % SLOTS) {
-        uint32_t home = r->slot[k].tag % SLOTS;
-        if ((k - home) % SLOTS >= (k - i) % SLOTS) {
-            r->slot[i] = r->slot[k];
-            i = k;
-        }
-    }
-    r->slot[i].place = 0;
-}
-
 /* --- the ring --------------------------------------------------------------------------------- */
 
-static bool
-retry_is_old(const struct retry *t, int64_t now_ms)
+static struct retry_line *
+line_of(const struct retries *r, uint64_t print)
 {
-    return (int64_t)t->at_s * 1000 + RETRY_MS < now_ms;
+    return &r->line[print % LINES];
+}
+
+/* What a line has of a print: the bits above a place. */
+static uint32_t
+tag_of(uint64_t print)
+{
+    return (uint32_t)(print >> 32) & ~(MAX_RETRY - 1u);
 }
 
 void
 retry_fetch(const struct retries *r, uint64_t print)
 {
-    FETCH(&r->slot[(uint32_t)print % SLOTS]);
+    FETCH(line_of(r, print));
 }
 
 bool
 retry_find(const struct retries *r, uint64_t print, int64_t now_ms, struct retry_hit *hit)
 {
-    uint32_t tag = (uint32_t)print;
+    const struct retry_line *l = line_of(r, print);
+    const uint32_t tag = tag_of(print);
+    uint32_t like = 0;
 
-    for (uint32_t i = tag % SLOTS; r->slot[i].place != 0; i = (i + 1) % SLOTS) {
-        const struct retry *t = &r->ring[r->slot[i].place - 1];
-        if (r->slot[i].tag != tag || t->print != print || retry_is_old(t, now_ms))
-            continue;
-        *hit = (struct retry_hit){t->seq, t->create_ms};
-        return true;
+    for (int i = 0; i < PER_LINE; i++) /* the high bit when one is alike: several at once */
+        like |= (l->entry[i] ^ tag) / MAX_RETRY - 1;
+    for (int i = 0; like >> 31 != 0 && i < PER_LINE; i++) {
+        const struct retry *t = &r->ring[l->entry[i] % MAX_RETRY];
+        if ((l->entry[i] ^ tag) < MAX_RETRY && t->print == print &&
+            (int64_t)t->at_s * 1000 + RETRY_MS >= now_ms) {
+            *hit = (struct retry_hit){t->seq, t->create_ms};
+            return true;
+        }
     }
     return false;
-}
-
-static void
-drop_oldest(struct retries *r)
-{
-    struct retry *t = &r->ring[r->head];
-
-    if (t->conv != NULL)
-        slot_drop(r, (uint32_t)t->print, r->head);
-    r->head = (r->head + 1) % MAX_RETRY;
-    r->count--;
 }
 
 void
 retry_add(struct retries *r, uint64_t print, struct conv *v, uint64_t seq, int64_t create_ms,
           int64_t now_ms)
 {
-    while (r->count > 0 && (r->count == MAX_RETRY || retry_is_old(&r->ring[r->head], now_ms)))
-        drop_oldest(r);
-    uint32_t place = (r->head + r->count++) % MAX_RETRY;
-    /* Who goes next but one is known: his slot is at hand by then; he himself, even earlier. */
-    FETCH(&r->ring[(r->head + 8) % MAX_RETRY]);
-    FETCH(&r->slot[(uint32_t)r->ring[(r->head + 2) % MAX_RETRY].print % SLOTS]);
+    struct retry_line *l = line_of(r, print);
+    uint32_t place = r->next++ % MAX_RETRY;
+
     r->ring[place] = (struct retry){print, v, seq, create_ms, (uint32_t)(now_ms / 1000)};
-    slot_add(r, (uint32_t)print, place);
+    memmove(&l->entry[1], &l->entry[0], sizeof l->entry - sizeof l->entry[0]);
+    l->entry[0] = tag_of(print) | place;
+    if (r->count < MAX_RETRY)
+        r->count++;
 }
 
 void
 retry_forget(struct retries *r, const struct conv *v, uint64_t after)
 {
-    for (uint32_t i = 0; i < r->count; i++) {
-        uint32_t place = (r->head + i) % MAX_RETRY;
-        struct retry *t = &r->ring[place];
-        if (t->conv != v || t->seq <= after)
-            continue;
-        slot_drop(r, (uint32_t)t->print, place);
-        t->conv = NULL;
-    }
+    for (uint32_t i = 0; i < r->count; i++)
+        if (r->ring[i].conv == v && r->ring[i].seq > after)
+            r->ring[i].print = 0;
 }
 
 /*
- * The slots are visited in no order: on pages of 4 KiB each visit would have to look up where its
+ * The lines are visited in no order: on pages of 4 KiB each visit would have to look up where its
  * page is, too. They are as large as one large page, and stand where one can be. What else is taken
  * for that is never touched, and so costs nothing.
  */
 static void
-slots_init(struct retries *r)
+lines_init(struct retries *r)
 {
-    const uintptr_t size = SLOTS * sizeof r->slot[0];
+    const uintptr_t size = LINES * sizeof r->line[0];
 
     r->memory = xcalloc(2, size);
-    r->slot = (void *)(((uintptr_t)r->memory + size - 1) / size * size);
+    r->line = (void *)(((uintptr_t)r->memory + size - 1) / size * size);
 #ifdef MADV_HUGEPAGE
-    madvise(r->slot, size, MADV_HUGEPAGE); /* a hint: without such pages it goes on as before */
+    madvise(r->line, size, MADV_HUGEPAGE); /* a hint: without such pages it goes on as before */
 #endif
 }
 
@@ -164,7 +133,7 @@ void
 retry_init(struct retries *r)
 {
     *r = (struct retries){.ring = xcalloc(MAX_RETRY, sizeof r->ring[0])};
-    slots_init(r);
+    lines_init(r);
     random_bytes(r->key, sizeof r->key);
     random_bytes(r->factor, sizeof r->factor);
 }
