@@ -574,15 +574,29 @@ out_written(struct conn *c, size_t n)
 #define NO_SIGNAL 0 /* the socket itself says so: conn_new() */
 #endif
 
+/* A call was given n bytes and returned w. How many have left, or -1. */
 static ssize_t
-write_bytes(const struct conn *c, const char *p, size_t n)
+written(struct conn *c, size_t n, ssize_t w)
+{
+    c->jim->stats.writes++;
+    if (w < 0 && errno != EAGAIN && errno != EWOULDBLOCK)
+        return -1;
+    size_t left = w < 0 ? 0 : (size_t)w;
+    c->jim->stats.bytes_out += left;
+    if (left < n)
+        c->full = true; /* the write event brings us back */
+    return (ssize_t)left;
+}
+
+static ssize_t
+write_bytes(struct conn *c, const char *p, size_t n)
 {
     ssize_t w;
 
     do
         w = send(c->fd, p, n, NO_SIGNAL);
     while (w < 0 && errno == EINTR);
-    return w;
+    return written(c, n, w);
 }
 
 static ssize_t
@@ -591,7 +605,7 @@ write_pieces(struct conn *c, struct pieces *v)
     ssize_t w;
 
     if (c->tls != NULL)
-        return tls_write(c->tls, v->iov, v->n);
+        return written(c, v->total, tls_write(c->tls, v->iov, v->n));
     if (v->n == 1)
         return write_bytes(c, v->iov[0].iov_base, v->iov[0].iov_len);
     do {
@@ -599,30 +613,11 @@ write_pieces(struct conn *c, struct pieces *v)
         m.msg_iovlen += (unsigned)v->n; /* int or size_t, as the system has it */
         w = sendmsg(c->fd, &m, NO_SIGNAL);
     } while (w < 0 && errno == EINTR);
-    return w;
-}
-
-/* A call was given `n` bytes of entries and returned `w`. How many have left, or -1. */
-static ssize_t
-wrote(struct conn *c, size_t n, ssize_t w)
-{
-    c->jim->stats.writes++;
-    if (w < 0 && errno != EAGAIN && errno != EWOULDBLOCK)
-        return -1;
-    if (w < 0)
-        w = 0;
-    c->jim->stats.bytes_out += (uint64_t)w;
-    if ((size_t)w < n)
-        c->full = true; /* the write event brings us back */
-    if (!c->full && c->out->n == 1)
-        out_done(c);
-    else
-        out_written(c, (size_t)w);
-    return w;
+    return written(c, v->total, w);
 }
 
 static ASIDE ssize_t
-flush_several(struct conn *c)
+write_several(struct conn *c)
 {
     struct pieces v;
 
@@ -630,16 +625,15 @@ flush_several(struct conn *c)
     v.gathered = v.total = 0;
     v.gather = c->jim->gather;
     pieces_fill(c, &v);
-    return wrote(c, v.total, write_pieces(c, &v));
+    return write_pieces(c, &v);
 }
 
 /* The only entry, as it stands or copied behind its head. */
 static ssize_t
-flush_one(struct conn *c, struct msg *m)
+write_one(struct conn *c, struct msg *m)
 {
-    const struct out *o = c->out;
     const char *p = m->data;
-    size_t n = m->len;
+    size_t n = m->len, sent = c->out->sent;
 
     if (!m->raw) {
         struct str head = head_of(c, m);
@@ -648,8 +642,7 @@ flush_one(struct conn *c, struct msg *m)
         memcpy(c->jim->gather + head.n, m->data, n);
         n += head.n;
     }
-    n -= o->sent;
-    return wrote(c, n, write_bytes(c, p + o->sent, n));
+    return write_bytes(c, p + sent, n - sent);
 }
 
 /* Write as much of the entries as one call takes. Returns the bytes that have left, or -1. */
@@ -658,10 +651,14 @@ flush_entries(struct conn *c)
 {
     const struct out *o = c->out;
     struct msg *m = o->entry[o->head].msg;
+    bool one = o->n == 1 && c->tls == NULL && (m->raw || m->pool != NULL); /* pool: it is short */
+    ssize_t w = one ? write_one(c, m) : write_several(c);
 
-    if (o->n == 1 && c->tls == NULL && (m->raw || m->pool != NULL)) /* pool: it is short */
-        return flush_one(c, m);
-    return flush_several(c);
+    if (w > 0 && one && !c->full)
+        out_done(c);
+    else if (w > 0)
+        out_written(c, (size_t)w);
+    return w;
 }
 
 /* Stream the next part of a file. Returns the bytes written, 0 when the socket is full, -1. */
@@ -681,10 +678,8 @@ flush_file(struct conn *c)
     }
     struct pieces v = {.iov = {{j->input, (size_t)got}}, .n = 1, .total = (size_t)got};
     ssize_t w = write_pieces(c, &v);
-    j->stats.writes++;
-    if (w < 0)
-        return errno == EAGAIN || errno == EWOULDBLOCK ? 0 : -1;
-    j->stats.bytes_out += (uint64_t)w;
+    if (w <= 0)
+        return w;
     o->file_at += w;
     if (o->file_at == o->file_end) {
         file_close(j, o);

@@ -423,6 +423,7 @@ attend_bulk(struct jim *j)
     for (; j->patience > 0 && j->bulk != NULL; j->patience--) {
         struct conn *c = j->bulk;
         j->bulk = c->next_bulk;
+        FETCH(c->next_bulk); /* of a thousand it has left the cache */
         if (j->bulk == NULL)
             j->bulk_end = &j->bulk;
         c->bulk = false;
