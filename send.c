@@ -60,6 +60,8 @@ struct draft {
     struct str id;         /* the client's or ours; in the request or in id_text */
     bool id_plain;         /* the client's may be copied as it stands in the request */
     bool own_id;           /* it is ours: cannot be a retry */
+    uint64_t print;        /* retry_print(), if it is not ours; also when it is for `guess` */
+    const struct member *guess;
 };
 
 static void
@@ -359,7 +361,7 @@ send_again(struct chat *c, struct draft *d, const struct retry_hit *t)
 /* Number and store m, which is used up: its text is that of its delivery, the chat object and a
  * brace. */
 static int
-send_new(struct chat *c, struct draft *d, struct msg *m, uint64_t print)
+send_new(struct chat *c, struct draft *d, struct msg *m)
 {
     struct pending *p = &d->p;
     struct conv *v = p->conv;
@@ -377,7 +379,7 @@ send_new(struct chat *c, struct draft *d, struct msg *m, uint64_t print)
     m->alone = p->to != NULL;
     msg_hold(m, &p->conn->jim->bounds.held);
     if (!d->own_id)
-        retry_add(&c->retries, print, v, p->seq, p->create_ms, d->now_ms);
+        retry_add(&c->retries, d->print, v, p->seq, p->create_ms, d->now_ms);
     owe_answer(d);
     if (store_keeps(c->store) || c->pending_n > 0)
         pending_push(c, p);
@@ -414,12 +416,27 @@ send_to_redis(struct chat *c, const struct draft *d)
     return code;
 }
 
+/* What the table of retries has of a message comes from far: it is sent for at once, as if the
+ * message went where the last one did. */
+static void
+draft_guess(struct chat *c, struct draft *d)
+{
+    const struct member *m = d->p.conn->recent;
+    const struct json *id = &d->r->f[F_ID];
+
+    if (m == NULL || !id->plain || id->n > MAX_MESSAGE_ID)
+        return;
+    d->guess = m;
+    d->print = retry_print(&c->retries, m->user, m->conv, (struct str){id->p, id->n});
+    retry_fetch(&c->retries, d->print);
+}
+
 /* Returns 0 when the message is accepted: then its answer is pending. Else the code to refuse
  * it. */
 static int
 send_draft(struct chat *c, struct draft *d)
 {
-    uint64_t print = 0;
+    draft_guess(c, d);
     int code = draft_fields(c, d);
 
     if (code == 0)
@@ -430,9 +447,10 @@ send_draft(struct chat *c, struct draft *d)
         code = draft_hook(c, d);
     if (code != 0)
         return code;
-    if (!d->own_id) {
-        print = retry_print(&c->retries, d->p.from, d->p.conv, d->id);
-        retry_fetch(&c->retries, print);
+    if (!d->own_id &&
+        (d->guess == NULL || d->guess->conv != d->p.conv || d->guess->user != d->p.from)) {
+        d->print = retry_print(&c->retries, d->p.from, d->p.conv, d->id);
+        retry_fetch(&c->retries, d->print);
     }
     if (c->cluster != NULL) {
         c->out.len = 0;
@@ -443,7 +461,7 @@ send_draft(struct chat *c, struct draft *d)
     struct msg *m = chat_msg(c, d, d->p.conv->seq + 1);
     if (!d->own_id) { /* after encoding: what the table holds of it has come into the cache */
         struct retry_hit hit;
-        if (retry_find(&c->retries, print, d->now_ms, &hit)) {
+        if (retry_find(&c->retries, d->print, d->now_ms, &hit)) {
             msg_unref(m);
             send_again(c, d, &hit);
             deliver_committed(c);
@@ -454,7 +472,7 @@ send_draft(struct chat *c, struct draft *d)
         msg_unref(m);
         return CODE_STOPPING;
     }
-    code = send_new(c, d, m, print);
+    code = send_new(c, d, m);
     if (code == 0 && c->pending_n > 0 && !store_keeps(c->store))
         deliver_committed(c); /* nothing to wait for but what was before */
     return code;
