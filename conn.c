@@ -651,7 +651,7 @@ flush_entries(struct conn *c)
 {
     const struct out *o = c->out;
     struct msg *m = o->entry[o->head].msg;
-    bool one = o->n == 1 && c->tls == NULL && (m->raw || m->pool != NULL); /* pool: it is short */
+    bool one = o->n == 1 && c->tls == NULL && (m->raw || m->bytes <= SMALL_PIECE);
     ssize_t w = one ? write_one(c, m) : write_several(c);
 
     if (w > 0 && one && !c->full)
