@@ -2154,6 +2154,13 @@ TEST(chat_retry_is_of_one_user_and_conversation)
     silent(carol);
     sends(alice, "bob", "6", "M"); /* ids have a case */
     hears_chat(bob, "alice", "bob", "6", "M", 3);
+    hears_ack(alice, 10000, "M", 3);
+    sends(alice, "bob", "7", "n"); /* where the last one went, then elsewhere */
+    hears_chat(bob, "alice", "bob", "7", "n", 4);
+    hears_ack(alice, 10000, "n", 4);
+    sends(alice, "carol", "8", "n");
+    hears_chat(carol, "alice", "carol", "8", "n", 2);
+    hears_ack(alice, 10000, "n", 2);
     end();
 }
 

@@ -98,6 +98,27 @@ TEST(http_pipelined_behind_the_store)
     }
 }
 
+#define SAYS(from, to, id) \
+    SEND(43, "{\"from\":\"" from "\",\"to\":\"" to "\",\"chatType\":2,\"id\":\"" id "\"}")
+
+/* What one says is nobody else's retry, though it comes on one connection. */
+TEST(http_pipelined_of_several_senders)
+{
+    static const int seq[] = {1, 2, 3, 2};
+    struct server s;
+    struct peer p;
+
+    server_start(&s, NULL);
+    peer_connect(&p, &s);
+    put_str(&p, SAYS("a", "b", "1") SAYS("a", "b", "2") SAYS("b", "a", "2") SAYS("a", "b", "2"));
+    for (int i = 0; i < 4; i++) {
+        struct reply r;
+        hear_reply(&p, &r, false);
+        CHECK_INT(r.status, 200);
+        CHECK_INT(number(&p, "seq"), seq[i]);
+    }
+}
+
 TEST(http_pipelined_byte_by_byte)
 {
     struct server s;
