@@ -237,20 +237,11 @@ piece_new(struct conn *c, uint8_t command, uint32_t seq, size_t n)
     return m;
 }
 
-/* Put a message at the end of a piece that has room for it: its head, and where its n bytes go. */
+/* Put a message at the end of a piece for this connection: where its n bytes go. */
 static char *
 piece_put(struct conn *c, struct msg *piece, uint8_t command, uint32_t seq, size_t n)
 {
-    char *to = piece->data + piece->len;
-    size_t head = 0;
-
-    if (c->proto == PROTO_TCP)
-        head = pkt_head((uint8_t *)to, command, seq, (uint32_t)n);
-    else if (c->proto == PROTO_WS)
-        head = ws_head((uint8_t *)to, WS_TEXT, n);
-    c->jim->stats.encoded += head > 0;
-    piece->len += (uint32_t)(head + n);
-    return to + head;
+    return msg_put(piece, c->proto, command, seq, n, &c->jim->stats.encoded);
 }
 
 /* The same in the piece that is queued last. NULL: it has no room, or its arrival means something

@@ -140,17 +140,14 @@ msg_head(struct msg *m, unsigned proto, uint64_t *encoded)
 {
     return m->raw ? STR("") : msg_encode(m, proto, encoded);
 }
-/* A piece: several messages as one, behind each other with their heads. One of `room` bytes, empty;
- * and one more message at its end, which has room for it. */
+/* A piece: several messages as one, behind each other with their heads. One of `room` bytes,
+ * empty. */
 struct msg *msg_piece(struct msg_pool *pool, uint8_t command, uint32_t seq, size_t room);
-_Static_assert(MAX_PKT_HEAD < 16 && MAX_WS_HEAD < 16, "heads are short");
-static inline void
-msg_put(struct msg *piece, struct str head, const char *data, size_t n)
-{
-    copy_short(piece->data + piece->len, head.p, head.n & 15); /* & 15: gcc would not believe it */
-    memcpy(piece->data + piece->len + head.n, data, n);
-    piece->len += (uint32_t)(head.n + n);
-}
+/* One more message of n bytes at its end, which has room for it and for its head, as the protocol
+ * has it and counted there: returns where the n bytes go. */
+char *msg_put(struct msg *piece, unsigned proto, uint8_t command, uint32_t seq, size_t n,
+              uint64_t *encoded);
+_Static_assert(MAX_PKT_HEAD < 16 && MAX_WS_HEAD <= MAX_PKT_HEAD, "heads are short");
 void msg_unref(struct msg *m);
 void msg_pool_free(struct msg_pool *pool); /* the spare ones */
 void msg_hold(struct msg *m, size_t *held); /* count its bytes there until it is freed; once */

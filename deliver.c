@@ -350,7 +350,7 @@ bundle_piece(struct chat *c, unsigned proto)
     struct msg *piece = msg_piece(c->msgs, CMD_CHAT, 0, b->bytes + b->n * MAX_PKT_HEAD);
     for (uint32_t i = 0; i < b->n; i++) {
         struct msg *m = wave_at(c, i)->msg;
-        msg_put(piece, msg_head(m, proto, &c->stats->encoded), m->data, m->len);
+        memcpy(msg_put(piece, proto, CMD_CHAT, 0, m->len, &c->stats->encoded), m->data, m->len);
     }
     piece->chat_seq = wave_at(c, 0)->seq + b->n - 1;
     piece->chats = (uint16_t)(b->n - 1);

@@ -85,6 +85,22 @@ msg_piece(struct msg_pool *pool, uint8_t command, uint32_t seq, size_t room)
     return m;
 }
 
+char *
+msg_put(struct msg *piece, unsigned proto, uint8_t command, uint32_t seq, size_t n,
+        uint64_t *encoded)
+{
+    char *to = piece->data + piece->len;
+    size_t head = 0;
+
+    if (proto == PROTO_TCP)
+        head = pkt_head((uint8_t *)to, command, seq, (uint32_t)n);
+    else if (proto == PROTO_WS)
+        head = ws_head((uint8_t *)to, WS_TEXT, n);
+    *encoded += head > 0;
+    piece->len += (uint32_t)(head + n);
+    return to + head;
+}
+
 void
 msg_unref(struct msg *m)
 {
