@@ -17,12 +17,13 @@ WARN = -Wall -Wextra -Wpedantic -Wshadow -Wconversion -Wstrict-prototypes -Wmiss
 ALL = $(STD) $(FEATURES) $(WARN) $(CFLAGS)
 LIBS = -lpthread `test "$(TLS)" = 0 || echo -lssl -lcrypto`
 
-HDRS = jim.h base.h stores.h conn.h json.h login.h embed.h web.h import.h store.h redis.h cluster.h
+HDRS = jim.h base.h stores.h conn.h json.h login.h embed.h web.h import.h tls.h store.h \
+	redis.h cluster.h
 # The server in reading order; all but main.c is what an embedding program links.
 LIB = util.c hash.c codec.c resp.c loop.c dial.c \
 	disk.c segment.c index.c helper.c store.c none.c repair.c \
 	conf.c \
-	tls.c msg.c lag.c conn.c input.c \
+	tls_cert.c tls.c msg.c lag.c conn.c input.c \
 	roster.c request.c profile.c chat.c group.c send.c deliver.c retry.c query.c record.c keep.c \
 	worker.c users.c token.c hook.c auth.c admin.c \
 	bounds.c notify.c jail.c jim.c broadcast.c embed.c extend.c own_proto.c own_store.c \
@@ -35,7 +36,7 @@ LIBO = $(LIB:.c=.o)
 # The client library, on top of the pure files of the server.
 CLIENT = client_msg.c client_link.c client_ask.c client_sync.c client.c
 CLIENTO = $(CLIENT:.c=.o)
-CLIENTLIB = util.c hash.c codec.c tls.c
+CLIENTLIB = util.c hash.c codec.c tls_cert.c tls.c
 CLIENTLIBO = $(CLIENTLIB:.c=.o)
 # jim-cli, on top of that; CLILIB is what its tests use, too.
 CLI = cli.c cli_ask.c cli_chat.c cli_tty.c cli_raw.c
@@ -103,9 +104,9 @@ main.o $(LIBO) $(PICO): $(HDRS) Makefile
 $(CLIENTO) $(CLIENT:.c=.lo): $(HDRS) jim_client.h client_int.h Makefile
 $(CLIO) $(CLILIBO): $(HDRS) jim_client.h cli.h Makefile
 http.o http.lo: page.inc
-tls.o tls.lo: build/tls-$(TLS)
+tls_cert.o tls.o tls_cert.lo tls.lo: build/tls-$(TLS)
 
-# Made anew whenever TLS is another than last time: tls.o follows.
+# Made anew whenever TLS is another than last time: those objects follow.
 build/tls-$(TLS):
 	mkdir -p build
 	rm -f build/tls-[01]
@@ -219,18 +220,23 @@ tsan:
 	$(MAKE) variant V=tsan F="$(SANITIZE)=thread" \
 	    ONLY="store_ idx_ keep_ loop_ embed_ chat_store login_file login_gone login_stopped login_reload login_hook_u"
 # TLS: the tests of the running server once more, through it; and its own (openssl, libssl-dev).
-# JIM_TLS is read in tls.c alone.
-TLSSWAP = TLS=1 LIBO="$(LIBO:tls.o=build/tls/tls.o)" CLIENTLIBO="$(CLIENTLIBO:tls.o=build/tls/tls.o)"
-check-tls: all build/run-tests build/tls/tls.o build/tls-test.pem
+# JIM_TLS is read in tls_cert.c and tls.c alone.
+TLSO = build/tls/tls_cert.o build/tls/tls.o
+TLSLIBO1 = $(LIBO:tls.o=build/tls/tls.o)
+TLSLIBO = $(TLSLIBO1:tls_cert.o=build/tls/tls_cert.o)
+TLSCLIENTLIBO1 = $(CLIENTLIBO:tls.o=build/tls/tls.o)
+TLSCLIENTLIBO = $(TLSCLIENTLIBO1:tls_cert.o=build/tls/tls_cert.o)
+TLSSWAP = TLS=1 LIBO="$(TLSLIBO)" CLIENTLIBO="$(TLSCLIENTLIBO)"
+check-tls: all build/run-tests $(TLSO) build/tls-test.pem
 	sed -n 's/^TEST(\([a-z0-9_]*\)).*/TEST_ENTRY(\1)/p' tests/test_*.c tests/tls.c > build/tls.inc
 	JIM_TEST_TLS="$$PWD/build/tls-test.pem" $(MAKE) swapped V=tls $(TLSSWAP) F="-Werror" \
 	    MORE=tests/tls.c LIST=../build/tls.inc ONLY="$(ONLY_TLS)"
 ONLY_TLS = server_ ws_ http_ api_ login_ conf_ tls_ client_ cli_
-build/tls/tls.o: tls.c $(HDRS) Makefile
+$(TLSO): tls_cert.c tls.c $(HDRS) Makefile
 	mkdir -p build/tls
-	$(CC) $(ALL) -UJIM_TLS -DJIM_TLS=1 -Werror -c -o $@ tls.c
-build/tls/jim: main.o $(LIBO) build/tls/tls.o
-	$(CC) $(CFLAGS) $(LDFLAGS) -o $@ main.o $(LIBO:tls.o=build/tls/tls.o) -lpthread -lssl -lcrypto
+	$(CC) $(ALL) -UJIM_TLS -DJIM_TLS=1 -Werror -c -o $@ `basename $@ .o`.c
+build/tls/jim: main.o $(LIBO) $(TLSO)
+	$(CC) $(CFLAGS) $(LDFLAGS) -o $@ main.o $(TLSLIBO) -lpthread -lssl -lcrypto
 # Other people's clients and a scan for weak ciphers (openssl, curl, nodejs, python3-websockets,
 # testssl.sh, and what `make browser` needs).
 tls-clients: build/tls/jim build/tls-test.pem
@@ -240,7 +246,7 @@ tls-clients: build/tls/jim build/tls-test.pem
 check-proxies: build/tls/jim build/tls-test.pem
 	JIM="$$PWD/build/tls/jim" PEM="$$PWD/build/tls-test.pem" sh tests/proxies.sh
 # What TLS costs, and 9,000 connections under certificate reloads (nginx, libnginx-mod-stream).
-tls-load: all build/tls/tls.o
+tls-load: all $(TLSO)
 	mkdir -p build/tls-load
 	$(MAKE) objects
 	sed -n 's/^TEST(\([a-z0-9_]*\)).*/TEST_ENTRY(\1)/p' tests/tls_load.c > build/tls-load.inc
@@ -430,7 +436,7 @@ import-redis: jim build/talk
 
 # The link to Redis against real servers: one, over TLS, Sentinels with a failover, a cluster of six
 # whose slots move (redis-server, redis-cli, openssl, libssl-dev).
-check-redis: all build/run-tests build/tls/tls.o
+check-redis: all build/run-tests $(TLSO)
 	mkdir -p build/redis
 	sed -n 's/^TEST(\([a-z0-9_]*\)).*/TEST_ENTRY(\1)/p' tests/redis.c > build/redis.inc
 	$(MAKE) swapped V=redis $(TLSSWAP) TESTO=tests/client.o MORE="tests/redis.c tests/rserver.c" \

@@ -1,12 +1,9 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * tls.c - TLS 1.2 and 1.3 over OpenSSL, 1.1.1 or later, or LibreSSL. The only file that knows one
- * of them; built without (`make` rather than `make TLS=1`) the same functions say so, at the end.
+ * tls.c - TLS 1.2 and 1.3 over OpenSSL or LibreSSL: connections, from the handshake to the last
+ * byte. Whom a server shows itself as is tls_cert.c's business. Built without (`make` rather than
+ * `make TLS=1`) the same functions say so, at the end.
  *
- *   errors        OpenSSL's queue to one sentence
- *   certificates  a set of them, loaded whole or not at all; a connection keeps the set it began
- *                 with
- *   tickets       sessions are resumed by tickets alone; their keys change every hour
  *   the wire      what OpenSSL reads is a window on bytes already received, what it writes a
  *                 buffer: one read() and one write() serve any number of records
  *   connections   begun, read, written, closed
@@ -21,6 +18,7 @@
 
 #if defined(JIM_TLS) && JIM_TLS
 
+#include "tls.h"
 #include <assert.h>
 #include <errno.h>
 #include <stdlib.h>
@@ -30,29 +28,12 @@
 #include <unistd.h>
 
 #include <openssl/err.h>
-#include <openssl/ocsp.h>
-#include <openssl/ssl.h>
 #include <openssl/x509v3.h>
-#if OPENSSL_VERSION_NUMBER >= 0x30000000L && !defined(LIBRESSL_VERSION_NUMBER)
-#include <openssl/core_names.h>
-#define HAVE_EVP_MAC
-#else
-#include <openssl/hmac.h>
-#endif
 
-#define MAX_CERTS 64           /* certificates to choose from by name */
 #define MAX_HANDSHAKING 1024   /* handshakes begun and not finished: each holds some 30 KiB */
 #define MAX_PLAIN 16384        /* bytes of data in a record (RFC 8446 section 5.1) */
 #define MAX_BATCH 65536        /* bytes encrypted before the socket is asked to take them */
 #define MAX_REST 262144        /* bytes a peer may leave unread; he alone is to blame for more */
-#define MAX_OCSP 65536         /* bytes of a stapled response */
-#define TICKET_KEYS 3          /* one in use, two that still open tickets */
-#define TICKET_MS 3600000      /* how long one is in use */
-#define SESSION_S 7200         /* how long a session may be resumed: less than its key is kept */
-
-/* Of TLS 1.2 what has forward secrecy and authenticated encryption; 1.3 has nothing else. */
-#define CIPHERS "ECDHE+AESGCM:ECDHE+CHACHA20:!aNULL"
-#define GROUPS "X25519:P-256:P-384"
 
 /* What the connections of one server or client share: one of them at a time is being served. */
 struct tls_io {
@@ -63,24 +44,6 @@ struct tls_io {
     char record[MAX_PLAIN];
 };
 
-struct cert {
-    SSL_CTX *ctx;        /* owned */
-    char *ocsp;          /* owned; NULL: nothing is stapled */
-    size_t ocsp_n;
-    int64_t ocsp_until;  /* wall clock, ms */
-};
-
-struct certs {           /* freed with the last reference */
-    unsigned refs;
-    size_t n;
-    struct cert cert[MAX_CERTS];
-};
-
-struct ticket_key {
-    unsigned char name[16], aes[32], mac[32];
-    int64_t born_ms;     /* monotonic; 0: none */
-};
-
 struct queue {
     struct tls *first, *last;
 };
@@ -89,7 +52,7 @@ struct tls_server {
     struct tls_io io;
     struct certs *certs; /* ref: what new connections get */
     struct stats *stats; /* borrowed */
-    struct ticket_key key[TICKET_KEYS]; /* newest first */
+    struct ticket_keys keys;
     struct queue begun, fresh; /* by whether they have had a turn */
     bool fresh_next;     /* the two take turns */
     size_t handshaking;
@@ -120,377 +83,10 @@ struct tls {
     bool closed;         /* we have said ours */
 };
 
-/* --- errors ----------------------------------------------------------------------------------- */
-
 const char *
 tls_version(void)
 {
     return OpenSSL_version(OPENSSL_VERSION);
-}
-
-/* The first thing in OpenSSL's queue is the cause; what follows, who passed it on. */
-static const char *
-reason(void)
-{
-    unsigned long e = ERR_get_error();
-    const char *text = ERR_GET_LIB(e) == ERR_LIB_SYS ? strerror(ERR_GET_REASON(e))
-                                                     : ERR_reason_error_string(e);
-
-    ERR_clear_error();
-    return text != NULL ? text : "unknown reason";
-}
-
-/*
- * What is wrong with a file: with one that cannot be read, what the system says, else `what`, for
- * OpenSSL says that in terms of its own, and each version in others. NULL: as OpenSSL says.
- */
-static int
-refuse(char *err, size_t errsize, const char *key, struct str file, const char *what)
-{
-    if (what == NULL || ERR_GET_LIB(ERR_peek_error()) == ERR_LIB_SYS)
-        what = reason();
-    ERR_clear_error();
-    snprintf(err, errsize, "%s: %.*s: %s", key, (int)file.n, file.p, what);
-    return -1;
-}
-
-/* --- certificates ----------------------------------------------------------------------------- */
-
-static void
-certs_unref(struct certs *s)
-{
-    if (s == NULL || --s->refs > 0)
-        return;
-    for (size_t i = 0; i < s->n; i++) {
-        SSL_CTX_free(s->cert[i].ctx);
-        free(s->cert[i].ocsp);
-    }
-    free(s);
-}
-
-/* A server has no terminal to ask for a password on. */
-static int
-no_password(char *p, int size, int writing, void *arg)
-{
-    (void)p, (void)size, (void)writing, (void)arg;
-    return -1;
-}
-
-/* The first certificate valid for the name the client asks for; else the first of all. */
-static int
-choose_cert(SSL *ssl, int *alert, void *arg)
-{
-    const struct tls *t = SSL_get_app_data(ssl);
-    const char *name = SSL_get_servername(ssl, TLSEXT_NAMETYPE_host_name);
-
-    (void)alert, (void)arg;
-    for (size_t i = 0; name != NULL && i < t->certs->n; i++) {
-        SSL_CTX *ctx = t->certs->cert[i].ctx;
-        if (X509_check_host(SSL_CTX_get0_certificate(ctx), name, 0, 0, NULL) == 1) {
-            SSL_set_SSL_CTX(ssl, ctx);
-            return SSL_TLSEXT_ERR_OK;
-        }
-    }
-    return SSL_TLSEXT_ERR_NOACK;
-}
-
-/* RFC 7301: of what the client offers we speak http/1.1; a client of TCP-IM offers nothing. */
-static int
-choose_protocol(SSL *ssl, const unsigned char **out, unsigned char *outlen, const unsigned char *in,
-                unsigned n, void *arg)
-{
-    static const unsigned char http[] = "\x08http/1.1";
-    unsigned char *chosen;
-
-    (void)ssl, (void)arg;
-    if (SSL_select_next_proto(&chosen, outlen, http, sizeof http - 1, in, n) !=
-        OPENSSL_NPN_NEGOTIATED)
-        return SSL_TLSEXT_ERR_ALERT_FATAL;
-    *out = chosen;
-    return SSL_TLSEXT_ERR_OK;
-}
-
-static int
-staple(SSL *ssl, void *arg)
-{
-    const struct cert *c = arg;
-    unsigned char *copy;
-
-    if (c->ocsp == NULL || time_wall_ms() >= c->ocsp_until ||
-        (copy = OPENSSL_malloc(c->ocsp_n)) == NULL)
-        return SSL_TLSEXT_ERR_NOACK;
-    memcpy(copy, c->ocsp, c->ocsp_n);
-    SSL_set_tlsext_status_ocsp_resp(ssl, copy, (long)c->ocsp_n); /* takes it over */
-    return SSL_TLSEXT_ERR_OK;
-}
-
-/* When the response stops being true: 0 when it says nothing good, INT64_MAX when it is silent. */
-static int64_t
-ocsp_until(OCSP_RESPONSE *r)
-{
-    OCSP_BASICRESP *basic = OCSP_response_get1_basic(r);
-    ASN1_GENERALIZEDTIME *until = NULL;
-    OCSP_SINGLERESP *one = basic != NULL ? OCSP_resp_get0(basic, 0) : NULL;
-    int64_t ms = 0;
-    int days, seconds;
-
-    if (one != NULL &&
-        OCSP_single_get0_status(one, NULL, NULL, NULL, &until) == V_OCSP_CERTSTATUS_GOOD)
-        ms = INT64_MAX;
-    if (ms > 0 && until != NULL)
-        ms = ASN1_TIME_diff(&days, &seconds, NULL, until)
-                 ? time_wall_ms() + days * INT64_C(86400000) + seconds * INT64_C(1000)
-                 : 0;
-    OCSP_BASICRESP_free(basic);
-    return ms;
-}
-
-static int
-load_ocsp(struct cert *c, struct str file, char *err, size_t errsize)
-{
-    char *path = xstrndup(file.p, file.n);
-    FILE *f = fopen(path, "rb");
-
-    free(path);
-    if (f == NULL)
-        return refuse(err, errsize, "jim.ssl.ocsp", file, strerror(errno));
-    c->ocsp = xmalloc(MAX_OCSP);
-    c->ocsp_n = fread(c->ocsp, 1, MAX_OCSP, f);
-    fclose(f);
-    const unsigned char *p = (const unsigned char *)c->ocsp;
-    OCSP_RESPONSE *r = d2i_OCSP_RESPONSE(NULL, &p, (long)c->ocsp_n);
-    c->ocsp_until = r != NULL ? ocsp_until(r) : 0;
-    OCSP_RESPONSE_free(r);
-    ERR_clear_error();
-    if (c->ocsp_until > time_wall_ms())
-        return 0;
-    return refuse(err, errsize, "jim.ssl.ocsp", file,
-                  "no OCSP response in DER that is good and still valid");
-}
-
-static int ticket_key(SSL *ssl, unsigned char *name, unsigned char *iv, EVP_CIPHER_CTX *cipher,
-#ifdef HAVE_EVP_MAC
-                      EVP_MAC_CTX *mac, int making);
-#else
-                      HMAC_CTX *mac, int making);
-#endif
-
-/* What is the same for every certificate. */
-static void
-set_rules(SSL_CTX *ctx)
-{
-    SSL_CTX_set_min_proto_version(ctx, TLS1_2_VERSION);
-    SSL_CTX_set_cipher_list(ctx, CIPHERS);
-    SSL_CTX_set1_groups_list(ctx, GROUPS);
-    SSL_CTX_set_options(ctx, SSL_OP_CIPHER_SERVER_PREFERENCE | SSL_OP_NO_COMPRESSION);
-#ifdef SSL_OP_PRIORITIZE_CHACHA
-    SSL_CTX_set_options(ctx, SSL_OP_PRIORITIZE_CHACHA); /* phones without AES instructions */
-#endif
-#ifdef SSL_OP_NO_RENEGOTIATION
-    SSL_CTX_set_options(ctx, SSL_OP_NO_RENEGOTIATION);
-#endif
-    /* An idle connection holds no record buffers; and a write may be repeated from elsewhere. */
-    SSL_CTX_set_mode(ctx, SSL_MODE_RELEASE_BUFFERS | SSL_MODE_ACCEPT_MOVING_WRITE_BUFFER);
-    SSL_CTX_set_session_cache_mode(ctx, SSL_SESS_CACHE_OFF); /* tickets only: no memory here */
-    SSL_CTX_set_timeout(ctx, SESSION_S);
-#ifdef HAVE_EVP_MAC
-    SSL_CTX_set_tlsext_ticket_key_evp_cb(ctx, ticket_key);
-#else
-    SSL_CTX_set_tlsext_ticket_key_cb(ctx, ticket_key);
-#endif
-    SSL_CTX_set_tlsext_servername_callback(ctx, choose_cert);
-    SSL_CTX_set_alpn_select_cb(ctx, choose_protocol, NULL);
-    SSL_CTX_set_default_passwd_cb(ctx, no_password);
-}
-
-/*
- * Peers have to show a certificate of these. A session begun under other authorities must not be
- * resumed under these, so each load has a context of its own.
- */
-static int
-load_client_ca(SSL_CTX *ctx, const char *file, const unsigned char context[16], char *err,
-               size_t errsize)
-{
-    STACK_OF(X509_NAME) *names;
-
-    if (file[0] == '\0') {
-        SSL_CTX_set_session_id_context(ctx, (const unsigned char *)"jim", 3);
-        return 0;
-    }
-    if (SSL_CTX_load_verify_locations(ctx, file, NULL) != 1 ||
-        (names = SSL_load_client_CA_file(file)) == NULL)
-        return refuse(err, errsize, "jim.ssl.client.ca", str_of(file), NULL);
-    SSL_CTX_set_client_CA_list(ctx, names); /* takes it over */
-    SSL_CTX_set_verify(ctx, SSL_VERIFY_PEER | SSL_VERIFY_FAIL_IF_NO_PEER_CERT, NULL);
-    SSL_CTX_set_session_id_context(ctx, context, 16);
-    return 0;
-}
-
-/* Peers refuse a certificate out of its time; but if our clock is wrong they do not: a warning. */
-static void
-check_time(const SSL_CTX *ctx, struct str cert, char *err, size_t errsize)
-{
-    const X509 *x = SSL_CTX_get0_certificate(ctx);
-    bool over = X509_cmp_current_time(X509_get0_notAfter(x)) < 0;
-
-    if (over || X509_cmp_current_time(X509_get0_notBefore(x)) > 0)
-        refuse(err, errsize, "jim.ssl.cert", cert, over ? "has expired" : "is not valid yet");
-}
-
-static int
-load_pair(SSL_CTX *ctx, struct str cert, struct str key, char *err, size_t errsize)
-{
-    char *file = xstrndup(cert.p, cert.n);
-    bool loaded = SSL_CTX_use_certificate_chain_file(ctx, file) == 1;
-
-    free(file);
-    if (!loaded)
-        return refuse(err, errsize, "jim.ssl.cert", cert, /* else it is too weak, or so */
-                      ERR_GET_LIB(ERR_peek_error()) == ERR_LIB_PEM ? "no PEM certificate" : NULL);
-    file = xstrndup(key.p, key.n);
-    loaded = SSL_CTX_use_PrivateKey_file(ctx, file, SSL_FILETYPE_PEM) == 1;
-    free(file);
-    /* A key of the certificate's own type is compared with it as it is loaded. One of another type
-     * is put beside it, and would leave a certificate without a key and a key without one. */
-    if (loaded ? SSL_CTX_check_private_key(ctx) != 1
-               : ERR_GET_LIB(ERR_peek_error()) == ERR_LIB_X509)
-        return refuse(err, errsize, "jim.ssl.key", key, "is not the certificate's key");
-    if (!loaded)
-        return refuse(err, errsize, "jim.ssl.key", key, "no PEM private key without a password");
-    check_time(ctx, cert, err, errsize);
-    return 0;
-}
-
-static size_t
-lines(struct str text)
-{
-    struct str line;
-    size_t n = 0;
-
-    while (text.n > 0 && str_split(&text, '\n', &line))
-        n++;
-    return n;
-}
-
-/* The n-th key stands in the n-th file of jim.ssl.key or, without any, in the certificate's. */
-static struct certs *
-load_certs(const struct options *o, char *err, size_t errsize)
-{
-    struct str certs = str_of(o->ssl_cert), keys = str_of(o->ssl_key);
-    struct str staples = str_of(o->ssl_ocsp);
-    struct certs *s = xcalloc(1, sizeof *s);
-    unsigned char context[16];
-    struct str cert, key, ocsp;
-    bool ok = false;
-
-    err[0] = '\0';
-    s->refs = 1;
-    random_bytes(context, sizeof context);
-    if (lines(certs) == 0 || lines(certs) > MAX_CERTS)
-        snprintf(err, errsize, "jim.ssl=on wants 1 to %d certificates in PEM: jim.ssl.cert",
-                 MAX_CERTS);
-    else if ((keys.n > 0 && lines(keys) != lines(certs)) || lines(staples) > lines(certs))
-        snprintf(err, errsize, "%zu of jim.ssl.cert but %zu of jim.ssl.key, %zu of jim.ssl.ocsp",
-                 lines(certs), lines(keys), lines(staples));
-    else
-        ok = true;
-    while (ok && str_split(&certs, '\n', &cert)) {
-        struct cert *c = &s->cert[s->n];
-        if (keys.n == 0 || !str_split(&keys, '\n', &key))
-            key = cert;
-        c->ctx = SSL_CTX_new(TLS_server_method());
-        if (c->ctx == NULL) {
-            ok = refuse(err, errsize, "jim.ssl.cert", cert, NULL) == 0; /* no memory */
-            break;
-        }
-        s->n++;
-        set_rules(c->ctx);
-        SSL_CTX_set_tlsext_status_cb(c->ctx, staple);
-        SSL_CTX_set_tlsext_status_arg(c->ctx, c);
-        ok = load_pair(c->ctx, cert, key, err, errsize) == 0 &&
-             load_client_ca(c->ctx, o->ssl_client_ca, context, err, errsize) == 0;
-        if (ok && staples.n > 0 && str_split(&staples, '\n', &ocsp) && ocsp.n > 0)
-            ok = load_ocsp(c, ocsp, err, errsize) == 0;
-    }
-    if (ok)
-        return s;
-    certs_unref(s);
-    return NULL;
-}
-
-/* --- tickets ---------------------------------------------------------------------------------- */
-
-/* The key new tickets are sealed with. An old one is forgotten for good, and with it every session
- * that it could open: that is what forward secrecy is worth. */
-static struct ticket_key *
-current_key(struct tls_server *s)
-{
-    int64_t now = time_mono_ms();
-
-    if (s->key[0].born_ms == 0 || now - s->key[0].born_ms >= TICKET_MS) {
-        memmove(&s->key[1], &s->key[0], sizeof s->key - sizeof s->key[0]);
-        random_bytes(&s->key[0], sizeof s->key[0]);
-        s->key[0].born_ms = now > 0 ? now : 1;
-    }
-    return &s->key[0];
-}
-
-/* The key that made a ticket, if it is young enough. */
-static struct ticket_key *
-find_key(struct tls_server *s, const unsigned char *name)
-{
-    int64_t now = time_mono_ms();
-
-    for (int i = 0; i < TICKET_KEYS; i++)
-        if (s->key[i].born_ms != 0 && now - s->key[i].born_ms < TICKET_KEYS * TICKET_MS &&
-            memcmp(s->key[i].name, name, sizeof s->key[i].name) == 0)
-            return &s->key[i];
-    return NULL;
-}
-
-#ifdef HAVE_EVP_MAC
-static bool
-set_mac(EVP_MAC_CTX *mac, struct ticket_key *k)
-{
-    char digest[] = "SHA256";
-    OSSL_PARAM p[3] = {
-        OSSL_PARAM_construct_octet_string(OSSL_MAC_PARAM_KEY, k->mac, sizeof k->mac),
-        OSSL_PARAM_construct_utf8_string(OSSL_MAC_PARAM_DIGEST, digest, 0),
-        OSSL_PARAM_construct_end()};
-
-    return EVP_MAC_CTX_set_params(mac, p) == 1;
-}
-#else
-static bool
-set_mac(HMAC_CTX *mac, struct ticket_key *k)
-{
-    return HMAC_Init_ex(mac, k->mac, sizeof k->mac, EVP_sha256(), NULL) == 1;
-}
-#endif
-
-/* OpenSSL's callback. 1: use it, 2: and give the client a new ticket, 0: no such key, -1: failed */
-static int
-ticket_key(SSL *ssl, unsigned char *name, unsigned char *iv, EVP_CIPHER_CTX *cipher,
-#ifdef HAVE_EVP_MAC
-           EVP_MAC_CTX *mac, int making)
-#else
-           HMAC_CTX *mac, int making)
-#endif
-{
-    struct tls *t = SSL_get_app_data(ssl);
-    struct ticket_key *newest = current_key(t->server);
-    struct ticket_key *k = making ? newest : find_key(t->server, name);
-
-    if (k == NULL)
-        return 0;
-    if (making) {
-        memcpy(name, k->name, sizeof k->name);
-        random_bytes(iv, 16); /* the block of AES-CBC */
-    }
-    if (EVP_CipherInit_ex(cipher, EVP_aes_256_cbc(), NULL, k->aes, iv, making) != 1 ||
-        !set_mac(mac, k))
-        return -1;
-    return k == newest ? 1 : 2;
 }
 
 /* --- the wire --------------------------------------------------------------------------------- */
@@ -615,21 +211,20 @@ tls_new(struct tls_io *io, int fd)
     return t;
 }
 
-/* Give it its OpenSSL half. False when memory is short: the peer is to be closed. */
+/* Give it its OpenSSL half. NULL, or false: memory is short, and the peer is to be closed. */
 static bool
-begin(struct tls *t, SSL_CTX *ctx)
+begin(struct tls *t, SSL *ssl)
 {
     BIO *bio = BIO_new(t->io->method);
 
-    t->ssl = SSL_new(ctx);
-    if (bio == NULL || t->ssl == NULL) {
+    t->ssl = ssl;
+    if (bio == NULL || ssl == NULL) {
         BIO_free(bio);
         return false;
     }
     BIO_set_data(bio, t->io);
     BIO_set_init(bio, 1);
     SSL_set_bio(t->ssl, bio, bio);
-    SSL_set_app_data(t->ssl, t);
     if (t->server == NULL) {
         SSL_set_connect_state(t->ssl);
         return true;
@@ -662,7 +257,7 @@ wants_more(struct tls *t, int result)
         return false;
     verified = SSL_get_verify_result(t->ssl);
     bool untrusted = !t->ready && verified != X509_V_OK;
-    fail(t, untrusted ? X509_verify_cert_error_string(verified) : reason());
+    fail(t, untrusted ? X509_verify_cert_error_string(verified) : tls_reason());
     return false;
 }
 
@@ -733,8 +328,8 @@ tls_read(struct tls *t, char *p, size_t n)
     if (t->ssl == NULL) { /* its first turn */
         struct buf first = t->rest;
         t->rest = (struct buf){0};
-        got = begin(t, t->certs->cert[0].ctx) ? decrypt(t, p, n, first.p, first.len)
-                                              : fail(t, "out of memory");
+        got = begin(t, certs_ssl(t->certs)) ? decrypt(t, p, n, first.p, first.len)
+                                            : fail(t, "out of memory");
         buf_free(&first);
         return got;
     }
@@ -798,7 +393,7 @@ encrypt(struct tls *t, const struct iovec *v, int n, size_t at)
             break;
         ERR_clear_error();
         if (SSL_write(t->ssl, r.p, (int)r.n) != (int)r.n)
-            return fail(t, reason());
+            return fail(t, tls_reason());
         done += r.n;
     }
     return (ssize_t)done;
@@ -897,8 +492,7 @@ tls_accept(struct tls_server *s, int fd, void *owner, const char *p, size_t n)
 
     t->server = s;
     t->owner = owner;
-    t->certs = s->certs;
-    t->certs->refs++;
+    t->certs = certs_ref(s->certs);
     buf_add(&t->rest, p, n);
     queue_add(&s->fresh, t);
     return t;
@@ -965,7 +559,7 @@ tls_server_new(const struct options *o, struct stats *stats, char *err, size_t e
 
     s->stats = stats;
     if (!io_init(&s->io))
-        snprintf(err, errsize, "TLS: %s", reason());
+        snprintf(err, errsize, "TLS: %s", tls_reason());
     else if (tls_server_load(s, o, err, errsize) == 0)
         return s;
     tls_server_free(s);
@@ -975,7 +569,7 @@ tls_server_new(const struct options *o, struct stats *stats, char *err, size_t e
 int
 tls_server_load(struct tls_server *s, const struct options *o, char *err, size_t errsize)
 {
-    struct certs *fresh = load_certs(o, err, errsize);
+    struct certs *fresh = certs_load(o, &s->keys, err, errsize);
 
     if (fresh == NULL)
         return -1;
@@ -991,7 +585,7 @@ tls_server_free(struct tls_server *s)
         return;
     certs_unref(s->certs);
     io_free(&s->io);
-    OPENSSL_cleanse(s->key, sizeof s->key);
+    OPENSSL_cleanse(&s->keys, sizeof s->keys);
     free(s);
 }
 
@@ -1002,17 +596,14 @@ tls_client_new(const char *ca, char *err, size_t errsize)
 {
     struct tls_client *c = xcalloc(1, sizeof *c);
 
-    c->ctx = SSL_CTX_new(TLS_client_method());
+    c->ctx = tls_context(TLS_client_method());
     if (c->ctx == NULL || !io_init(&c->io)) {
-        snprintf(err, errsize, "TLS: %s", reason());
+        snprintf(err, errsize, "TLS: %s", tls_reason());
     } else if ((ca[0] != '\0' ? SSL_CTX_load_verify_locations(c->ctx, ca, NULL)
                               : SSL_CTX_set_default_verify_paths(c->ctx)) != 1) {
-        refuse(err, errsize, "jim.ca", str_of(ca[0] != '\0' ? ca : "the system's"), NULL);
+        tls_refuse(err, errsize, "jim.ca", str_of(ca[0] != '\0' ? ca : "the system's"), NULL);
     } else {
-        SSL_CTX_set_min_proto_version(c->ctx, TLS1_2_VERSION);
-        SSL_CTX_set_cipher_list(c->ctx, CIPHERS);
         SSL_CTX_set_verify(c->ctx, SSL_VERIFY_PEER, NULL);
-        SSL_CTX_set_mode(c->ctx, SSL_MODE_RELEASE_BUFFERS | SSL_MODE_ACCEPT_MOVING_WRITE_BUFFER);
         return c;
     }
     tls_client_free(c);
@@ -1044,7 +635,7 @@ tls_connect(struct tls_client *c, int fd, const char *host)
     struct tls *t = tls_new(&c->io, fd);
     X509_VERIFY_PARAM *check;
 
-    if (!begin(t, c->ctx)) {
+    if (!begin(t, SSL_new(c->ctx))) {
         tls_free(t);
         return NULL;
     }
