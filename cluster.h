@@ -59,24 +59,18 @@ void cluster_metrics(const struct cluster *k, struct buf *b); /* Prometheus text
 
 /* A message that has passed every check but those that Redis makes. */
 struct far_draft {
-    struct conn *conn;     /* who gets the answer */
-    uint32_t reply_seq;
-    struct fan *fan;
-    uint32_t fan_at;
-    struct user *from, *to; /* to: private */
-    struct conv *conv;
-    int64_t create_ms, now_ms;
+    struct pending p;      /* as far as it is known: no number, no msg, no seq */
+    int64_t now_ms;
     bool api;              /* need not be a member */
     struct str json;       /* `head` bytes, then the chat with a 0 for its seq */
     size_t head, seq_at;
-    uint32_t id_at, id_len; /* where its id stands, quotes included */
     struct str id;         /* the client's own; empty: ours, which cannot have been sent before */
 };
 /* Ask for a conversation's messages from seq on, for a connection that has fallen behind: they go
  * to conn_caught_up(). False: not now. */
 bool cluster_read(struct cluster *k, struct conn *c, struct member *m, uint64_t seq);
-/* 0: Redis has been asked, and one of conn->deferred will be answered; or the code it is refused
- * with. */
+/* 0: Redis has been asked, and one of the connection's `deferred` will be answered; or the code it
+ * is refused with. */
 int cluster_send(struct cluster *k, const struct far_draft *d);
 /* Is Redis so slow that who waits for an answer should not send another message yet? */
 bool cluster_slow(const struct cluster *k);

@@ -814,12 +814,13 @@ static void
 ask_send(struct far_send *s, const struct far_draft *d)
 {
     struct op *o = &s->op;
-    struct str key = conv_key(d->conv);
+    const struct pending *p = &d->p;
+    struct str key = conv_key(p->conv);
     char flags[8], from[3 * MAX_ID], suffix[3 * MAX_ID + 6 * MAX_MESSAGE_ID + 8];
-    struct str sender = user_key(user_id(d->from), from), chat = d->json;
+    struct str sender = user_key(user_id(p->from), from), chat = d->json;
     size_t n = 0;
 
-    if (d->conv->group) {
+    if (p->conv->group) {
         flags[n++] = 'g';
         if (!d->api && !o->k->chat->opt->group_open)
             flags[n++] = 'm';
@@ -833,17 +834,17 @@ ask_send(struct far_send *s, const struct far_draft *d)
     ask_script(o, SCRIPT_SEND, 5, 8);
     put_key(o, 'c', key, "");
     put_key(o, 'c', key, ":g");
-    put_key(o, 'c', key, d->conv->group ? ":m" : ":d");
+    put_key(o, 'c', key, p->conv->group ? ":m" : ":d");
     put_key(o, 'c', key, ":n");
     put_key(o, 'c', key, suffix);
-    put_arg(o, user_id(d->from));
+    put_arg(o, user_id(p->from));
     put_int(o, d->now_ms);
-    put_int(o, d->create_ms);
+    put_int(o, p->create_ms);
     put_arg(o, (struct str){chat.p + d->head, d->seq_at - d->head});
     put_arg(o, (struct str){chat.p + d->seq_at + 1, chat.n - d->seq_at - 1});
     put_arg(o, (struct str){flags, n});
     put_int(o, far_keep_since(o->k->chat));
-    put_arg(o, d->to != NULL ? user_id(d->to) : STR(""));
+    put_arg(o, p->to != NULL ? user_id(p->to) : STR(""));
     ask_wait(o);
     ask_end(o, 'c', key, 0);
 }
@@ -870,22 +871,22 @@ ask_half(struct op *o, const struct user *u, struct conv *v, uint32_t n)
 /* The receiver's list is written before the message: the other way round, a node that dies in
  * between would leave a message that nobody finds. */
 static void
-ask_pair(struct op *o, const struct far_draft *d)
+ask_pair(struct op *o, const struct pending *p)
 {
-    ask_half(o, d->to, d->conv, 1);
-    if (d->from != d->to)
-        ask_half(o, d->from, d->conv, 2);
+    ask_half(o, p->to, p->conv, 1);
+    if (p->from != p->to)
+        ask_half(o, p->from, p->conv, 2);
 }
 
 /* Nothing of a private message is done when a part of it cannot be. */
 static bool
-pair_taken(const struct cluster *k, const struct far_draft *d)
+pair_taken(const struct cluster *k, const struct pending *p)
 {
     char text[3 * MAX_ID];
 
     return redis_is_up(k->redis) ||
-           (cluster_takes(k, 'u', user_key(user_id(d->to), text)) &&
-            cluster_takes(k, 'u', user_key(user_id(d->from), text)));
+           (cluster_takes(k, 'u', user_key(user_id(p->to), text)) &&
+            cluster_takes(k, 'u', user_key(user_id(p->from), text)));
 }
 
 /* How long the last answer took does not tell when there is none. */
@@ -899,17 +900,17 @@ cluster_slow(const struct cluster *k)
 int
 cluster_send(struct cluster *k, const struct far_draft *d)
 {
+    const struct pending *p = &d->p;
+    struct conn *c = p->conn;
     struct far_send *s;
-    struct conn *c = d->conn;
 
-    if (!cluster_takes(k, 'c', conv_key(d->conv)) || k->way + d->json.n > MAX_WAY ||
-        (d->to != NULL && !pair_taken(k, d)))
+    if (!cluster_takes(k, 'c', conv_key(p->conv)) || k->way + d->json.n > MAX_WAY ||
+        (p->to != NULL && !pair_taken(k, p)))
         return CODE_STORE;
     s = container_of(op_new(k, sizeof *s, sent_reply, sent_step, sent_free), struct far_send, op);
-    s->p = (struct pending){.kind = PENDING_ACK, .code = CODE_STORE, .reply_seq = d->reply_seq,
-                            .conv = d->conv, .from = d->from, .to = d->to, .conn = c,
-                            .id_at = d->id_at, .id_len = d->id_len, .fan = d->fan,
-                            .fan_at = d->fan_at};
+    s->p = *p;
+    s->p.kind = PENDING_ACK;
+    s->p.code = CODE_STORE;
     buf_str(&s->json, d->json);
     s->head = d->head;
     s->seq_at = d->seq_at;
@@ -920,10 +921,10 @@ cluster_send(struct cluster *k, const struct far_draft *d)
         k->answered_ms = s->given_ms;
         k->lag_ms = 0;
     }
-    d->conv->pins++;
-    d->from->pins++;
-    if (d->to != NULL)
-        d->to->pins++;
+    p->conv->pins++;
+    p->from->pins++;
+    if (p->to != NULL)
+        p->to->pins++;
     if (c->sends == NULL) {
         s->next = s;
     } else {
@@ -931,8 +932,8 @@ cluster_send(struct cluster *k, const struct far_draft *d)
         c->sends->next = s;
     }
     c->sends = s;
-    if (d->to != NULL)
-        ask_pair(&s->op, d);
+    if (p->to != NULL)
+        ask_pair(&s->op, &s->p);
     ask_send(s, d);
     op_sent(&s->op);
     return 0;

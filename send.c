@@ -396,15 +396,11 @@ static int
 send_to_redis(struct chat *c, const struct draft *d)
 {
     struct buf *b = &c->out;
-    const struct pending *p = &d->p;
-    struct far_draft f = {.conn = p->conn, .reply_seq = p->reply_seq, .fan = p->fan,
-                          .fan_at = p->fan_at, .from = p->from, .to = p->to, .conv = p->conv,
-                          .create_ms = p->create_ms, .now_ms = d->now_ms, .api = d->api,
-                          .id_at = p->id_at, .id_len = p->id_len};
+    struct far_draft f = {.p = d->p, .now_ms = d->now_ms, .api = d->api};
 
     if (c->stopping)
         return CODE_STOPPING;
-    for (f.seq_at = f.id_at + f.id_len; memcmp(b->p + f.seq_at, "\"seq\":", 6) != 0; f.seq_at++)
+    for (f.seq_at = f.p.id_at + f.p.id_len; memcmp(b->p + f.seq_at, "\"seq\":", 6) != 0; f.seq_at++)
         ; /* between them is the message's type, a number */
     f.seq_at += 6;
     f.json = (struct str){b->p, b->len};
