@@ -121,14 +121,18 @@ name_of(int i)
     return cluster_self(node[i].j->cluster).p;
 }
 
-/* A peer who will have something to hear. */
+/* A peer who will have something to hear: who does not fails here, at the caller's line. */
+#define SOON(p) soon(__FILE__, __LINE__, (p))
 static struct peer *
-soon(struct peer *p)
+soon(const char *file, int line, struct peer *p)
 {
     int64_t late = time_mono_ms() + WAIT_MS;
 
-    while (!peer_ready(p, 0) && time_mono_ms() < late)
+    while (!peer_ready(p, 0)) {
+        if (time_mono_ms() > late)
+            test_fail(file, line, "nothing came");
         turn();
+    }
     return p;
 }
 
@@ -157,7 +161,7 @@ login(struct peer *p, int i, const char *user)
 {
     come(p, i);
     sayf(p, CMD_LOGIN, "{'userId':'%s'}", user);
-    EXPECT(soon(p), "{'code':10007,'command':6,<...>");
+    EXPECT(SOON(p), "{'code':10007,'command':6,<...>");
     while (!quiet(p))
         CHECK(hear(p));
 }
@@ -166,7 +170,7 @@ login(struct peer *p, int i, const char *user)
 static void
 ack(const char *file, int line, struct peer *p, int seq)
 {
-    expect(file, line, soon(p), 0, "{'code':10000,'command':12,<...>");
+    expect(file, line, soon(file, line, p), 0, "{'code':10000,'command':12,<...>");
     test_int(file, line, "seq", number(p, "seq"), seq);
 }
 
@@ -177,7 +181,7 @@ hears(const char *file, int line, struct peer *p, int seq, const char *text)
 {
     char part[64];
 
-    expect(file, line, soon(p), 0, "{'command':11,'data':{<...>");
+    expect(file, line, soon(file, line, p), 0, "{'command':11,'data':{<...>");
     test_int(file, line, "seq", number(p, "seq"), seq);
     snprintf(part, sizeof part, "\"content\":\"%s\"", text);
     if (!heard(p, part))
@@ -230,15 +234,15 @@ TEST(node_ack_when_redis_has_said_so)
     UNTIL(fake_heard(&redis, "send jim:{c:p:a:b}*\"content\":\"hi\""));
     CHECK(quiet(&a) && quiet(&b));
     fake_release(&redis);
-    EXPECT(soon(&a), "{'code':10000,'command':12,'data':{'createTime':<time>,'id':'1','seq':42},"
+    EXPECT(SOON(&a), "{'code':10000,'command':12,'data':{'createTime':<time>,'id':'1','seq':42},"
                      "'msg':'ok 发送成功'}");
-    EXPECT(soon(&b), "{'command':11,'data':{'chatType':2,'content':'hi',"
+    EXPECT(SOON(&b), "{'command':11,'data':{'chatType':2,'content':'hi',"
                      "'createTime':<time>,'from':'a','id':'1','seq':42,'to':'b'}}");
     say(&a, CMD_CHAT, "{'chatType':2,'content':'ho','id':'1','to':'b'}"); /* sent before */
     ACK(&a, 42);
     CHECK(quiet(&b));
     say(&a, CMD_CHAT, "{'chatType':2,'content':'x','to':'nobody'}");
-    EXPECT(soon(&a), "{'code':10001,'command':12,<...>");
+    EXPECT(SOON(&a), "{'code':10001,'command':12,<...>");
     end();
 }
 
@@ -271,7 +275,7 @@ TEST(node_answers_in_order)
     fake_rule(&redis, "send", FAKE_ANSWER, STR("-ERR no\r\n"), 1);
     for (int n = 1; n <= 3; n++)
         sayf(&a, CMD_CHAT, "{'chatType':2,'content':'%d','id':'i%d','to':'b'}", n, n);
-    EXPECT(soon(&a), "{'code':10027,'command':12,<...>");
+    EXPECT(SOON(&a), "{'code':10027,'command':12,<...>");
     ACK(&a, 1);
     ACK(&a, 2);
     HEARS(&b, 1, "2");
@@ -288,7 +292,7 @@ TEST(node_to_node)
     begin(2, GROUP);
     login(&a, 0, "a");
     login(&b, 1, "b");
-    EXPECT(soon(&a), "{'code':10011,'command':9,'group':'g',<...>");
+    EXPECT(SOON(&a), "{'code':10011,'command':9,'group':'g',<...>");
     say(&a, CMD_CHAT, "{'chatType':2,'content':'hi','to':'b'}");
     ACK(&a, 1);
     HEARS(&b, 1, "hi");
@@ -297,8 +301,8 @@ TEST(node_to_node)
     ACK(&b, 1);
     HEARS(&a, 1, "all");
     login(&c, 0, "c");
-    EXPECT(soon(&b), "{'code':10011,'command':9,'group':'g',<...>");
-    EXPECT(soon(&a), "{'code':10011,'command':9,'group':'g',<...>");
+    EXPECT(SOON(&b), "{'code':10011,'command':9,'group':'g',<...>");
+    EXPECT(SOON(&a), "{'code':10011,'command':9,'group':'g',<...>");
     settle();
     fake_forget(&redis);
     say(&a, CMD_CHAT, "{'chatType':2,'content':'here','to':'c'}");
@@ -307,8 +311,8 @@ TEST(node_to_node)
     CHECK(quiet(&b));
     CHECK(!fake_heard(&redis, "XADD*m p:a:c")); /* both are on this node */
     peer_close(&c);
-    EXPECT(soon(&b), "{'command':10,<...>");
-    EXPECT(soon(&a), "{'command':10,<...>");
+    EXPECT(SOON(&b), "{'command':10,<...>");
+    EXPECT(SOON(&a), "{'command':10,<...>");
     CHECK(quiet(&a) && quiet(&b));
     end();
 }
@@ -325,7 +329,7 @@ TEST(node_send_refused_by_redis)
     login(&b, 0, "b");
     fake_rule(&redis, "send", FAKE_ANSWER, STR("-OOM command not allowed\r\n"), 1);
     say(&a, CMD_CHAT, "{'chatType':2,'content':'hi','id':'1','to':'b'}");
-    EXPECT(soon(&a), "{'code':10027,'command':12,<...>");
+    EXPECT(SOON(&a), "{'code':10027,'command':12,<...>");
     CHECK(quiet(&b) && quiet(&a));
     CHECK(logged("Redis: OOM command not allowed"));
     say(&a, CMD_CHAT, "{'chatType':2,'content':'hi','id':'1','to':'b'}");
@@ -343,7 +347,7 @@ TEST(node_cut_before_the_reply)
     begin(1, GROUP);
     login(&a, 0, "a");
     login(&b, 0, "b");
-    EXPECT(soon(&a), "{'code':10011,'command':9,<...>");
+    EXPECT(SOON(&a), "{'code':10011,'command':9,<...>");
     say(&a, CMD_CHAT, "{'chatType':1,'content':'one','groupId':'g','id':'1'}");
     HEARS(&a, 1, "one");
     ACK(&a, 1);
@@ -351,7 +355,7 @@ TEST(node_cut_before_the_reply)
     pass(500); /* the round of registering that comes with the start */
     fake_rule(&redis, "send", FAKE_LOSE, STR(""), 1);
     say(&a, CMD_CHAT, "{'chatType':1,'content':'two','groupId':'g','id':'2'}");
-    EXPECT(soon(&a), "{'code':10027,'command':12,<...>");
+    EXPECT(SOON(&a), "{'code':10027,'command':12,<...>");
     CHECK(!up(0) && quiet(&a) && quiet(&b));
     CHECK(logged("cluster: Redis is away: "));
     fake_forget(&redis);
@@ -384,21 +388,21 @@ TEST(node_silence)
     pass(1000);
     CHECK(quiet(&a));
     pass(1100);
-    EXPECT(soon(&a), "{'code':10027,'command':12,<...>");
+    EXPECT(SOON(&a), "{'code':10027,'command':12,<...>");
     CHECK(!up(0));
     say(&a, CMD_CHAT, "{'chatType':2,'content':'hi','id':'1','to':'b'}");
-    EXPECT(soon(&a), "{'code':10027,'command':12,<...>");
+    EXPECT(SOON(&a), "{'code':10027,'command':12,<...>");
     say(&a, CMD_MESSAGES, "{'type':0,'userId':'a'}");
-    EXPECT(soon(&a), "{'code':10027,'command':20,<...>");
+    EXPECT(SOON(&a), "{'code':10027,'command':20,<...>");
     say(&a, CMD_JOIN, "{'groupId':'g'}");
-    EXPECT(soon(&a), "{'code':10027,'command':8,<...>");
+    EXPECT(SOON(&a), "{'code':10027,'command':8,<...>");
     come(&c, 0);
     say(&c, CMD_LOGIN, "{'userId':'c'}");
-    EXPECT(soon(&c), "{'code':10008,'command':6,'msg':'try later 请稍后再试'}");
-    EXPECT_END(soon(&c));
+    EXPECT(SOON(&c), "{'code':10008,'command':6,'msg':'try later 请稍后再试'}");
+    EXPECT_END(SOON(&c));
     peer_close(&c);
     say(&a, CMD_HEARTBEAT, "{}");
-    EXPECT(soon(&a), "{'command':13,<...>");
+    EXPECT(SOON(&a), "{'command':13,<...>");
     CHECK(logged("cluster: Redis is away: no answer in time"));
     redis.deaf = false;
     fake_cut(&redis);
@@ -420,11 +424,11 @@ TEST(node_scripts_again)
     begin(1, ALONE);
     login(&a, 0, "a");
     say(&a, CMD_CHAT, "{'chatType':2,'content':'1','to':'a'}");
-    CHECK(hear(soon(&a)) && hear(soon(&a)));
+    CHECK(hear(SOON(&a)) && hear(SOON(&a)));
     redis.loaded = 0; /* SCRIPT FLUSH, while the node is connected */
     say(&a, CMD_CHAT, "{'chatType':2,'content':'2','to':'a'}");
     UNTIL(peer_ready(&a, 0));
-    CHECK(hear(&a) && hear(soon(&a)));
+    CHECK(hear(&a) && hear(SOON(&a)));
     CHECK_INT(number(&a, "seq"), 2);
     end();
 }
@@ -692,11 +696,11 @@ TEST(node_login_displaces)
     begin(2, OPTIONS(LOG, "jim.login.policy", "one"));
     login(&old, 0, "a");
     login(&same, 0, "a");
-    EXPECT(soon(&old), "{'code':10026,'command':14,<...>");
-    EXPECT_END(soon(&old));
+    EXPECT(SOON(&old), "{'code':10026,'command':14,<...>");
+    EXPECT_END(SOON(&old));
     login(&new, 1, "a");
-    EXPECT(soon(&same), "{'code':10026,'command':14,<...>");
-    EXPECT_END(soon(&same));
+    EXPECT(SOON(&same), "{'code':10026,'command':14,<...>");
+    EXPECT_END(SOON(&same));
     CHECK(quiet(&new));
     peer_close(&old);
     peer_close(&same);
@@ -722,8 +726,8 @@ TEST(node_login_waits)
     UNTIL(fake_heard(&redis, "enter*Gang"));
     CHECK(quiet(&a));
     fake_release(&redis);
-    EXPECT(soon(&a), "{'code':10007,'command':6,<...>");
-    EXPECT(soon(&a), "{'code':10011,'command':9,'group':'g',<...>");
+    EXPECT(SOON(&a), "{'code':10007,'command':6,<...>");
+    EXPECT(SOON(&a), "{'code':10011,'command':9,'group':'g',<...>");
     end();
 }
 
@@ -743,8 +747,8 @@ TEST(node_login_refused)
         if (late)
             CHECK(quiet(&a));
         UNTIL(peer_ready(&a, 0));
-        EXPECT(soon(&a), "{'code':10008,'command':6,'msg':'try later 请稍后再试'}");
-        EXPECT_END(soon(&a));
+        EXPECT(SOON(&a), "{'code':10008,'command':6,'msg':'try later 请稍后再试'}");
+        EXPECT_END(SOON(&a));
         peer_close(&a);
         UNTIL(up(0) && fake_get(&redis, "jim:{u:a}:n", name_of(0)) == NULL);
     }
@@ -781,16 +785,16 @@ TEST(node_stop)
     begin(2, GROUP);
     login(&a, 0, "a");
     login(&b, 1, "b");
-    EXPECT(soon(&a), "{'code':10011,'command':9,<...>");
+    EXPECT(SOON(&a), "{'code':10011,'command':9,<...>");
     settle();
     snprintf(self, sizeof self, "%s", name_of(1));
     snprintf(key, sizeof key, "jim:{n:%s}:u", self);
     CHECK(fake_get(&redis, "jim:{s:nodes}", self) != NULL && fake_get(&redis, key, "b") != NULL);
     fake_rule(&redis, "away", FAKE_HOLD, STR(""), -1);
     jim_stop(node[1].j);
-    EXPECT(soon(&b), "{'code':10028,'command':14,'msg':'server shutting down 服务器正在关闭',"
+    EXPECT(SOON(&b), "{'code':10028,'command':14,'msg':'server shutting down 服务器正在关闭',"
                      "'retryAfter':<...>");
-    EXPECT_END(soon(&b));
+    EXPECT_END(SOON(&b));
     peer_close(&b);
     settle();
     CHECK(fake_heard(&redis, "away jim:{u:b}") && !node[1].over);
@@ -801,7 +805,7 @@ TEST(node_stop)
     CHECK(fake_get(&redis, "jim:{c:g:g}:o", "b") == NULL);
     CHECK(fake_heard(&redis, "ZADD jim:{U:* XX 1 b")); /* in the list of all users: offline */
     CHECK(fake_get(&redis, "jim:{s:nodes}", self) == NULL && fake_get(&redis, key, "b") == NULL);
-    EXPECT(soon(&a), "{'command':10,'data':{'group':'g','user':{'nick':'b','status':'offline',"
+    EXPECT(SOON(&a), "{'command':10,'data':{'group':'g','user':{'nick':'b','status':'offline',"
                      "'userId':'b'}}}");
     end();
 }
@@ -854,7 +858,7 @@ TEST(node_stop_without_redis)
     fake_cut(&redis);
     UNTIL(!up(0));
     jim_stop(node[0].j);
-    EXPECT(soon(&a), "{'code':10028,'command':14,<...>");
+    EXPECT(SOON(&a), "{'code':10028,'command':14,<...>");
     peer_close(&a);
     int64_t begun = fake_now_ms;
     UNTIL(node[0].over);
@@ -878,7 +882,7 @@ TEST(node_dead)
     fake_rule(&redis, "lease", FAKE_ANSWER,
               STR("*3\r\n:1\r\n$16\r\n0123456789abcdef\r\n$1\r\nx\r\n"), 1);
     UNTIL(fake_heard(&redis, "reaped*0123456789abcdef"));
-    EXPECT(soon(&a), "{'command':10,'data':{'group':'g','user':{'nick':'b','status':'offline',"
+    EXPECT(SOON(&a), "{'command':10,'data':{'group':'g','user':{'nick':'b','status':'offline',"
                      "'userId':'b'}}}");
     CHECK(fake_get(&redis, "jim:{u:b}:n", dead) == NULL);
     CHECK(fake_get(&redis, "jim:{c:g:g}:o", "b") == NULL);
@@ -1007,7 +1011,7 @@ TEST(node_junk_for_a_send)
     for (size_t i = 0; i < sizeof junk / sizeof junk[0]; i++) {
         fake_rule(&redis, "send", FAKE_ANSWER, str_of(junk[i]), 1);
         say(&a, CMD_CHAT, "{'chatType':2,'content':'hi','to':'b'}");
-        CHECK(hear(soon(&a)));
+        CHECK(hear(SOON(&a)));
         if (!heard(&a, "\"code\":10027") || !quiet(&b))
             test_fail(__FILE__, __LINE__, "%s: %.*s", junk[i], (int)a.text.n, a.text.p);
     }
@@ -1022,7 +1026,7 @@ TEST(node_junk_for_a_send)
               STR("*5\r\n:10000\r\n:1\r\n$1\r\n1\r\n:1\r\n$2\r\n{}\r\n"), 1);
     for (int i = 0; i < 2; i++) {
         say(&a, CMD_CHAT, "{'chatType':2,'content':'hi','id':'mine','to':'b'}");
-        EXPECT(soon(&a), "{'code':10000,'command':12,'data':{'createTime':1,'id':'mine','seq':1},"
+        EXPECT(SOON(&a), "{'code':10000,'command':12,'data':{'createTime':1,'id':'mine','seq':1},"
                          "<...>");
     }
     CHECK(quiet(&a) && quiet(&b));
@@ -1049,10 +1053,10 @@ TEST(node_junk_for_a_login)
         fake_rule(&redis, "enter", FAKE_ANSWER, str_of(enter[i]), 1);
         come(&a, 0);
         say(&a, CMD_LOGIN, "{'userId':'a'}");
-        CHECK(hear(soon(&a)));
+        CHECK(hear(SOON(&a)));
         if (!heard(&a, "\"code\":10008"))
             test_fail(__FILE__, __LINE__, "%s: %.*s", enter[i], (int)a.text.n, a.text.p);
-        EXPECT_END(soon(&a));
+        EXPECT_END(SOON(&a));
         peer_close(&a);
         settle();
     }
@@ -1064,7 +1068,7 @@ TEST(node_junk_for_a_login)
     }
     login(&a, 0, "a");
     login(&b, 0, "b");
-    EXPECT(soon(&a), "{'code':10011,'command':9,<...>");
+    EXPECT(SOON(&a), "{'code':10011,'command':9,<...>");
     fake_rule(&redis, "enter", FAKE_ANSWER, STR("*0\r\n"), -1);
     fake_cut(&redis);
     UNTIL(!up(0));
@@ -1114,7 +1118,7 @@ TEST(node_junk_in_a_stream)
                   "$7\r\n{\"n\":2}\r\n"), 1);
     fake_rule(&redis, "missed", FAKE_ANSWER, STR("*2\r\n:2\r\n:0\r\n"), 1); /* the group */
     say(&a, CMD_MESSAGES, "{'type':0,'userId':'a'}");
-    EXPECT(soon(&a), "{'code':10016,'command':20,'data':{'friends':{'b':[{'n':1},{'n':2}]},"
+    EXPECT(SOON(&a), "{'code':10016,'command':20,'data':{'friends':{'b':[{'n':1},{'n':2}]},"
                      "'groups':{},'userId':'a'},<...>");
     end();
 }
@@ -1128,7 +1132,7 @@ api(struct peer *p, const char *target)
     snprintf(head, sizeof head, "POST %s HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer k\r\n"
                                 "Content-Length: 0\r\n\r\n", target);
     put_str(p, head);
-    hear_reply(soon(p), &r, false);
+    hear_reply(SOON(p), &r, false);
     return r;
 }
 
@@ -1181,10 +1185,10 @@ TEST(node_broadcast_late)
     fake_rule(&redis, "nodes", FAKE_HOLD, STR(""), -1);
     put_str(&p, "POST /api/message/broadcast?content=all HTTP/1.1\r\nHost: localhost\r\n"
                 "Authorization: Bearer k\r\nContent-Length: 0\r\n\r\n");
-    EXPECT(soon(&a), "{'command':11,<...>");
+    EXPECT(SOON(&a), "{'command':11,<...>");
     pass(4000);
     fake_release(&redis);
-    hear_reply(soon(&p), &r, false);
+    hear_reply(SOON(&p), &r, false);
     CHECK_LIKE(r.body, "{'code':10000,'command':12,'data':{'sent':1},<...>");
     end();
 }
