@@ -290,7 +290,7 @@ put_chat(struct chat *c, struct buf *b, struct draft *d, uint64_t seq)
         to = go_on(b, room);
     }
     to = put_id(b, at_lit(to, ",\"from\":"), user_id(d->p.from), d->p.from->plain, room);
-    if (!d->to_all && f[F_GROUP_ID].type != JSON_NONE)
+    if (d->chat_type == 1 && f[F_GROUP_ID].type != JSON_NONE)
         to = put_member(b, at_lit(to, ",\"groupId\":"), &f[F_GROUP_ID], room);
     to = at_lit(to, ",\"id\":");
     d->p.id_at = (uint32_t)(to - b->p);

@@ -228,8 +228,8 @@ class Client {
     }
   }
 
-  conversation({ groupId, from, to }) {
-    return JSON.stringify(groupId !== undefined ? { groupId }
+  conversation({ chatType, groupId, from, to }) {
+    return JSON.stringify(chatType === 1 ? { groupId }
       : { fromUserId: from === this.user ? to : from });
   }
 

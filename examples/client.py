@@ -188,7 +188,7 @@ class Client:
             self.on_chat(chat)
 
     def conversation(self, chat):
-        if 'groupId' in chat:
+        if chat.get('chatType') == 1:
             return 'groupId', chat['groupId']
         return 'fromUserId', chat.get('to') if chat['from'] == self.user else chat['from']
 

@@ -1858,6 +1858,26 @@ TEST(chat_from_is_the_session)
     end();
 }
 
+/* What is for one person is not passed off as a group's: who reads would put it, and its number,
+ * among what the group has said. `to` beside a group is passed on: J-IM's own client sends it. */
+TEST(chat_private_names_no_group)
+{
+    begin(NULL);
+    struct conn *alice = enters("alice"), *bob = enters("bob");
+    joins(alice, "g");
+    joins(bob, "g");
+    says(alice, 11, "{'chatType':2,'to':'bob','groupId':'g','content':'x','id':'1'}");
+    hears_chat(bob, "alice", "bob", "x", "1", 1);
+    hears_ack(alice, 10000, "1", 1);
+    says(alice, 11, "{'chatType':2,'to':'bob','group_id':{'a':1},'content':'x','id':'2'}");
+    hears_chat(bob, "alice", "bob", "x", "2", 2);
+    hears_ack(alice, 10000, "2", 2);
+    says(alice, 11, "{'chatType':1,'to':'bob','groupId':'g','content':'x','id':'3'}");
+    hears(bob, "{'command':11,'data':{'chatType':1,'content':'x','createTime':@,'from':'alice',"
+               "'groupId':'g','id':'3','seq':1,'to':'bob'}}");
+    end();
+}
+
 /* What is passed on: known members, completed and in order; the rest is dropped. */
 TEST(chat_fields)
 {

@@ -284,7 +284,7 @@ async function refresh() {
 
 function arrived(m) {
   if (m.chatType === 0) return toast(`${nameOf(m.from)}: ${m.content}`); // to everybody, kept nowhere
-  place(conv(m.groupId ? 'g:' + m.groupId : 'p:' + (m.from === me.id ? m.to : m.from)), m);
+  place(conv(m.chatType === 1 ? 'g:' + m.groupId : 'p:' + (m.from === me.id ? m.to : m.from)), m);
 }
 
 // Put a new message where it belongs, or ask for what is missing.

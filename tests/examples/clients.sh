@@ -105,6 +105,20 @@ for k in $kinds; do
     check "$k: a hundred conversations" [ "$(grep content got | sort -u | wc -l)" -eq 200 ]
 done
 
+# A private message that names a group, as a server of J-IM passes it on, is none of the group's: what
+# the group says under the same number is not lost behind it.
+cat > names.py <<'END'
+import sys
+source, main, _ = open(sys.argv[1], encoding='utf-8').read().rpartition('\nasyncio.run(main())')
+exec(source)
+c, got = Client.__new__(Client), []
+c.user, c.last, c.on_chat = 'ann', {}, lambda chat: got.append(chat['content'])
+for kind, text in (2, 'private'), (1, "the group's"):
+    c.take({'chatType': kind, 'from': 'eve', 'to': 'ann', 'groupId': '100', 'seq': 1, 'content': text})
+sys.exit(got != ['private', "the group's"])
+END
+check "python: a group's name in a private message" python3 names.py "$root/examples/client.py"
+
 # An address of IPv6, where there is one.
 kill "$server" && wait "$server"
 : > ready
