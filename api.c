@@ -51,9 +51,8 @@ status_of(int code)
     }
 }
 
-/* data NULL: none; freed. */
-static struct buf
-answer_json(int code, int command, struct buf *data)
+struct buf
+api_json(int code, int command, struct buf *data)
 {
     struct buf b = {0};
 
@@ -77,7 +76,7 @@ answer_json(int code, int command, struct buf *data)
 void
 call_code(struct call *k, int code, int command)
 {
-    struct buf b = answer_json(code, command, NULL);
+    struct buf b = api_json(code, command, NULL);
 
     call_json(k, status_of(code), &b);
 }
@@ -85,7 +84,7 @@ call_code(struct call *k, int code, int command)
 void
 call_data(struct call *k, int code, struct buf *data)
 {
-    struct buf b = answer_json(code, 0, data);
+    struct buf b = api_json(code, 0, data);
 
     call_json(k, status_of(code), &b);
 }
@@ -100,13 +99,10 @@ call_later(struct call *k)
 }
 
 void
-call_changed(struct call *k, int code, struct buf *data)
+call_changed(struct call *k, int code, struct conv *v)
 {
-    struct buf b = answer_json(code, 0, data);
-
     call_later(k);
-    deliver_after(k->chat, k->c, code, (struct str){b.p, b.len});
-    buf_free(&b);
+    deliver_after(k->chat, k->c, code, v);
 }
 
 void

@@ -269,7 +269,8 @@ struct conn {
     bool ended : 1;            /* the peer has shut its side */
     bool opened : 1;           /* jim_on_opened() was told */
     bool own_http : 1;         /* HTTP: the embedding program owes the answer */
-    bool parked : 1;           /* cluster: a command of his is with Redis, and all wait for it */
+    bool parked : 1;           /* a command of his is with the disk or, in a cluster, with Redis,
+                                  and all wait for it: also messages, which it may be about */
     uint8_t watched;           /* enum loop_events the loop looks out for */
     uint8_t protos;            /* PROTO_BITs its port serves */
     uint8_t silent;            /* WebSocket pings without an answer */

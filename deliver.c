@@ -107,22 +107,11 @@ acknowledge(struct chat *c, const struct pending *p, int code)
     conn_answered(p->conn);
 }
 
-/* What a call of the API has changed is on disk, or was lost: then it is written again later, but
- * the caller had better ask again. */
+/* What a call of the API asked for is on disk; or was lost, and the caller had better ask again. */
 static void
-call_done(struct chat *c, const struct pending *p, bool safe)
+call_done(const struct pending *p, bool safe)
 {
-    if (safe) {
-        api_sent(p->conn, p->code, p->msg->data, p->msg->len);
-    } else {
-        c->out.len = 0;
-        buf_add(&c->out, "{", 1);
-        json_put_key(&c->out, "code");
-        json_put_int(&c->out, CODE_STORE);
-        put_msg(&c->out, CODE_STORE);
-        buf_add(&c->out, "}", 1);
-        api_sent(p->conn, CODE_STORE, c->out.p, c->out.len);
-    }
+    api_done(p->conn, safe ? p->code : CODE_STORE, p->conv);
     conn_answered(p->conn);
 }
 
@@ -130,9 +119,7 @@ call_done(struct chat *c, const struct pending *p, bool safe)
 static void
 deliver_end(struct chat *c, const struct pending *p)
 {
-    if (p->kind == PENDING_CALL)
-        call_done(c, p, true);
-    else if (p->kind == PENDING_ACK)
+    if (p->kind == PENDING_ACK)
         acknowledge(c, p, p->code);
     else if (p->kind != PENDING_FAR)
         acknowledge(c, p, p->to != NULL && p->to->nconns == 0 ? CODE_OFFLINE : CODE_SENT);
@@ -151,8 +138,13 @@ deliver(struct chat *c, const struct pending *p)
     struct conv *v = p->conv;
     uint32_t n = 1;
 
-    if (p->kind == PENDING_STATE)
-        return 0;
+    if (p->kind >= PENDING_STATE) { /* none of what comes behind PENDING_CALL comes here */
+        if (p->kind == PENDING_CHANGE)
+            group_changed(c, p);
+        else if (p->kind == PENDING_CALL)
+            call_done(p, true);
+        return p->kind == PENDING_CHANGE;
+    }
     if (p->kind == PENDING_SEND) {
         c->stats->messages++;
         v->durable = p->seq;
@@ -203,7 +195,15 @@ lost(struct chat *c, struct pending *p)
     struct conv *v = p->conv;
 
     if (p->kind == PENDING_STATE) {
-        record_redo(c, p);
+        record_lost(c, p);
+        return;
+    }
+    if (p->kind == PENDING_CHANGE) {
+        group_unchanged(c, p);
+        return;
+    }
+    if (p->kind == PENDING_CALL) {
+        call_done(p, false);
         return;
     }
     if (p->kind == PENDING_SEND && v->seq > v->durable) {
@@ -215,10 +215,7 @@ lost(struct chat *c, struct pending *p)
         deliver(c, p); /* what it repeats is safe; only its turn came behind what is lost */
         return;
     }
-    if (p->kind == PENDING_CALL)
-        call_done(c, p, false);
-    else
-        acknowledge(c, p, send_refused(c, CODE_STORE));
+    acknowledge(c, p, send_refused(c, CODE_STORE));
     msg_unref(p->msg);
 }
 
@@ -234,14 +231,14 @@ deliver_forget(const struct pending *p)
 }
 
 void
-deliver_after(struct chat *c, struct conn *conn, int code, struct str json)
+deliver_after(struct chat *c, struct conn *conn, int code, struct conv *v)
 {
     if (c->pending_n == 0) {
-        api_sent(conn, code, json.p, json.n);
+        api_done(conn, code, v);
         return;
     }
     struct pending p = {.number = pending_last(c), .kind = PENDING_CALL, .code = code,
-                        .conn = conn, .msg = msg_new(0, 0, json.p, json.n)};
+                        .conn = conn, .conv = v};
     pending_push(c, &p);
     conn->deferred++;
 }

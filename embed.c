@@ -253,7 +253,7 @@ jim_group_bind(struct jim *j, const char *user, size_t user_len, const char *gro
         return -1;
     struct conv *v = group_create(c, gid, title);
     j->called = true;
-    group_add(c, v, user_get(&c->roster, uid), NULL);
+    group_add(c, v, user_get(&c->roster, uid));
     return 0;
 }
 
@@ -264,7 +264,7 @@ jim_group_unbind(struct jim *j, const char *user, size_t user_len, const char *g
     struct conv *v = find_group(j, group, group_len);
     struct user *u = find_user(j, user, user_len);
 
-    if (j->store == NULL || v == NULL || u == NULL || !group_remove(&j->chat, v, u, NULL))
+    if (j->store == NULL || v == NULL || u == NULL || !group_remove(&j->chat, v, u))
         return -1;
     j->called = true;
     return 0;

@@ -6,6 +6,7 @@
  *   notices      9 and 10, to whom, and when there would be too many
  *   presence     a user's first connection and his last
  *   membership   each change is a record; a repetition changes nothing
+ *   changes      what is asked for takes place, and is answered, when it is on disk
  *   commands     7 joining, 21 leaving
  *
  * Dismissing is one record however many members there are: it begins another life of the group,
@@ -126,11 +127,18 @@ set_name(struct conv *v, struct str name)
     v->name = name.n > 0 ? xstrndup(name.p, name.n) : NULL;
 }
 
+/* Is one on its way to be given? Then that counts. */
+static bool
+wants_name(const struct conv *v, struct str name)
+{
+    return name.n > 0 && v->name == NULL && v->changes == 0;
+}
+
 /* The first name counts; it is the one who makes a group that gives it. */
 static void
 first_name(struct chat *c, struct conv *v, struct str name)
 {
-    if (name.n == 0 || v->name != NULL)
+    if (!wants_name(v, name))
         return;
     set_name(v, name);
     record_group(c, v);
@@ -167,54 +175,134 @@ group_create(struct chat *c, struct str id, struct str name)
     return v;
 }
 
-bool
-group_add(struct chat *c, struct conv *v, struct user *u, const struct conn *by)
+/* He is in it now. Who has asked for it has been told. */
+static void
+entered(struct chat *c, struct conv *v, struct user *u, const struct conn *by)
 {
-    assert(!v->gone);
-    if (member_in_group(&c->roster, u, str_of(v->id)) != NULL)
-        return false;
-    record_member(c, member_add(&c->roster, u, v));
     struct msg *m = joined_msg(c, v, u);
+
     tell_user(u, m, by);
     tell_others(c, v, m, u);
     msg_unref(m);
     if (c->hooks != NULL)
         extend_binding(c->hooks, JIM_GROUP_BOUND, by, u, v, false, true);
-    return true;
 }
 
 bool
-group_remove(struct chat *c, struct conv *v, struct user *u, const struct conn *by)
+group_add(struct chat *c, struct conv *v, struct user *u)
+{
+    assert(!v->gone);
+    if (member_in_group(&c->roster, u, str_of(v->id)) != NULL)
+        return false;
+    record_member(c, member_add(&c->roster, u, v));
+    entered(c, v, u, NULL);
+    return true;
+}
+
+/* He goes now; the same. */
+static void
+leave(struct chat *c, struct member *m, const struct conn *by)
+{
+    struct msg *notice = left_msg(c, m->conv, m->user);
+
+    tell_user(m->user, notice, by);
+    tell_others(c, m->conv, notice, m->user);
+    msg_unref(notice);
+    member_leave(m);
+}
+
+static void
+left(struct chat *c, const struct member *m, const struct conn *by)
+{
+    if (c->hooks != NULL)
+        extend_binding(c->hooks, JIM_GROUP_UNBOUND, by, m->user, m->conv, false, true);
+}
+
+bool
+group_remove(struct chat *c, struct conv *v, struct user *u)
 {
     struct member *m = member_in_group(&c->roster, u, str_of(v->id));
 
     if (m == NULL)
         return false;
-    struct msg *notice = left_msg(c, v, u);
-    tell_user(u, notice, by);
-    tell_others(c, v, notice, u);
-    msg_unref(notice);
-    member_leave(m);
+    leave(c, m, NULL);
     record_member(c, m);
-    if (c->hooks != NULL)
-        extend_binding(c->hooks, JIM_GROUP_UNBOUND, by, u, v, false, true);
+    left(c, m, NULL);
     return true;
 }
 
-void
-group_rename(struct chat *c, struct conv *v, struct str name)
+/* --- changes ---------------------------------------------------------------------------------- */
+
+/* The state of a group that is to be: its name, or none; gone. */
+static bool
+group_later(struct chat *c, struct conv *v, struct str name, bool gone)
 {
-    if (v->name != NULL && str_eq(str_of(v->name), name))
-        return;
-    set_name(v, name);
-    record_group(c, v);
+    struct msg *text = name.n > 0 ? msg_new(0, 0, name.p, name.n) : NULL;
+
+    return record_change(c, (struct pending){.type = REC_GROUP, .conv = v, .msg = text,
+                                             .gone = gone, .seq = v->life + (uint64_t)gone});
 }
 
-void
+static bool
+name_later(struct chat *c, struct conv *v, struct str name)
+{
+    return !wants_name(v, name) || group_later(c, v, name, false);
+}
+
+/* by NULL: a call, which is answered behind it. */
+static bool
+member_later(struct chat *c, struct conv *v, struct user *u, enum store_type type,
+             struct conn *by, uint32_t seq)
+{
+    return record_change(c, (struct pending){.type = (char)type, .conv = v, .from = u, .conn = by,
+                                             .reply_seq = seq, .seq = v->life});
+}
+
+struct conv *
+group_create_later(struct chat *c, struct str id, struct str name)
+{
+    struct conv *v = group_prepare(&c->roster, id);
+    bool ok = v->gone ? v->changes > 0 || group_later(c, v, name, false) : name_later(c, v, name);
+
+    return ok ? v : NULL;
+}
+
+bool
+group_add_later(struct chat *c, struct conv *v, struct user *u)
+{
+    const struct member *m = member_in_group(&c->roster, u, str_of(v->id));
+
+    return (m != NULL && record_is_safe(c, m->record)) ||
+           member_later(c, v, u, REC_JOIN, NULL, 0);
+}
+
+bool
+group_remove_later(struct chat *c, struct conv *v, struct user *u)
+{
+    const struct member *m = member_of(&c->roster, u, v);
+
+    return m == NULL || (m->left && record_is_safe(c, m->record)) ||
+           member_later(c, v, u, REC_LEAVE, NULL, 0);
+}
+
+bool
+group_rename(struct chat *c, struct conv *v, struct str name)
+{
+    bool same = v->name != NULL && str_eq(str_of(v->name), name) && v->changes == 0 &&
+                record_is_safe(c, v->group_record);
+
+    return same || group_later(c, v, name, false);
+}
+
+bool
 group_dismiss(struct chat *c, struct conv *v)
 {
-    if (v->gone)
-        return;
+    return v->gone || group_later(c, v, STR(""), true);
+}
+
+static void
+dismiss(struct chat *c, struct conv *v)
+{
     for (uint32_t i = 0; i < v->nonline; i++) { /* each of himself, not of the others */
         struct msg *notice = left_msg(c, v, v->member[i]->user);
         tell_user(v->member[i]->user, notice, NULL);
@@ -222,10 +310,114 @@ group_dismiss(struct chat *c, struct conv *v)
     }
     for (uint32_t i = 0; c->hooks != NULL && i < v->nmembers; i++)
         extend_binding(c->hooks, JIM_GROUP_UNBOUND, NULL, v->member[i]->user, v, false, true);
-    group_enter_life(v, v->life + 1);
     group_bury(&c->roster, v);
-    set_name(v, STR(""));
-    record_group(c, v);
+}
+
+/* Its latest record counts, and its latest life more than that. */
+static void
+group_is(struct chat *c, const struct pending *p)
+{
+    struct conv *v = p->conv;
+    uint32_t life = (uint32_t)p->seq;
+
+    v->changes--;
+    if (life < v->life || (life == v->life && v->group_record > p->number))
+        return;
+    if (p->gone && !v->gone)
+        dismiss(c, v);
+    else if (!p->gone)
+        group_revive(&c->roster, v);
+    group_enter_life(v, life);
+    set_name(v, p->msg != NULL ? (struct str){p->msg->data, p->msg->len} : STR(""));
+    v->group_record = p->number;
+}
+
+/* Who has asked is told twice: the answer, and the notice 9 about himself. */
+static void
+join_answer(struct chat *c, struct conn *from, uint32_t seq, const struct conv *v,
+            const struct user *u)
+{
+    group_join_answer(c, from, seq, CODE_JOIN_OK, str_of(v->id));
+    struct msg *m = joined_msg(c, v, u);
+    conn_send(from, m, NULL);
+    msg_unref(m);
+}
+
+static void
+member_joined(struct chat *c, const struct pending *p)
+{
+    struct conv *v = p->conv;
+    struct member *m = member_of(&c->roster, p->from, v);
+    bool late = m != NULL && m->record > p->number, over = p->seq < v->life, was;
+
+    if (!over && !late) {
+        was = m != NULL && !m->left;
+        group_revive(&c->roster, v);
+        m = member_add(&c->roster, p->from, v);
+        m->record = p->number;
+    } else {
+        was = true;
+    }
+    if (p->conn != NULL && over) /* it was dismissed meanwhile */
+        group_join_answer(c, p->conn, p->reply_seq, CODE_NO_GROUP, STR(""));
+    else if (p->conn != NULL)
+        join_answer(c, p->conn, p->reply_seq, v, p->from);
+    if (!was)
+        entered(c, v, p->from, p->conn);
+}
+
+static void
+member_left(struct chat *c, const struct pending *p)
+{
+    struct member *m = member_of(&c->roster, p->from, p->conv);
+    bool now = !m->left && m->record <= p->number;
+
+    m->leaving = false;
+    if (p->conn != NULL)
+        group_leave_answer(c, p->conn, p->reply_seq, CODE_DONE, str_of(p->conv->id));
+    if (now)
+        leave(c, m, p->conn);
+    if (m->record < p->number)
+        m->record = p->number;
+    if (now)
+        left(c, m, p->conn);
+}
+
+static void
+change_end(const struct pending *p)
+{
+    if (p->msg != NULL)
+        msg_unref(p->msg);
+    if (p->conn == NULL)
+        return;
+    p->conn->parked = false;
+    conn_answered(p->conn);
+}
+
+void
+group_changed(struct chat *c, const struct pending *p)
+{
+    if (p->type == REC_GROUP)
+        group_is(c, p);
+    else if (p->type == REC_JOIN)
+        member_joined(c, p);
+    else
+        member_left(c, p);
+    change_end(p);
+}
+
+void
+group_unchanged(struct chat *c, const struct pending *p)
+{
+    if (p->type == REC_GROUP)
+        p->conv->changes--;
+    if (p->type == REC_LEAVE)
+        member_of(&c->roster, p->from, p->conv)->leaving = false;
+    if (p->conn != NULL && p->type == REC_JOIN)
+        group_join_answer(c, p->conn, p->reply_seq, CODE_STORE, STR(""));
+    else if (p->conn != NULL)
+        group_leave_answer(c, p->conn, p->reply_seq, CODE_STORE, str_of(p->conv->id));
+    change_end(p);
 }
 
 /* --- commands --------------------------------------------------------------------------------- */
@@ -268,7 +460,8 @@ group_join(struct chat *c, struct conn *from, uint32_t seq, const struct request
 
     if (r == NULL || u == NULL || !request_id(r, F_GROUP_ID, text, &id))
         return join_refused(c, from, seq, CODE_JOIN_FAILED);
-    bool already = member_in_group(&c->roster, u, id) != NULL;
+    const struct member *m = member_in_group(&c->roster, u, id);
+    bool already = m != NULL;
     if (!already && c->opt->group_join == JOIN_API)
         return join_refused(c, from, seq, CODE_FORBIDDEN);
     if (!already && u->joined >= MAX_JOINED)
@@ -276,17 +469,16 @@ group_join(struct chat *c, struct conn *from, uint32_t seq, const struct request
     int code = already || c->hooks == NULL ? 0 : extend_join(from, id);
     if (code != 0)
         return join_refused(c, from, seq, code);
-    struct conv *v = group_get(&c->roster, id);
-    if (v->gone)
+    struct conv *v = group_prepare(&c->roster, id);
+    if (group_dismissed(v))
         return join_refused(c, from, seq, CODE_NO_GROUP);
-    if (v->nmembers == 0 && request_id(r, F_NAME, name_text, &name))
-        first_name(c, v, name);
-    /* Before it is on disk, unlike a message: should it be lost, he can join again. */
-    group_join_answer(c, from, seq, CODE_JOIN_OK, id);
-    struct msg *m = joined_msg(c, v, u);
-    conn_send(from, m, NULL);
-    msg_unref(m);
-    group_add(c, v, u, from);
+    if (m != NULL && record_is_safe(c, m->record)) {
+        join_answer(c, from, seq, v, u);
+        return true;
+    }
+    bool named = v->nmembers == 0 && request_id(r, F_NAME, name_text, &name);
+    if ((named && !name_later(c, v, name)) || !member_later(c, v, u, REC_JOIN, from, seq))
+        return join_refused(c, from, seq, CODE_STORE);
     return true;
 }
 
@@ -319,8 +511,11 @@ group_leave(struct chat *c, struct conn *from, uint32_t seq, const struct reques
         code = CODE_NO_GROUP;
     else if (!m->left && c->opt->group_join == JOIN_API)
         code = CODE_FORBIDDEN;
+    if (code == CODE_DONE && !(m->left && record_is_safe(c, m->record))) {
+        if (member_later(c, v, from->user, REC_LEAVE, from, seq))
+            return true;
+        code = CODE_STORE;
+    }
     group_leave_answer(c, from, seq, code, id);
-    if (code == CODE_DONE)
-        group_remove(c, v, from->user, from);
     return true;
 }

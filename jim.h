@@ -139,7 +139,9 @@ JIM_API int jim_say(struct jim *j, struct jim_text from, struct jim_text to, str
                     struct jim_text content);
 
 /* Make a user a member of a group, which is made when there is none (name: NULL, or what it is then
- * called), or end that. Members are told as ever. 0, or -1: no valid ids, or no such thing. */
+ * called), or end that. Members are told as ever. 0, or -1: no valid ids, or no such thing. It is
+ * so at once, and written with the next batch: a crash before that undoes it. Should the disk be
+ * full, it is written when there is room. */
 JIM_API int jim_group_bind(struct jim *j, const char *user, size_t user_len, const char *group,
                            size_t group_len, const char *name);
 JIM_API int jim_group_unbind(struct jim *j, const char *user, size_t user_len, const char *group,
@@ -586,7 +588,8 @@ struct profile { /* JSON texts as they are printed, quotes included; owned; NULL
 struct conv {
     uint32_t hash;
     bool group;
-    bool gone;              /* a group that was dismissed: only its history is left */
+    bool gone;              /* a group that was dismissed: only its history is left; in its life 0:
+                               one that never was, for it is on its way to the disk or was lost */
     uint32_t nmembers, nonline, cap;
     uint32_t place;         /* a group that is not gone: index in roster->group */
     struct member **member; /* owned array: the online ones first, so that a message costs what it
@@ -594,6 +597,7 @@ struct conv {
     uint64_t seq;           /* last number handed out */
     uint64_t durable;       /* last number that may be shown */
     uint32_t waves;          /* messages whose fan-out has not ended */
+    uint32_t changes;       /* group: of its REC_GROUP, on their way to the disk */
     uint64_t told;          /* while there are any: the last number whose fan-out has */
     struct conv *next;      /* the one made before; all of them: roster.made_convs */
     uint64_t group_record, seq_record; /* numbers of its latest REC_GROUP and REC_SEQ */
@@ -628,6 +632,7 @@ struct member {
     bool dirty;
     bool left;                /* a group he has left; kept, for messages in flight refer to it */
     bool fresh;               /* joined by the login that is being answered */
+    bool leaving;             /* that he has left is on its way to the disk */
 };
 
 struct roster {
@@ -667,9 +672,16 @@ struct user *user_get(struct roster *r, struct str id); /* made when missing; id
 struct str user_id(const struct user *u);
 void user_know(struct roster *r, struct user *u); /* he has logged in once; may be said again */
 struct conv *group_find(struct roster *r, struct str id); /* NULL: also when it is gone */
-struct conv *group_find_any(struct roster *r, struct str id); /* or one that is gone */
-/* Made when missing; one that is gone stays so until group_revive(). */
+struct conv *group_find_any(struct roster *r, struct str id); /* or one that was dismissed */
+/* Made when missing; one that was dismissed stays so until group_revive(). */
 struct conv *group_get(struct roster *r, struct str id);
+/* The same, but who makes it has yet to group_revive() it: until then nobody finds it. */
+struct conv *group_prepare(struct roster *r, struct str id);
+static inline bool
+group_dismissed(const struct conv *v)
+{
+    return v->gone && v->life > 0;
+}
 /* The group is in its n-th life, from which no earlier membership counts: all its members leave,
  * unless it was in that life already. */
 void group_enter_life(struct conv *v, uint32_t life);
@@ -717,26 +729,29 @@ enum pending_kind {
     PENDING_SEND,  /* a message: delivered and acknowledged when it is on disk */
     PENDING_RETRY, /* a message sent again: only acknowledged */
     PENDING_STATE, /* a user, group or membership: written again should the batch be lost */
-    PENDING_CALL,  /* a call of the API that changed such: answered when all of it is on disk */
+    PENDING_CHANGE, /* what somebody asked of a group: takes place when it is on disk, or never */
+    PENDING_CALL,  /* a call of the API that asked for such: answered when all of it is on disk */
     PENDING_FAR,   /* cluster: a message that Redis has: delivered; not acknowledged with it */
     PENDING_ACK    /* cluster: its acknowledgement, with `code` */
 };
 struct pending {
     uint64_t number;   /* record it waits for */
     uint8_t kind;      /* enum pending_kind */
-    char type;         /* PENDING_STATE: the record's type */
+    char type;         /* PENDING_STATE, PENDING_CHANGE: the record's type */
+    bool gone;         /* PENDING_CHANGE of REC_GROUP: it is dismissed */
     uint32_t id_at, id_len; /* where in msg->data the message id stands, quotes included */
     uint32_t reply_seq;
     int code;          /* PENDING_CALL, PENDING_ACK: of its answer */
     uint32_t fan_at;   /* which of the fan's messages it is */
     struct fan *fan;   /* send.c: one of several answered together; shared by them; else NULL */
-    struct msg *msg;   /* ref: the delivery; a retry: only the text of its id; a call: its answer;
-                          a state: NULL */
-    struct conv *conv; /* a user's state: NULL */
+    struct msg *msg;   /* ref: the delivery; a retry: only the text of its id;
+                          a change: a group's name, if any; else NULL */
+    struct conv *conv; /* a user's state: NULL; a call: the group to answer with, or NULL */
     struct user *from;
     struct user *to;   /* private: the receiver; else NULL */
-    struct conn *conn; /* who gets the ack; its `deferred` holds it in memory */
-    uint64_t seq;
+    struct conn *conn; /* who gets the ack; its `deferred` holds it in memory; a change: NULL: the
+                          call that follows it */
+    uint64_t seq;      /* a change: the life of the group that it speaks of */
     int64_t create_ms;
 };
 
@@ -962,13 +977,23 @@ void group_absent(struct chat *c, const struct user *u);
 /* At login, before group_present(): into a group that is made if need be, and left alone if it was
  * dismissed. The name counts when it has none yet; may be empty. */
 void group_enter(struct chat *c, struct user *u, struct str id, struct str name);
-/* What the API may do; all of it recorded, all of it without effect when it is so already. */
+/* For the embedding program: at once, and recorded; without effect when it is so already. */
 struct conv *group_create(struct chat *c, struct str id, struct str name);
-/* In or out; his connections but `by` are told, and the other members. False: he was so before. */
-bool group_add(struct chat *c, struct conv *v, struct user *u, const struct conn *by);
-bool group_remove(struct chat *c, struct conv *v, struct user *u, const struct conn *by);
-void group_rename(struct chat *c, struct conv *v, struct str name); /* tells nobody */
-void group_dismiss(struct chat *c, struct conv *v); /* each member is told that he is out */
+/* In or out; all his connections are told, and the other members. False: he was so before. */
+bool group_add(struct chat *c, struct conv *v, struct user *u);
+bool group_remove(struct chat *c, struct conv *v, struct user *u);
+/*
+ * For the API: recorded, and takes place when that is on disk; should it be lost, nothing has
+ * happened. Nothing is written when it is so already, on disk. NULL, false: the store refuses.
+ */
+struct conv *group_create_later(struct chat *c, struct str id, struct str name);
+bool group_add_later(struct chat *c, struct conv *v, struct user *u);
+bool group_remove_later(struct chat *c, struct conv *v, struct user *u);
+bool group_rename(struct chat *c, struct conv *v, struct str name); /* tells nobody */
+bool group_dismiss(struct chat *c, struct conv *v); /* each member is told that he is out */
+/* For deliver.c: a PENDING_CHANGE is on disk, or lost. Takes over p->msg, and answers. */
+void group_changed(struct chat *c, const struct pending *p);
+void group_unchanged(struct chat *c, const struct pending *p);
 /* The notices 9 and 10 of a user; a reference for the caller. */
 struct msg *group_joined_msg(struct chat *c, struct str group, const struct user *u, bool online);
 struct msg *group_left_msg(struct chat *c, struct str group, const struct user *u, bool online);
@@ -1024,9 +1049,9 @@ bool deliver_waits(const struct chat *c); /* is there more of either for the nex
 uint64_t deliver_told(const struct member *m);
 /* A message handed to conn_send() with a member, or an answer 20, has left for the peer. */
 void deliver_written(struct chat *c, const struct msg *m, struct member *member);
-/* Answer a call of the API through api_sent() once what has been recorded so far is on disk; should
- * it get lost, with CODE_STORE. */
-void deliver_after(struct chat *c, struct conn *conn, int code, struct str json);
+/* Answer a call of the API through api_done() once what has been recorded so far is on disk;
+ * should it get lost, with CODE_STORE. */
+void deliver_after(struct chat *c, struct conn *conn, int code, struct conv *v);
 void deliver_forget(const struct pending *p); /* release what it refers to, without an answer */
 /*
  * Cluster. A message from Redis, the next of its conversation: deliver it. p->conn: its sender's
@@ -1075,7 +1100,16 @@ void record_group(struct chat *c, struct conv *v);
 void record_member(struct chat *c, struct member *m); /* a membership: joined or left */
 uint64_t record_cursor(struct chat *c, struct member *m); /* the number, 0: refused for now */
 void record_seq(struct chat *c, struct conv *v);
-void record_redo(struct chat *c, const struct pending *p); /* its batch is lost */
+void record_lost(struct chat *c, const struct pending *p); /* its batch is */
+/* Write what somebody has asked of a group, as p says (type, conv, from, conn, seq, gone, msg): a
+ * PENDING_CHANGE. False: refused, and p->msg is released. */
+bool record_change(struct chat *c, struct pending p);
+/* Is what a record of that number (0: it was lost) says on disk? */
+static inline bool
+record_is_safe(const struct chat *c, uint64_t number)
+{
+    return number != 0 && number <= store_durable(c->store);
+}
 /* Write up to `max` moved cursors, and states that were lost. Returns the record number of the last
  * cursor, 0 when there was none. */
 uint64_t record_save(struct chat *c, size_t max);

@@ -58,7 +58,7 @@ is_old(const struct keep *k, uint64_t record)
 static int
 keep_member(struct chat *c, struct member *m)
 {
-    if (m->left || !is_old(&c->keep, m->record))
+    if (m->left || m->leaving || !is_old(&c->keep, m->record)) /* leaving: see walk_may() */
         return COST_VISIT;
     if (m->conv->group)
         record_member(c, m);
@@ -100,7 +100,8 @@ keep_conv(struct chat *c)
 
     k->conv = v->next;
     store_index_drop(&v->index, k->bound.segment);
-    if (v->group && is_old(k, v->group_record)) { /* its only trace, perhaps */
+    if (v->group && v->changes == 0 && (!v->gone || group_dismissed(v)) &&
+        is_old(k, v->group_record)) { /* its only trace, perhaps */
         record_group(c, v);
         cost = COST_RECORD;
     }
@@ -110,6 +111,14 @@ keep_conv(struct chat *c)
         cost = COST_RECORD;
     }
     return cost;
+}
+
+/* Of what is to go, has all taken place that was recorded to? Then the changes that are still on
+ * their way stand in what stays, and say more than what they will replace. */
+static bool
+walk_may(const struct chat *c)
+{
+    return c->pending_n == 0 || c->pending[c->pending_head].number >= c->keep.bound.number;
 }
 
 /* --- dropping --------------------------------------------------------------------------------- */
@@ -139,7 +148,8 @@ keep_step(struct chat *c)
 {
     struct keep *k = &c->keep;
 
-    if (k->bound.segment == 0 || store_failed(c->store) || k->wait > store_durable(c->store))
+    if (k->bound.segment == 0 || store_failed(c->store) || k->wait > store_durable(c->store) ||
+        !walk_may(c))
         return false;
     if (k->user == NULL && k->conv == NULL)
         return keep_end(c);

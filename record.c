@@ -4,7 +4,8 @@
  * groups, memberships and cursors are records too. Whoever changes one of them calls this.
  *
  *   waiting    the queue of what is written and not yet known to be on disk
- *   writing    a state that is lost with its batch is written again later
+ *   writing    what is so already: lost with its batch, it is written again later
+ *   changes    what is so from the moment it is on disk: lost, it never was
  *   reading    the log replayed into the roster at start
  */
 #include "jim.h"
@@ -33,6 +34,13 @@ pending_last(const struct chat *c)
 
 /* --- writing ---------------------------------------------------------------------------------- */
 
+static void
+record_redo(struct chat *c, const struct pending *p)
+{
+    GROW(c->redo, c->redo_n, c->redo_cap, 16);
+    c->redo[c->redo_n++] = *p;
+}
+
 /* Append a state whose JSON stands in c->line, and remember it until it is on disk. Its number goes
  * to *record, and is returned; 0: it is refused, and will be written later. */
 static uint64_t
@@ -43,12 +51,12 @@ record_append(struct chat *c, struct pending p, uint64_t *record)
 
     p.kind = PENDING_STATE;
     p.number = store_append(c->store, p.type, key, p.seq, json, c->now_ms(), NULL);
+    *record = p.number;
     if (p.number == 0) {
         if (!store_failed(c->store)) /* failed for good: health says so */
             record_redo(c, &p);
         return 0;
     }
-    *record = p.number;
     if (p.number > store_durable(c->store))
         pending_push(c, &p);
     return p.number;
@@ -80,47 +88,58 @@ record_user(struct chat *c, struct user *u)
 }
 
 static void
-put_life(struct buf *b, const struct conv *v)
+put_life(struct buf *b, uint32_t life)
 {
-    if (v->life == 0)
+    if (life == 0)
         return;
     json_put_key(b, "life");
-    json_put_int(b, v->life);
+    json_put_int(b, life);
+}
+
+static void
+put_group(struct buf *b, const struct conv *v, bool gone, struct str name, uint32_t life)
+{
+    buf_add(b, "{", 1);
+    if (gone) {
+        json_put_key(b, "dismissed");
+        json_put_raw(b, "true", 4);
+    }
+    put_text(b, "groupId", str_of(v->id));
+    if (name.n > 0)
+        put_text(b, "name", name);
+    put_life(b, life);
+    buf_add(b, "}", 1);
 }
 
 void
 record_put_group(struct buf *b, const struct conv *v)
 {
-    buf_add(b, "{", 1);
-    if (v->gone) {
-        json_put_key(b, "dismissed");
-        json_put_raw(b, "true", 4);
-    }
-    put_text(b, "groupId", str_of(v->id));
-    if (v->name != NULL)
-        put_text(b, "name", str_of(v->name));
-    buf_add(b, "}", 1);
+    put_group(b, v, v->gone, str_of(v->name), 0);
 }
 
 void
 record_group(struct chat *c, struct conv *v)
 {
     c->line.len = 0;
-    record_put_group(&c->line, v);
-    c->line.len--; /* the brace comes back behind this */
-    put_life(&c->line, v);
-    buf_add(&c->line, "}", 1);
+    put_group(&c->line, v, v->gone, str_of(v->name), v->life);
     record_append(c, (struct pending){.type = REC_GROUP, .conv = v}, &v->group_record);
+}
+
+/* A membership's, joined or left. */
+static void
+put_member(struct chat *c, const struct user *u, uint32_t life)
+{
+    struct buf *b = line_begin(c);
+
+    put_life(b, life);
+    put_text(b, "userId", user_id(u));
+    buf_add(b, "}", 1);
 }
 
 void
 record_member(struct chat *c, struct member *m)
 {
-    struct buf *b = line_begin(c);
-
-    put_life(b, m->conv);
-    put_text(b, "userId", user_id(m->user));
-    buf_add(b, "}", 1);
+    put_member(c, m->user, m->conv->life);
     record_append(c, (struct pending){.type = m->left ? REC_LEAVE : REC_JOIN, .conv = m->conv,
                                       .from = m->user, .seq = m->cursor}, &m->record);
 }
@@ -149,32 +168,39 @@ record_seq(struct chat *c, struct conv *v)
     record_append(c, (struct pending){.type = REC_SEQ, .conv = v, .seq = v->seq}, &v->seq_record);
 }
 
-/* Once more what was lost: as it is now, which may be another state than then. */
+/* Once more what was lost: as it is now, which may be another state than then; but not behind a
+ * change that is on its way. */
 static void
 record_again(struct chat *c, const struct pending *p)
 {
-    struct member *m;
+    struct member *m = NULL;
 
-    if (p->type == REC_USER) {
-        record_user(c, p->from);
-    } else if (p->type == REC_GROUP) {
-        record_group(c, p->conv);
-    } else if (p->type == REC_SEQ) {
-        record_seq(c, p->conv);
-    } else {
+    if (p->type == REC_JOIN || p->type == REC_LEAVE || p->type == REC_CURSOR)
         m = member_of(&c->roster, p->from, p->conv);
-        if (p->type != REC_CURSOR)
-            record_member(c, m);
-        else if (!m->left)
-            record_cursor(c, m);
-    }
+    if ((p->type == REC_GROUP && p->conv->changes > 0) || (m != NULL && m->leaving))
+        record_redo(c, p);
+    else if (p->type == REC_USER)
+        record_user(c, p->from);
+    else if (p->type == REC_GROUP)
+        record_group(c, p->conv);
+    else if (p->type == REC_SEQ)
+        record_seq(c, p->conv);
+    else if (p->type != REC_CURSOR)
+        record_member(c, m);
+    else if (!m->left)
+        record_cursor(c, m);
 }
 
 void
-record_redo(struct chat *c, const struct pending *p)
+record_lost(struct chat *c, const struct pending *p)
 {
-    GROW(c->redo, c->redo_n, c->redo_cap, 16);
-    c->redo[c->redo_n++] = *p;
+    if (p->type == REC_USER)
+        p->from->record = 0;
+    else if (p->type == REC_GROUP)
+        p->conv->group_record = 0;
+    else if (p->type == REC_JOIN || p->type == REC_LEAVE)
+        member_of(&c->roster, p->from, p->conv)->record = 0;
+    record_redo(c, p);
 }
 
 bool
@@ -214,6 +240,51 @@ record_learn(struct chat *c, struct user *u, struct str json)
     if (news)
         record_user(c, u);
     return news;
+}
+
+/* --- changes ---------------------------------------------------------------------------------- */
+
+/*
+ * The roster does not know of it until it is on disk: so nothing has to be taken back, and nobody
+ * is told what a crash undoes. group_changed() then does what record_replay() would do after a
+ * crash. What is written of the same thing meanwhile, because it is so at once, stands behind this
+ * in the log and wins: it is known by its number.
+ */
+bool
+record_change(struct chat *c, struct pending p)
+{
+    struct conv *v = p.conv;
+    struct member *m = p.from != NULL ? member_of(&c->roster, p.from, v) : NULL;
+    uint64_t cursor = m != NULL && !m->left ? m->cursor : v->durable; /* see member_add() */
+
+    if (p.type != REC_GROUP) {
+        put_member(c, p.from, (uint32_t)p.seq);
+    } else {
+        c->line.len = 0;
+        put_group(&c->line, v, p.gone,
+                  p.msg != NULL ? (struct str){p.msg->data, p.msg->len} : STR(""), (uint32_t)p.seq);
+    }
+    p.kind = PENDING_CHANGE;
+    p.number = store_append(c->store, p.type, conv_key(v), p.type == REC_GROUP ? 0 : cursor,
+                            (struct str){c->line.p, c->line.len}, c->now_ms(), NULL);
+    if (p.number == 0) {
+        if (p.msg != NULL)
+            msg_unref(p.msg);
+        return false;
+    }
+    if (p.type == REC_GROUP)
+        v->changes++;
+    if (p.type == REC_LEAVE)
+        m->leaving = true;
+    if (p.conn != NULL) {
+        p.conn->deferred++;
+        p.conn->parked = true;
+    }
+    if (p.number > store_durable(c->store) || c->pending_n > 0)
+        pending_push(c, &p);
+    else
+        group_changed(c, &p);
+    return true;
 }
 
 /* --- reading ---------------------------------------------------------------------------------- */

@@ -228,8 +228,9 @@ struct conv *
 group_find_any(struct roster *r, struct str id)
 {
     char key[MAX_CONV_KEY];
+    struct conv *v = conv_find_key(r, group_key(id, key));
 
-    return conv_find_key(r, group_key(id, key));
+    return v == NULL || (v->gone && !group_dismissed(v)) ? NULL : v;
 }
 
 struct conv *
@@ -252,7 +253,7 @@ group_list(struct roster *r, struct conv *v)
 }
 
 struct conv *
-group_get(struct roster *r, struct str id)
+group_prepare(struct roster *r, struct str id)
 {
     char text[MAX_CONV_KEY];
     struct str key = group_key(id, text);
@@ -260,10 +261,19 @@ group_get(struct roster *r, struct str id)
 
     if (v == NULL) {
         v = conv_new(r, key);
-        v->group = true;
+        v->group = v->gone = true;
         v->id = xstrndup(id.p, id.n);
-        group_list(r, v);
     }
+    return v;
+}
+
+struct conv *
+group_get(struct roster *r, struct str id)
+{
+    struct conv *v = group_prepare(r, id);
+
+    if (!group_dismissed(v))
+        group_revive(r, v);
     return v;
 }
 

@@ -264,6 +264,18 @@ change_code(const struct chat *c)
     return away ? CODE_STORE : c->stopping ? CODE_STOPPING : 0;
 }
 
+/* Asked again after it was lost, it is no news; but not on disk either. */
+static void
+learn_friends(struct call *k, struct user *u, struct str json)
+{
+    if (!record_learn(k->chat, u, json) && u->record == 0)
+        record_user(k->chat, u);
+    if (u->record == 0)
+        call_code(k, CODE_STORE, 0);
+    else
+        call_changed(k, CODE_DONE, NULL);
+}
+
 /* A user's friend groups: what is given replaces what was there. Who is not known yet is from now
  * on: an application may prepare its users before they come. */
 void
@@ -285,8 +297,7 @@ route_user_friends(struct call *k)
     if (code == 0 && k->chat->cluster != NULL) {
         far_user_friends(k, id, json);
     } else if (code == 0) {
-        record_learn(k->chat, user_get(&k->chat->roster, id), json);
-        call_changed(k, CODE_DONE, NULL);
+        learn_friends(k, user_get(&k->chat->roster, id), json);
     } else {
         call_code(k, code, 0);
     }
@@ -342,16 +353,40 @@ put_group(struct buf *b, const struct conv *v, const struct page *p, size_t room
     buf_add(b, "}", 1);
 }
 
+void
+api_done(struct conn *c, int code, const struct conv *v)
+{
+    bool done = code == CODE_JOIN_OK || code == CODE_DONE;
+    struct buf data = {0};
+
+    if (done && v != NULL && v->gone) /* another call has dismissed it meanwhile */
+        code = CODE_NO_GROUP;
+    else if (done && v != NULL)
+        put_group(&data, v, NULL, 0);
+    struct buf b = api_json(code, 0, data.len > 0 ? &data : NULL);
+    api_sent(c, code, b.p, b.len);
+    buf_free(&b);
+}
+
+/* The answer to a call, some of whose changes the store may have refused. */
+static void
+changed(struct call *k, bool ok, int code, struct conv *v)
+{
+    if (ok)
+        call_changed(k, code, v);
+    else
+        call_code(k, CODE_STORE, 0);
+}
+
 /* Let users in, and answer with the group. */
 static void
 let_in(struct call *k, struct conv *v, const struct names *names)
 {
-    struct buf b = {0};
+    bool ok = v != NULL;
 
-    for (size_t i = 0; i < names->n; i++)
-        group_add(k->chat, v, user_get(&k->chat->roster, names->id[i]), NULL);
-    put_group(&b, v, NULL, 0);
-    call_changed(k, CODE_JOIN_OK, &b);
+    for (size_t i = 0; ok && i < names->n; i++)
+        ok = group_add_later(k->chat, v, user_get(&k->chat->roster, names->id[i]));
+    changed(k, ok, CODE_JOIN_OK, v);
 }
 
 void
@@ -372,7 +407,7 @@ route_group_create(struct call *k)
     else if (k->chat->cluster != NULL)
         far_group_create(k, id, name, names.id, names.n);
     else
-        let_in(k, group_create(k->chat, id, name), &names);
+        let_in(k, group_create_later(k->chat, id, name), &names);
 }
 
 static void
@@ -435,17 +470,15 @@ route_group_leave(struct call *k)
 {
     struct names names;
     struct conv *v = group_and_names(k, &names, far_leave);
-    struct buf b = {0};
+    bool ok = true;
 
     if (v == NULL)
         return;
-    for (size_t i = 0; i < names.n; i++) {
+    for (size_t i = 0; ok && i < names.n; i++) {
         struct user *u = user_find(&k->chat->roster, names.id[i]);
-        if (u != NULL)
-            group_remove(k->chat, v, u, NULL);
+        ok = u == NULL || group_remove_later(k->chat, v, u);
     }
-    put_group(&b, v, NULL, 0);
-    call_changed(k, CODE_DONE, &b);
+    changed(k, ok, CODE_DONE, v);
 }
 
 void
@@ -468,8 +501,7 @@ route_group_dismiss(struct call *k)
         call_code(k, code, 0);
         return;
     }
-    group_dismiss(k->chat, v);
-    call_changed(k, CODE_DONE, NULL);
+    changed(k, group_dismiss(k->chat, v), CODE_DONE, NULL);
 }
 
 void
@@ -477,18 +509,14 @@ route_group_rename(struct call *k)
 {
     char text[MAX_ID];
     struct str name;
-    struct buf b = {0};
 
     if (!request_id(&k->r, F_NAME, text, &name)) {
         call_code(k, CODE_INVALID, 0);
         return;
     }
     struct conv *v = group_of_call(k, true, far_rename, &name);
-    if (v == NULL)
-        return;
-    group_rename(k->chat, v, name);
-    put_group(&b, v, NULL, 0);
-    call_changed(k, CODE_DONE, &b);
+    if (v != NULL)
+        changed(k, group_rename(k->chat, v, name), CODE_DONE, v);
 }
 
 /* A group and the part of its users that is asked for; NULL when the call has been answered. */

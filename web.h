@@ -61,12 +61,18 @@ void api_cors(const struct conn *c, const struct http_req *r, const char *method
 /* The answer to a call that waited for the store. */
 void api_sent(struct conn *c, int code, const char *json, size_t n);
 
+/* The same to one that has changed something: with the group, unless that is NULL or the change is
+ * refused. */
+void api_done(struct conn *c, int code, const struct conv *v);
+/* {"code":…[,"command":…][,"data":…],"msg":…}; data NULL: none; freed. The caller frees. */
+struct buf api_json(int code, int command, struct buf *data);
+
 /* Answers: {"code":…[,"command":…],"msg":…} with the status that goes with the code; the same with
- * the JSON `data` in it, which is freed; the same once what the call has recorded is on disk; and
- * JSON as it is, freed. */
+ * the JSON `data` in it, which is freed; api_done() once what the call has recorded is on disk;
+ * and JSON as it is, freed. */
 void call_code(struct call *k, int code, int command);
 void call_data(struct call *k, int code, struct buf *data);
-void call_changed(struct call *k, int code, struct buf *data); /* data NULL: none */
+void call_changed(struct call *k, int code, struct conv *v);
 void call_json(struct call *k, int status, struct buf *json);
 /* The answer comes later, through api_sent(): keep what the call knows of it. */
 void call_later(struct call *k);

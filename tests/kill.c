@@ -6,11 +6,13 @@
  *
  * Half of the clients speak TCP-IM, half WebSocket. Each keeps several messages on their way, to
  * groups and to one peer, each with an id of its own; when the server is gone it connects to the
- * next one and sends again what was not acknowledged, and now and then what was. In each fifth life
- * of the server its files may not grow beyond a few KiB for a while, a full disk to it. At last
- * history (command 19) and `jim export` are compared with what the clients were told.
+ * next one and sends again what was not acknowledged, and now and then what was. Each also joins
+ * and leaves a group of its own, and looks after each login whether it is in there. In each fifth
+ * life of the server its files may not grow beyond a few KiB for a while, a full disk to it. At
+ * last history (command 19) and `jim export` are compared with what the clients were told.
  *
- *   model, results, frames out, answers, frames in, clients, server, lives, comparison, commands
+ *   model, results, frames out, groups, answers, frames in, clients, server, lives, comparison,
+ *   commands
  */
 #ifndef JIM_INTERNAL
 #define JIM_INTERNAL
@@ -70,6 +72,10 @@ struct client {
     int64_t pause_until;       /* all times: time_mono_ms() */
     uint64_t live[TALKS];      /* highest seq heard live */
     int asked_talk;            /* history being read, -1: none */
+    bool member;               /* of its own group: so it was told last */
+    int wants;                 /* CMD_JOIN, CMD_LEAVE: on its way; 0: neither */
+    bool unsure;               /* such a one was never answered */
+    bool looked;               /* has compared what it was told with what is, in this life */
 };
 
 struct test {
@@ -91,7 +97,8 @@ struct test {
     bool history_more;
     struct buf scratch;
     unsigned long long acked, retries, live, refused, kills, early, limited;
-    unsigned long long missing, duplicates, gaps, different, answers, order, other;
+    unsigned long long changes, looks;
+    unsigned long long groups, missing, duplicates, gaps, different, answers, order, other;
 };
 
 static uint32_t
@@ -280,6 +287,64 @@ send_some(struct test *t, int i)
     }
 }
 
+/* --- groups ----------------------------------------------------------------------------------- */
+
+/* Is he in his own group? */
+static void
+ask_groups(struct client *c, int i)
+{
+    char json[64];
+    int n = snprintf(json, sizeof json, "{\"cmd\":17,\"userId\":\"u%d\",\"type\":0}", i);
+
+    send_frame(c, CMD_USER, json, (size_t)n);
+    c->looked = false;
+}
+
+static void
+on_groups(struct test *t, struct client *c, const char *p, size_t n)
+{
+    char own[32];
+    int i = (int)(c - t->client), len = snprintf(own, sizeof own, "\"groupId\":\"own%d\"", i);
+    bool in = memmem(p, n, own, (size_t)len) != NULL;
+
+    if (in != c->member && !c->unsure)
+        complain(&t->groups, "user %d has %s, and is %s", i, c->member ? "joined" : "left",
+                 in ? "in" : "out");
+    c->member = in;
+    c->unsure = false;
+    c->looked = true;
+    t->looks++;
+}
+
+static void
+change_group(struct test *t, int i)
+{
+    struct client *c = &t->client[i];
+    char json[64];
+
+    if (c->state != READY || !c->looked || c->wants != 0 || !t->sending ||
+        time_mono_ms() < c->pause_until || below(t, 8) != 0)
+        return;
+    c->wants = c->member ? CMD_LEAVE : CMD_JOIN;
+    int n = snprintf(json, sizeof json, "{\"cmd\":%d,\"groupId\":\"own%d\"}", c->wants, i);
+    send_frame(c, (uint8_t)c->wants, json, (size_t)n);
+}
+
+static void
+on_change(struct test *t, struct client *c, int64_t code)
+{
+    bool done = code == (c->wants == CMD_JOIN ? CODE_JOIN_OK : CODE_DONE);
+
+    if (c->wants == 0 || (!done && code != CODE_STORE))
+        complain(&t->other, "%d is answered with %d", c->wants, (int)code);
+    if (done)
+        c->member = c->wants == CMD_JOIN;
+    else
+        c->pause_until = time_mono_ms() + REFUSED_MS;
+    t->changes += done;
+    c->wants = 0;
+}
+
 /* --- answers ---------------------------------------------------------------------------------- */
 
 /* The first message on the way is answered. */
@@ -415,8 +480,13 @@ on_answer(struct test *t, struct client *c, const char *p, size_t n)
         }
     if (got < 0)
         complain(&t->other, "not JSON: %.*s", n < 200 ? (int)n : 200, p);
-    else if (command == CMD_LOGIN_RESP && code == CODE_LOGIN_OK)
+    else if (command == CMD_LOGIN_RESP && code == CODE_LOGIN_OK) {
         c->state = READY;
+        ask_groups(c, (int)(c - t->client));
+    } else if (command == CMD_USER_RESP)
+        on_groups(t, c, p, n);
+    else if (command == CMD_JOIN_RESP || command == CMD_LEAVE_RESP)
+        on_change(t, c, code);
     else if (command == CMD_CHAT_RESP)
         on_ack(t, c, code, &data);
     else if (command == CMD_CHAT && data.type == JSON_OBJECT)
@@ -497,6 +567,9 @@ client_leave(struct test *t, struct client *c)
     c->state = AWAY;
     c->in.len = c->out.len = 0;
     c->asked_talk = -1;
+    c->unsure |= c->wants != 0;
+    c->wants = 0;
+    c->looked = false;
     for (int i = 0; i < c->nway; i++) /* before those that were refused: the oldest first */
         if (!t->m[c->way[i]].acked)
             keep[n++] = c->way[i];
@@ -670,6 +743,7 @@ turn(struct test *t, int64_t until)
         if (c->state == AWAY && t->port > 0)
             client_come(t, c);
         send_some(t, i);
+        change_group(t, i);
         p[i] = (struct pollfd){c->fd, (short)(POLLIN | (c->out.len > 0 ? POLLOUT : 0)), 0};
     }
     p[CLIENTS] = (struct pollfd){t->out, POLLIN, 0};
@@ -719,7 +793,8 @@ static bool
 all_answered(const struct test *t)
 {
     for (int i = 0; i < CLIENTS; i++)
-        if (t->client[i].state != READY || t->client[i].nway > 0 || t->client[i].nagain > 0)
+        if (t->client[i].state != READY || !t->client[i].looked || t->client[i].wants != 0 ||
+            t->client[i].nway > 0 || t->client[i].nagain > 0)
             return false;
     return true;
 }
@@ -845,14 +920,16 @@ report(const struct test *t, int64_t start_ms)
     const struct {
         const char *what;
         unsigned long long n;
-    } results[] = {{"missing", t->missing}, {"duplicates", t->duplicates}, {"gaps", t->gaps},
+    } results[] = {{"missing", t->missing}, {"memberships", t->groups},
+                   {"duplicates", t->duplicates}, {"gaps", t->gaps},
                    {"different contents", t->different}, {"other answers to retries", t->answers},
                    {"out of order", t->order}, {"else", t->other}};
     int passed = 0, n = (int)(sizeof results / sizeof results[0]);
 
     printf("note: kill: %llu kills (%llu while starting, %llu lives with a full disk), %llu "
-           "messages acknowledged, %llu retries, %llu refusals, %llu delivered live\n", t->kills,
-           t->early, t->limited, t->acked, t->retries, t->refused, t->live);
+           "messages acknowledged, %llu retries, %llu refusals, %llu delivered live, "
+           "%llu joins and leaves, looked after %llu times\n", t->kills, t->early, t->limited,
+           t->acked, t->retries, t->refused, t->live, t->changes, t->looks);
     printf("note: kill:");
     for (int i = 0; i < n; i++) {
         printf(" %s %llu,", results[i].what, results[i].n);

@@ -14,7 +14,7 @@
  *   talking         says, hears, and shorter words for what is said and heard most
  *   commands        every command, every answer
  *   login, presence, groups, leaving and dismissing, sending, retries, users
- *   store           order, offline, history, restarts, a full disk, a dead disk
+ *   store           order, offline, history, restarts, groups, a full disk, a dead disk
  *   everything      a long random run: what was acknowledged is heard, once it is asked for
  */
 #include "test.h"
@@ -671,6 +671,8 @@ joins(struct conn *c, const char *group)
 
     snprintf(json, sizeof json, "{'groupId':'%s'}", group);
     says(c, 7, json);
+    if (c->deferred > 0) /* it is answered when it is on disk */
+        commit();
     quiet();
 }
 
@@ -1529,11 +1531,11 @@ TEST(chat_leave_by_api_only)
     says(alice, 21, "{'groupId':'100'}");
     hears_left(alice, 10024, "100");
     CHECK(member_in_group(&w.c->roster, alice->user, STR("100")) != NULL);
-    group_remove(w.c, group_find(&w.c->roster, STR("100")), alice->user, NULL);
+    group_remove(w.c, group_find(&w.c->roster, STR("100")), alice->user);
     hears_goodbye(alice, "alice", "100");
     says(alice, 7, "{'groupId':'100'}");
     hears(alice, "{'code':10024,'command':8,~,'result':0}");
-    group_add(w.c, group_find(&w.c->roster, STR("100")), alice->user, NULL);
+    group_add(w.c, group_find(&w.c->roster, STR("100")), alice->user);
     hears_join(alice, "alice", "100");
     end();
 }
@@ -1592,6 +1594,7 @@ TEST(chat_dismiss)
     commit();
     quiet();
     group_dismiss(w.c, group_find(&w.c->roster, STR("g")));
+    commit();
     hears_goodbye(alice, "alice", "g"); /* each of himself */
     hears_goodbye(bob, "bob", "g");
     silent(alice);
@@ -1607,6 +1610,7 @@ TEST(chat_dismiss)
         says(alice, 19, "{'userId':'alice','type':1,'groupId':'g'}");
         hears_code(alice, 20, 10024); /* what was said there is not his any more */
         group_dismiss(w.c, group_find_any(&w.c->roster, STR("100")));
+        commit();
         quiet();
         restart();
         alice = enters("alice"); /* and not even the configuration brings 100 back */
@@ -1624,6 +1628,7 @@ TEST(chat_dismiss_and_found_again)
     sends(alice, "#g", "x", "2");
     commit();
     group_dismiss(w.c, group_find(&w.c->roster, STR("g")));
+    commit();
     struct conv *v = founds("g", "second");
     CHECK_INT(v->nmembers, 0);
     joins(bob, "g");
@@ -1647,28 +1652,33 @@ TEST(chat_dismiss_and_found_again)
     end();
 }
 
-/* The dismissal never got to the disk, the members who came after it did. */
+/* A dismissal that never got to the disk has not been; and what is asked of the group while it is
+ * on its way is told that it is gone. */
 TEST(chat_dismiss_while_full)
 {
     begin("jim.store=on", NULL);
     struct conn *alice = enters("alice"), *bob = enters("bob");
     joins(alice, "g");
-    commit();
     disk.full = true;
-    group_dismiss(w.c, group_find(&w.c->roster, STR("g")));
-    founds("g", "");
-    commit();
-    disk.full = false;
-    joins(bob, "g");
-    commit();
-    record_save(w.c, 1000); /* here they are written again */
-    commit();
-    restart();
     struct conv *v = group_find(&w.c->roster, STR("g"));
-    CHECK(v != NULL && v->nmembers == 1);
-    CHECK_STR(user_id(v->member[0]->user), "bob");
+    CHECK(group_dismiss(w.c, v));
+    CHECK(group_create_later(w.c, STR("g"), STR("")) == v);
+    commit();
+    silent(alice);
+    CHECK(!v->gone && v->nmembers == 1 && v->changes == 0);
+    disk.full = false;
+    CHECK(group_dismiss(w.c, v) && group_dismiss(w.c, v)); /* twice is once */
+    says(bob, 7, "{'groupId':'g'}");
+    commit();
+    hears_goodbye(alice, "alice", "g");
+    hears(bob, "{'code':10030,'command':8,~,'result':0}");
+    CHECK(v->gone && v->life == 1);
+    joins(bob, "h");
+    restart();
+    CHECK(group_find(&w.c->roster, STR("g")) == NULL);
+    bob = enters("bob");
+    CHECK(member_in_group(&w.c->roster, bob->user, STR("g")) == NULL);
     end();
-    (void)alice;
 }
 
 static void
@@ -1716,12 +1726,12 @@ TEST(chat_group_changes_without_effect)
     begin("jim.store=on", NULL);
     struct conn *alice = enters("alice");
     struct conv *v = founds("g", "name");
-    CHECK(group_add(w.c, v, alice->user, NULL));
+    CHECK(group_add(w.c, v, alice->user));
     commit();
     quiet();
     CHECK(founds("g", "other") == v);
     CHECK_STR(str_of(v->name), "name");
-    CHECK(!group_add(w.c, v, alice->user, NULL));
+    CHECK(!group_add(w.c, v, alice->user));
     group_rename(w.c, v, STR("name"));
     CHECK_INT(w.c->pending_n, 0); /* nothing was recorded */
     silent(alice);
@@ -3869,6 +3879,7 @@ a_day(void)
     struct conn *dave = enters("dave");
 
     says(alice, 7, "{'groupId':'g','name':'names \\u0022 and 名字'}");
+    commit();
     says(alice, 7, "{'groupId':'空 :%'}");
     joins(bob, "g");
     joins(dave, "g");
@@ -4013,6 +4024,226 @@ TEST(chat_store_restart_retry)
     end();
 }
 
+/* --- store: groups ---------------------------------------------------------------------------- */
+
+/* Has somebody been told something? Then the power fails at once, and nothing more gets to the
+ * disk. */
+static void
+dies_when_answered(struct conn *c)
+{
+    for (int i = 0; !has_something(c); i++) {
+        CHECK(i < 2);
+        commit();
+    }
+    disk.full = true;
+    quiet();
+    for (size_t i = 0; i < w.conns; i++)
+        breaks(w.conn[i]);
+    commit();
+    stop();
+    disk.full = false;
+    start();
+}
+
+static bool
+is_member(const char *user, const char *group)
+{
+    struct user *u = user_find(&w.c->roster, str_of(user));
+
+    return u != NULL && member_in_group(&w.c->roster, u, str_of(group)) != NULL;
+}
+
+/* What was answered is so after a power cut. */
+TEST(chat_store_groups_survive)
+{
+    begin("jim.store=on", NULL);
+    struct conn *alice = enters("alice"), *http;
+    commit();
+    quiet();
+    says(alice, 7, "{'groupId':'g','name':'n'}");
+    dies_when_answered(alice);
+    CHECK(is_member("alice", "g"));
+    CHECK_STR(str_of(group_find(&w.c->roster, STR("g"))->name), "n");
+    alice = enters("alice");
+    quiet();
+    says(alice, 21, "{'groupId':'g'}");
+    dies_when_answered(alice);
+    CHECK(!is_member("alice", "g"));
+    http = comes(PROTO_HTTP);
+    calls(http, "/api/group/rename", "{'groupId':'g','name':'m'}");
+    dies_when_answered(http);
+    CHECK_STR(str_of(group_find(&w.c->roster, STR("g"))->name), "m");
+    http = comes(PROTO_HTTP);
+    calls(http, "/api/group/join", "{'groupId':'g','users':['alice','bob']}");
+    dies_when_answered(http);
+    CHECK(is_member("alice", "g") && is_member("bob", "g"));
+    http = comes(PROTO_HTTP);
+    calls(http, "/api/group/leave", "{'groupId':'g','userId':'bob'}");
+    dies_when_answered(http);
+    CHECK(is_member("alice", "g") && !is_member("bob", "g"));
+    http = comes(PROTO_HTTP);
+    calls(http, "/api/group/dismiss", "{'groupId':'g'}");
+    dies_when_answered(http);
+    CHECK(group_find(&w.c->roster, STR("g")) == NULL);
+    http = comes(PROTO_HTTP);
+    calls(http, "/api/group/create", "{'groupId':'h','name':'x','userId':'bob'}");
+    dies_when_answered(http);
+    CHECK(is_member("bob", "h"));
+    end();
+}
+
+/* Nobody is told, and nothing has happened, before it is on disk; what comes behind waits. */
+TEST(chat_store_join_and_leave_wait)
+{
+    begin("jim.store=on", NULL);
+    struct conn *alice = enters("alice"), *bob = enters("bob"), *phone = enters("bob");
+    joins(alice, "g");
+    says(bob, 7, "{'groupId':'g'}");
+    CHECK(!tries(bob, 11, "{'chatType':1,'groupId':'g','content':'x'}"));
+    CHECK(!tries(bob, 21, "{'groupId':'g'}"));
+    store_commit(w.j->store);
+    silent(alice);
+    silent(bob);
+    CHECK(!is_member("bob", "g"));
+    commit();
+    hears_joined(bob, "g");
+    hears_join(bob, "bob", "g");
+    hears_join(phone, "bob", "g");
+    hears_join(alice, "bob", "g");
+    says(bob, 7, "{'groupId':'g'}"); /* again: nothing to wait for */
+    hears_joined(bob, "g");
+    hears_join(bob, "bob", "g");
+    sends(bob, "#g", "x", "1");
+    commit();
+    hears_chat(alice, "bob", "#g", "x", "1", 1);
+    quiet();
+    says(bob, 21, "{'groupId':'g'}");
+    CHECK(!tries(bob, 11, "{'chatType':1,'groupId':'g','content':'x'}"));
+    says(phone, 21, "{'groupId':'g'}"); /* twice on its way is once */
+    silent(bob);
+    silent(alice);
+    CHECK(is_member("bob", "g"));
+    commit();
+    hears_left(bob, 10029, "g");
+    hears_goodbye(phone, "bob", "g");
+    hears_left(phone, 10029, "g");
+    hears_goodbye(alice, "bob", "g");
+    silent(alice);
+    sends(bob, "#g", "x", NULL);
+    hears_code(bob, 12, 10024);
+    end();
+}
+
+/* Of a change that is lost nothing is left. */
+TEST(chat_store_groups_while_full)
+{
+    begin("jim.store=on", NULL);
+    struct conn *alice = enters("alice"), *bob = enters("bob"), *http = comes(PROTO_HTTP);
+    joins(alice, "g");
+    disk.full = true;
+    says(bob, 7, "{'groupId':'g','name':'late'}");
+    says(alice, 21, "{'groupId':'g'}");
+    commit();
+    hears(bob, "{'code':10027,'command':8,~,'result':0}");
+    hears_left(alice, 10027, "g");
+    silent(bob);
+    silent(alice);
+    says(bob, 7, "{'groupId':'new','name':'n'}");
+    calls(http, "/api/group/dismiss", "{'groupId':'g'}");
+    commit();
+    hears(bob, "{'code':10027,'command':8,~,'result':0}");
+    answers(http, 503, "{'code':10027,~}");
+    calls(http, "/api/group/rename", "{'groupId':'g','name':'other'}");
+    commit();
+    answers(http, 503, "{'code':10027,~}");
+    calls(http, "/api/group/create", "{'groupId':'newer','userId':'bob'}");
+    commit();
+    answers(http, 503, "{'code':10027,~}");
+    silent(alice);
+    CHECK(is_member("alice", "g") && !is_member("bob", "g") && !is_member("bob", "newer"));
+    CHECK(group_find(&w.c->roster, STR("g"))->name == NULL);
+    CHECK_INT(w.c->roster.ngroups, 1);
+    CHECK(group_find_any(&w.c->roster, STR("new")) == NULL);
+    calls(http, "/api/group/dismiss", "{'groupId':'new'}");
+    answers(http, 404, "{'code':10030,~}");
+    CHECK(!record_unsaved(w.c) || w.c->roster.dirty != NULL); /* nor is it written later */
+    disk.full = false;
+    joins(bob, "new");
+    says(alice, 21, "{'groupId':'g'}");
+    commit();
+    hears_left(alice, 10029, "g");
+    restart();
+    CHECK(!is_member("alice", "g") && is_member("bob", "new"));
+    CHECK_INT(w.c->roster.ngroups, 2);
+    end();
+}
+
+/* What the embedding program does takes place at once, also while something else about the same
+ * member is on its way; after a restart it is as it was before. */
+TEST(chat_store_bound_while_on_its_way)
+{
+    begin("jim.store=on", NULL);
+    struct conn *alice = enters("alice"), *bob = enters("bob");
+    joins(bob, "g");
+    struct conv *v = group_find(&w.c->roster, STR("g"));
+    says(alice, 7, "{'groupId':'g'}");
+    CHECK(group_add(w.c, v, alice->user) && group_remove(w.c, v, alice->user));
+    says(bob, 21, "{'groupId':'g'}");
+    CHECK(group_remove(w.c, v, bob->user) && group_add(w.c, v, bob->user));
+    commit();
+    quiet();
+    CHECK(!is_member("alice", "g") && is_member("bob", "g"));
+    CHECK(group_rename(w.c, v, STR("first")) && group_rename(w.c, v, STR("second")));
+    commit();
+    CHECK_STR(str_of(v->name), "second");
+    restart();
+    v = group_find(&w.c->roster, STR("g"));
+    CHECK(!is_member("alice", "g") && is_member("bob", "g"));
+    CHECK_STR(str_of(v->name), "second");
+    end();
+}
+
+/* A membership that a login has brought and the disk has not taken is answered when it has. */
+TEST(chat_store_join_again_what_was_lost)
+{
+    begin("jim.store=on", "jim.login.groups=g", NULL);
+    disk.full = true;
+    struct conn *alice = enters("alice");
+    commit();
+    quiet();
+    CHECK(is_member("alice", "g")); /* it will be written later */
+    says(alice, 7, "{'groupId':'g'}");
+    commit();
+    hears(alice, "{'code':10027,'command':8,~,'result':0}");
+    disk.full = false;
+    says(alice, 7, "{'groupId':'g'}");
+    silent(alice);
+    dies_when_answered(alice);
+    CHECK(is_member("alice", "g"));
+    end();
+}
+
+TEST(chat_store_friends_again_what_was_lost)
+{
+    begin("jim.store=on", NULL);
+    struct conn *http = comes(PROTO_HTTP);
+    static const char call[] = "{'userId':'a','friends':[{'groupId':'f','users':['b']}]}";
+    disk.full = true;
+    calls(http, "/api/user/friends", call);
+    commit();
+    answers(http, 503, "{'code':10027,~}");
+    calls(http, "/api/user/friends", call);
+    commit();
+    answers(http, 503, "{'code':10027,~}");
+    disk.full = false;
+    calls(http, "/api/user/friends", call);
+    silent(http);
+    dies_when_answered(http);
+    struct user *u = user_find(&w.c->roster, STR("a"));
+    CHECK(u != NULL && u->profile != NULL && u->profile->friends != NULL);
+    end();
+}
+
 /* --- store: a full disk, a dead disk --------------------------------------------------------- */
 
 TEST(chat_store_disk_full)
@@ -4122,8 +4353,9 @@ TEST(chat_store_states_are_written_again)
     begin("jim.store=on", NULL);
     disk.full = true;
     struct conn *alice = enters("alice"), *bob = enters("bob");
-    says(alice, 7, "{'groupId':'g','name':'the group'}");
-    joins(bob, "g");
+    struct conv *v = founds("g", "the group");
+    group_add(w.c, v, alice->user);
+    group_add(w.c, v, bob->user);
     commit();
     quiet();
     CHECK(record_unsaved(w.c));
@@ -4159,15 +4391,11 @@ TEST(chat_store_left_while_full)
     joins(alice, "h");
     commit();
     disk.full = true;
-    joins(alice, "g");
-    struct member *m = member_in_group(&w.c->roster, alice->user, STR("g"));
-    member_leave(m);
-    record_member(w.c, m);
-    m = member_in_group(&w.c->roster, alice->user, STR("h"));
-    member_leave(m);
-    record_member(w.c, m);
-    joins(alice, "h");
+    struct conv *g = founds("g", ""), *h = founds("h", "");
+    CHECK(group_add(w.c, g, alice->user) && group_remove(w.c, g, alice->user));
+    CHECK(group_remove(w.c, h, alice->user) && group_add(w.c, h, alice->user));
     commit();
+    quiet();
     disk.full = false;
     record_save(w.c, 1000);
     commit();
@@ -4191,7 +4419,7 @@ TEST(chat_store_joined_behind_what_was_lost)
     disk.full = true;
     sends(alice, "#g", "lost 1", NULL);
     sends(alice, "#g", "lost 2", NULL);
-    says(bob, 7, "{'groupId':'g'}");
+    group_add(w.c, founds("g", ""), bob->user);
     commit();
     quiet();
     disk.full = false;
@@ -4300,8 +4528,9 @@ TEST(chat_store_dead_disk)
     fetches(bob, "{'userId':'bob','type':0}", "10016 alice:2");
     fetches(bob, "{'userId':'bob','type':1,'groupId':'g'}", "10018 #g:1");
     struct conn *carol = enters("carol");
-    says(carol, 7, "{'groupId':'g'}");
-    hears_joined(carol, "g");
+    says(carol, 7, "{'groupId':'g'}"); /* but nothing that cannot be kept */
+    hears(carol, "{'code':10027,'command':8,~,'result':0}");
+    CHECK_INT(group_find(&w.c->roster, STR("g"))->nmembers, 2);
     record_save(w.c, 1000);
     quiet();
     end();

@@ -653,6 +653,57 @@ TEST(keep_waits_for_what_is_on_its_way)
     town_close(&t);
 }
 
+/* Changes of groups that are on their way when a pass begins, in what stays or (behind) in what is
+ * to go: the pass neither undoes nor loses them. */
+static void
+keep_changes(bool behind)
+{
+    struct disk d;
+    struct store_io io = disk_io(&d);
+    struct town t;
+
+    now = START;
+    town_open(&t, "d", &io, STORE_GROUP);
+    town_build(&t);
+    talk(&t, busy(&t), 60);
+    struct roster *r = &t.c->roster;
+    struct conv *named = group_get(r, STR("the named")), *plain = group_get(r, STR("plain"));
+    struct conv *again = busy(&t);
+    CHECK(group_remove_later(t.c, named, someone(&t, 1)));
+    CHECK(group_add_later(t.c, named, someone(&t, 3)));
+    CHECK(group_rename(t.c, plain, STR("renamed")));
+    CHECK(group_add_later(t.c, plain, someone(&t, 1)));
+    CHECK(group_create_later(t.c, STR("new"), STR("New")) != NULL);
+    for (int i = 0; behind && i < 81; i++) { /* the segment ends while they wait */
+        if (i == 80)
+            store_commit(t.c->store);
+        CHECK(store_append(t.c->store, REC_MESSAGE, (struct str){again->key, again->keylen},
+                           ++again->seq, STR("{\"content\":\"so that the segment is full\"}"), now,
+                           &again->index) != 0);
+    }
+    t.j->opt.keep_bytes = 1;
+    CHECK(keep_begin(t.c));
+    CHECK((t.c->pending[t.c->pending_head].number < t.c->keep.bound.number) == behind);
+    for (int i = 0; i < 20; i++)
+        keep_step(t.c);
+    CHECK(town_keep(&t) > 0);
+    CHECK(town_settle(&t));
+    again->durable = again->seq;
+    CHECK(keep_begin(t.c) == false || town_keep(&t) > 0);
+    struct buf was = town_text(&t);
+    CHECK(named->nmembers == USERS - 1 && strcmp(plain->name, "renamed") == 0);
+    town_close(&t);
+    town_open(&t, "d", &io, STORE_GROUP);
+    struct buf is = town_text(&t);
+    check_same(&was, &is);
+    town_close(&t);
+    buf_free(&was);
+    buf_free(&is);
+}
+
+TEST(keep_changes_on_their_way) { keep_changes(false); }
+TEST(keep_changes_on_their_way_in_what_goes) { keep_changes(true); }
+
 /* One that cannot be removed keeps the ones behind it: there must be no gap. */
 TEST(keep_cannot_remove)
 {

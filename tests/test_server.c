@@ -784,6 +784,39 @@ TEST(server_pipelined_without_store) { talk_pipelined(IN_ONE_WRITE, "jim.store=o
 TEST(server_pipelined_in_pieces) { talk_pipelined(7, "jim.store=on"); }
 TEST(server_one_byte_at_a_time) { talk_pipelined(1, "jim.store=on"); }
 
+/* Joining and leaving take place when they are on disk; what was sent behind them waits. */
+static void
+talk_pipelined_join(enum proto proto, const char *store)
+{
+    struct server s;
+    struct peer p;
+
+    server_start(&s, QUIET, "-o", store, NULL);
+    peer_login(&p, &s, proto, "alice");
+    for (int i = 0; i < 5; i++) {
+        peer_hold(&p);
+        say(&p, 11, "{'to':'bob','chatType':2,'content':'before'}");
+        say(&p, 7, "{'groupId':'g'}");
+        say(&p, 11, "{'groupId':'g','chatType':1,'content':'in'}");
+        say(&p, 21, "{'groupId':'g'}");
+        say(&p, 11, "{'groupId':'g','chatType':1,'content':'out'}");
+        say(&p, 13, "");
+        peer_release(&p, IN_ONE_WRITE);
+        EXPECT(&p, "{'code':10001,'command':12,<...>");
+        EXPECT(&p, "{'code':10011,'command':8,<...>");
+        EXPECT(&p, JOINED("g", "alice"));
+        EXPECT(&p, "{'command':11,'data':{'chatType':1,<...>");
+        EXPECT(&p, "{'code':10000,'command':12,<...>");
+        EXPECT(&p, "{'code':10029,'command':22,'group':'g',<...>");
+        EXPECT(&p, "{'code':10024,'command':12,<...>");
+        EXPECT(&p, HEARTBEAT);
+    }
+}
+
+TEST(server_pipelined_join) { talk_pipelined_join(PROTO_TCP, "jim.store=on"); }
+TEST(ws_pipelined_join) { talk_pipelined_join(PROTO_WS, "jim.store=on"); }
+TEST(server_pipelined_join_without_store) { talk_pipelined_join(PROTO_TCP, "jim.store=off"); }
+
 TEST(server_queries_see_what_was_sent_before_them)
 {
     struct server s;
