@@ -49,6 +49,7 @@ struct login {
     uint8_t idlen;          /* 0: no userId was given */
     bool known, right;      /* file: is in it; the password is his */
     bool held;              /* refused; the timer runs */
+    bool answered;          /* by the embedding program, whose functions are called meanwhile */
     atomic_bool gone;       /* nobody waits: the thread need not check */
     struct verifier verifier;
     size_t password_len;
@@ -451,21 +452,19 @@ auth_answer(struct auth *a, uint64_t ticket, enum jim_verdict verdict, struct st
     char text[MAX_ID];
     struct str id;
 
-    if (l == NULL || l->ticket != ticket || l->held)
+    if (l == NULL || l->ticket != ticket || l->held || l->answered)
         return -1;
-    if (verdict == JIM_REFUSE) {
+    id = login_id(l);
+    if (verdict == JIM_WELCOME &&
+        (json.p != NULL ? hooked_id(l, json, text, &id) != NULL : id.n == 0))
+        return -1;
+    l->answered = true;
+    if (verdict == JIM_REFUSE)
         login_refuse(l, "the embedding program says so");
-    } else if (verdict == JIM_TRY_LATER) {
+    else if (verdict == JIM_TRY_LATER)
         login_later(l);
-    } else if (json.p == NULL) {
-        if (l->idlen == 0)
-            return -1;
-        login_welcome(l, login_id(l), STR(""));
-    } else {
-        if (hooked_id(l, json, text, &id) != NULL)
-            return -1;
-        login_welcome(l, id, json);
-    }
+    else
+        login_welcome(l, id, json.p != NULL ? json : STR(""));
     return 0;
 }
 

@@ -274,6 +274,45 @@ TEST(embed_login_later)
     host_end(&h, "answer 0\nanswer -1\nanswer 0\n");
 }
 
+/* What the answer gives rise to may answer again, and is told that it is done. */
+static void
+on_binding_again(void *arg, struct jim *j, const struct jim_binding *b)
+{
+    struct host *h = arg;
+
+    trace(h, "%d %.*s: again %d", (int)b->what, T(b->user),
+          jim_login_answer(j, h->ticket, b->what == JIM_USER_BOUND ? JIM_REFUSE : JIM_WELCOME, NULL,
+                           0));
+}
+
+static void
+on_login_at_once(void *arg, struct jim *j, const struct jim_login *l)
+{
+    struct host *h = arg;
+
+    h->ticket = l->ticket;
+    trace(h, "answer %d", jim_login_answer(j, l->ticket, JIM_WELCOME, NULL, 0));
+}
+
+TEST(embed_login_answered_from_within)
+{
+    struct host h;
+    struct peer p;
+
+    host_new(&h);
+    jim_on_login(h.j, on_login_at_once, &h);
+    jim_on_binding(h.j, on_binding_again, &h);
+    host_start(&h);
+    peer_open(&p, &h.s, PROTO_TCP);
+    LOGIN(&p, "ann");
+    EXPECT(&p, WELCOME("ann"));
+    LOGIN(&p, "bob");
+    EXPECT(&p, WELCOME("bob"));
+    host_end(&h, "0 ann: again -1\nanswer 0\n"
+                 "1 ann: again -1\n0 bob: again -1\nanswer 0\n"
+                 "1 bob: again -1\n");
+}
+
 /* Who never gets an answer is cut off in time, and the answer that comes then finds nobody. */
 static void
 on_closed(void *arg, struct jim *j, uint64_t conn, enum jim_why why)
