@@ -148,6 +148,10 @@ client_message(const struct json *chat, struct buf *text, struct jim_message *m)
         take_number(m, &key, &v);
         take_string(m, &key, &v, text);
     }
+    if (m->chat_type == JIM_TO_USER)
+        m->group = NULL; /* a sender may name one all the same; it is none of the group's */
+    else if (m->chat_type == JIM_TO_GROUP)
+        m->to = NULL;
     return r;
 }
 

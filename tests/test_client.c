@@ -79,6 +79,21 @@ TEST(client_message_of_jim_2_and_of_little)
     buf_free(&text);
 }
 
+/* A program may go by what is there: it is what chatType says that is there. */
+TEST(client_message_is_of_one_place)
+{
+    struct buf text = {0};
+    struct jim_message m;
+
+    CHECK_INT(message_of("{\"groupId\":\"g\",\"chatType\":2,\"to\":\"u\"}", &text, &m), 0);
+    CHECK(m.group == NULL);
+    CHECK_BYTES(m.to, strlen(m.to), "u");
+    CHECK_INT(message_of("{\"chatType\":1,\"groupId\":\"g\",\"to\":\"u\"}", &text, &m), 0);
+    CHECK(m.to == NULL);
+    CHECK_BYTES(m.group, strlen(m.group), "g");
+    buf_free(&text);
+}
+
 TEST(client_message_with_a_member_again_and_again)
 {
     struct buf text = {0}, json = {0};
