@@ -23,7 +23,7 @@ HDRS = jim.h base.h stores.h conn.h json.h login.h embed.h web.h import.h tls.h 
 LIB = util.c hash.c codec.c resp.c loop.c dial.c \
 	disk.c segment.c index.c helper.c store.c none.c repair.c \
 	conf.c \
-	tls_cert.c tls.c msg.c lag.c conn.c input.c \
+	tls_cert.c tls.c msg.c lag.c conn.c input.c proxy.c \
 	roster.c request.c profile.c chat.c group.c send.c deliver.c retry.c query.c record.c keep.c \
 	worker.c users.c token.c hook.c auth.c admin.c \
 	bounds.c notify.c jail.c jim.c broadcast.c embed.c extend.c own_proto.c own_store.c \
@@ -397,7 +397,7 @@ check-cli: jim jim-cli build/run-tests build/check-cli
 # libFuzzer (clang, libclang-rt-14-dev): every target for FUZZ_TIME seconds, or those in FUZZ. What it
 # has learned stays in build/fuzz/; what it finds there as crash-* belongs into tests/corpus/.
 FUZZ_TIME = 30
-FUZZ = pkt ws http chunked query resp json request conf segment server stream cluster
+FUZZ = pkt ws http chunked proxy query resp json request conf segment server stream cluster
 FUZZFLAGS = -O1 -fno-omit-frame-pointer -fsanitize=fuzzer,address,undefined -fno-sanitize-recover=all
 build/fuzz/fuzz: $(LIB) $(HDRS) $(FUZZSRC) tests/fuzz_main.c tests/fuzz.h tests/fakeredis.h page.inc
 	mkdir -p build/fuzz

@@ -46,33 +46,32 @@ address_is(const void *item, const void *key)
     return memcmp(((const struct address *)item)->ip, key, 16) == 0;
 }
 
-static void
+static const unsigned char mapped[12] = {0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff};
+
+void
 address_bytes(const struct sockaddr_storage *a, unsigned char ip[16])
 {
-    static const unsigned char mapped[12] = {0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff};
-
     memset(ip, 0, 16);
     if (a->ss_family == AF_INET) {
         const struct sockaddr_in *in = (const struct sockaddr_in *)(const void *)a;
-        memcpy(ip, mapped, 12);
-        memcpy(ip + 12, &in->sin_addr, 4);
+        memcpy(ip, mapped, sizeof mapped);
+        memcpy(ip + sizeof mapped, &in->sin_addr, 4);
     } else if (a->ss_family == AF_INET6) {
         const struct sockaddr_in6 *in6 = (const struct sockaddr_in6 *)(const void *)a;
-        bool v4 = memcmp(&in6->sin6_addr, mapped, 12) == 0;
-        memcpy(ip, &in6->sin6_addr, v4 ? 16 : 8);
+        memcpy(ip, &in6->sin6_addr, 16);
     }
 }
 
 bool
-address_enter(struct jim *j, const struct sockaddr_storage *a, struct address **out)
+address_enter(struct jim *j, const unsigned char from[16], struct address **out)
 {
     struct map *m = &j->bounds.addresses;
-    unsigned char ip[16];
+    unsigned char ip[16] = {0};
 
     *out = NULL;
     if (j->opt.per_ip == 0)
         return true;
-    address_bytes(a, ip);
+    memcpy(ip, from, memcmp(from, mapped, sizeof mapped) == 0 ? 16 : 8);
     uint32_t hash = map_hash(m, ip, sizeof ip);
     struct address *t = map_find(m, hash, address_is, ip);
     if (t != NULL && (int64_t)t->conns >= j->opt.per_ip)
@@ -103,21 +102,24 @@ address_peer(const struct conn *c, struct sockaddr_storage *to)
     socklen_t n = sizeof *to;
 
     *to = (struct sockaddr_storage){0};
+    if (c->proxied != NULL) {
+        struct sockaddr_in6 *in6 = (struct sockaddr_in6 *)(void *)to;
+        in6->sin6_family = AF_INET6;
+        memcpy(&in6->sin6_addr, c->proxied->ip, 16);
+        return true;
+    }
     return getpeername(c->fd, (struct sockaddr *)to, &n) == 0;
 }
 
 bool
 address_is_loopback(const struct sockaddr_storage *a)
 {
-    static const unsigned char mapped[13] = {0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, 127};
+    static const struct in6_addr one = IN6ADDR_LOOPBACK_INIT;
+    unsigned char ip[16];
 
-    if (a->ss_family == AF_INET) {
-        const struct sockaddr_in *in = (const struct sockaddr_in *)(const void *)a;
-        return ntohl(in->sin_addr.s_addr) >> 24 == 127;
-    }
-    const struct sockaddr_in6 *in6 = (const struct sockaddr_in6 *)(const void *)a;
-    return a->ss_family == AF_INET6 && (IN6_IS_ADDR_LOOPBACK(&in6->sin6_addr) ||
-                                        memcmp(&in6->sin6_addr, mapped, sizeof mapped) == 0);
+    address_bytes(a, ip);
+    return (memcmp(ip, mapped, sizeof mapped) == 0 && ip[sizeof mapped] == 127) ||
+           memcmp(ip, &one, sizeof ip) == 0;
 }
 
 /* --- memory ----------------------------------------------------------------------------------- */

@@ -20,6 +20,7 @@
 
 enum kind {
     K_STRING,
+    K_NETS,    /* addresses and CIDR blocks, with commas */
     K_FILES,   /* a text that may be given several times: one a line */
     K_BOOL,    /* on, off */
     K_INT,
@@ -109,6 +110,10 @@ static const struct row rows[] = {
      "connections; 0: what the descriptor limit allows"},
     {"jim.connections.per.ip", K_INT, AT(per_ip), 0, UINT32_MAX, true, "none", "none",
      "connections of one address (IPv6: of a /64); none: no limit"},
+    {"jim.proxy.protocol", K_NETS, AT(proxy_protocol), 0, 0, true, "", NULL,
+     "proxies that begin every connection with a PROXY header: addresses, CIDR"},
+    {"jim.proxy.forwarded", K_NETS, AT(proxy_forwarded), 0, 0, true, "", NULL,
+     "HTTP proxies whose X-Forwarded-For is believed: addresses, CIDR"},
     {"jim.memory.max", K_SIZE, AT(memory_max), 8 * MB, ANY, true, "none", "none",
      "memory above which connections and messages are refused; none: no limit"},
     {"jim.timeout.detect", K_TIME, AT(detect_ms), 100, HOUR, true, "10s", NULL,
@@ -371,7 +376,7 @@ set_files(char **to, const char *value, bool more)
 static bool
 is_string(const struct row *r)
 {
-    return r->kind == K_STRING || r->kind == K_FILES;
+    return r->kind == K_STRING || r->kind == K_NETS || r->kind == K_FILES;
 }
 
 static bool
@@ -380,6 +385,10 @@ parse_value(struct options *o, const struct row *r, const char *value, bool more
     int64_t n = -1;
 
     switch (r->kind) {
+    case K_NETS:
+        if (!networks_ok(value))
+            return false;
+        /* FALLTHROUGH */
     case K_STRING:
         free(*string_at(o, r));
         *string_at(o, r) = xstrndup(value, strlen(value));
@@ -453,6 +462,8 @@ expected(const struct row *r)
         return "a time in range, optionally with ms, s, m, h or d";
     case K_INT:
         return r->words == NULL ? "a number in range" : "none, or a number in range";
+    case K_NETS:
+        return "addresses or CIDR blocks, with commas";
     case K_STRING:
     case K_FILES:
     case K_IGNORED:

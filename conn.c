@@ -812,7 +812,7 @@ conn_release(struct conn *c)
         if (c->out != NULL)
             out_drop(c);
         input_free(c);
-        address_leave(j, c->address);
+        proxy_forget(c);
         j->conns--;
         j->stats.closed++;
         j->stats.open[c->proto]--;
@@ -929,6 +929,8 @@ conn_take(struct conn *c)
     c->read_ms = loop_now(j->loop);
     c->silent = 0;
     if (c->state == CONN_LINGER)
+        return;
+    if (c->proxy_due && (n = (ssize_t)input_header(c, j->input, (size_t)n)) == 0)
         return;
     if (c->state == CONN_DETECT && c->pend == NULL && c->tls == NULL && j->tls != NULL &&
         j->input[0] == TLS_FIRST) {
@@ -1057,10 +1059,13 @@ void
 conn_new(struct listener *l, int fd, const struct sockaddr_storage *peer)
 {
     struct jim *j = l->jim;
-    struct address *address;
+    struct address *address = NULL;
+    enum proxy_kind proxy = proxy_kind(j, peer);
+    unsigned char ip[16];
     int on = 1;
 
-    bool welcome = address_enter(j, peer, &address);
+    address_bytes(peer, ip);
+    bool welcome = proxy != PROXY_IS_NONE || address_enter(j, ip, &address);
     bool room = welcome && !memory_full(j);
     if (!room) {
         j->stats.refused++;
@@ -1082,7 +1087,9 @@ conn_new(struct listener *l, int fd, const struct sockaddr_storage *peer)
     c->id = ++j->next_id;
     c->protos = (uint8_t)l->protos;
     c->tls_only = l->tls;
-    c->loopback = address_is_loopback(peer);
+    c->loopback = proxy == PROXY_IS_NONE && address_is_loopback(peer);
+    c->proxy_due = proxy == PROXY_SENDS_HEADER;
+    c->forwards = proxy == PROXY_FORWARDS;
     c->address = address;
     c->read_ms = loop_now(j->loop);
     c->watched = LOOP_READ;

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * conn.h - a part of jim.h: connections. By file in reading order: tls, msg, lag, conn, input.
- * Included there, where all it needs is declared.
+ * conn.h - a part of jim.h: connections. By file in reading order: tls, msg, lag, conn, input,
+ * proxy. Included there, where all it needs is declared.
  */
 #ifndef CONN_H
 #define CONN_H
@@ -183,6 +183,7 @@ lags_first(const struct lags *l)
 
 struct listener;
 struct address;
+struct proxied;
 struct sockaddr_storage;
 
 enum drop { /* why the server closed a connection that its peer had not finished with */
@@ -232,7 +233,7 @@ struct pend {
 };
 
 enum conn_state {
-    CONN_DETECT, /* nothing received yet */
+    CONN_DETECT, /* nothing received yet, or a PROXY header */
     CONN_OPEN,   /* speaking its protocol */
     CONN_FINISH, /* no more input; closes when the output is written */
     CONN_LINGER, /* our side is shut; what still comes in is thrown away until the peer closes */
@@ -260,7 +261,7 @@ struct conn {
     bool attend : 1;           /* in the list */
     bool bulk : 1;             /* in the other */
     bool resume : 1;           /* its input is to be looked at again */
-    bool loopback : 1;         /* peer address is 127/8 or ::1 */
+    bool loopback : 1;         /* peer address is 127/8 or ::1, and no proxy's */
     bool keep_alive : 1;       /* HTTP */
     bool head_only : 1;        /* HTTP: the request was HEAD */
     bool busy : 1;             /* HTTP: a request is being answered */
@@ -269,6 +270,8 @@ struct conn {
     bool ended : 1;            /* the peer has shut its side */
     bool opened : 1;           /* jim_on_opened() was told */
     bool own_http : 1;         /* HTTP: the embedding program owes the answer */
+    bool proxy_due : 1;        /* DETECT: first of all a PROXY header must come */
+    bool forwards : 1;         /* the peer's X-Forwarded-For is believed */
     bool parked : 1;           /* a command of his is with the disk or, in a cluster, with Redis,
                                   and all wait for it: also messages, which it may be about */
     uint8_t watched;           /* enum loop_events the loop looks out for */
@@ -279,6 +282,7 @@ struct conn {
     struct user *user;         /* chat: borrowed; NULL before login */
     struct login *login;       /* auth: one that is not decided yet holds back every command */
     struct address *address;   /* where it comes from; NULL: nobody counts */
+    struct proxied *proxied;   /* for whom a proxy speaks; owned; NULL: nobody */
     struct member *recent;     /* chat: whose message was sent from here last; NULL: nobody's */
     struct own *own;           /* of the embedding program; owned, NULL when it has nothing */
     struct timer timer;        /* what it means depends on state and proto: conn_timer() */
@@ -348,6 +352,11 @@ void conn_handshakes(struct jim *j);  /* a turn's share of those that wait for t
 /* Decode and handle what is pending, together with n new bytes at p (borrowed, and changed: frames
  * are unmasked in place). */
 void input_take(struct conn *c, char *p, size_t n);
+/*
+ * The same n bytes while a PROXY header is due: returns how many are behind it; they stand at p
+ * now. 0: it is not whole, or nothing is behind it, or the connection is closed.
+ */
+size_t input_header(struct conn *c, char *p, size_t n);
 /* Go on with what was held back, now that it may be. */
 void input_resume(struct conn *c);
 /*
@@ -365,5 +374,35 @@ void input_free(struct conn *c); /* forget what is pending */
 void conn_speaks(struct conn *c, enum proto proto); /* from now on */
 /* Queue a WebSocket control frame with n <= MAX_CONTROL bytes. */
 void conn_control(struct conn *c, enum ws_opcode opcode, const void *p, size_t n);
+
+/* --- proxy.c: for whom a proxy speaks --------------------------------------------------------- */
+
+/* A list of addresses and CIDR blocks, IPv4 and IPv6, separated by commas; empty: none. */
+bool networks_ok(const char *list);
+bool networks_have(const char *list, const unsigned char ip[16]); /* the list is ok */
+
+struct proxy_said {
+    bool known;           /* else it speaks for itself, or does not say for whom */
+    unsigned char ip[16]; /* the client's; as address_bytes() */
+};
+/* A PROXY header (version 1, or 2 with up to 2 KB of addresses and TLVs) at p. Returns its length,
+ * 0: more bytes are needed, -1: it is none. */
+ptrdiff_t proxy_decode(const char *p, size_t n, struct proxy_said *out);
+/*
+ * The last address in the X-Forwarded-For of a request head (which http_decode() has taken) that is
+ * not in the list of those who are `believed`; the first of them when it holds no others. False:
+ * there is none, or something else behind it. Empty elements do not count (RFC 9110 section 5.6.1).
+ */
+bool proxy_forwarded(const char *believed, struct str head, unsigned char ip[16]);
+
+enum proxy_kind { PROXY_IS_NONE, PROXY_SENDS_HEADER, PROXY_FORWARDS };
+enum proxy_kind proxy_kind(const struct jim *j, const struct sockaddr_storage *peer);
+struct proxied { /* for whom a proxy speaks */
+    unsigned char ip[16];
+};
+/* From now on c is for the client of that address, and counts as one of his; NULL: for the proxy
+ * itself, which nobody counts. False: he has as many connections as he may; c is to be closed. */
+bool proxy_speaks_for(struct conn *c, const unsigned char *ip);
+void proxy_forget(struct conn *c); /* as c ends: nobody's any more */
 
 #endif /* CONN_H */

@@ -6,11 +6,12 @@
  *
  *   pending    what cannot be used yet: half a frame, a held command
  *   TCP-IM, WebSocket, HTTP
- *   decoding   the first byte decides; then one frame after the other
+ *   decoding   a proxy's header, the first byte, which decides; then one frame after the other
  */
 #include "jim.h"
 
 #include <stdlib.h>
+#include <string.h>
 
 /* --- pending ---------------------------------------------------------------------------------- */
 
@@ -287,6 +288,17 @@ http_begin_chunks(struct conn *c, const struct http_req *r, size_t head, const c
     return 0;
 }
 
+/* Each request through an HTTP proxy may be another client's. False: he has as many connections as
+ * he may. */
+static bool
+http_is_from(struct conn *c, struct str head)
+{
+    unsigned char ip[16];
+    bool known = proxy_forwarded(c->jim->opt.proxy_forwarded, head, ip);
+
+    return proxy_speaks_for(c, known ? ip : NULL);
+}
+
 static size_t
 input_http(struct conn *c, char *p, size_t n)
 {
@@ -311,6 +323,10 @@ input_http(struct conn *c, char *p, size_t n)
     }
     if (d != NULL)
         d->scan = 0;
+    if (c->forwards && !http_is_from(c, (struct str){p, (size_t)head})) {
+        http_refuse(c, 429);
+        return n;
+    }
     if (r.upgrade && !r.chunked && r.length == 0) {
         ws_open(c, &r);
         return (size_t)head;
@@ -339,6 +355,31 @@ conn_speaks(struct conn *c, enum proto proto)
     c->proto = (uint8_t)proto;
     c->jim->stats.open[proto]++;
     c->jim->stats.proto[proto]++;
+}
+
+size_t
+input_header(struct conn *c, char *p, size_t n)
+{
+    struct buf *raw = &pend_get(c)->raw;
+    struct proxy_said said;
+
+    buf_add(raw, p, n);
+    ptrdiff_t head = proxy_decode(raw->p, raw->len, &said);
+    if (head <= 0) {
+        pend_count(c);
+        if (head < 0)
+            conn_drop(c, DROP_PROTOCOL, "its proxy should have sent a PROXY header");
+        return 0;
+    }
+    size_t rest = raw->len - (size_t)head; /* all of it new: the header was not whole before */
+    if (rest > 0)
+        memcpy(p, raw->p + head, rest);
+    input_free(c);
+    c->proxy_due = false;
+    if (proxy_speaks_for(c, said.known ? said.ip : NULL))
+        return rest;
+    conn_close(c, "its client has as many connections as he may");
+    return 0;
 }
 
 /* The first byte decides, once (contract section 2); unless it is an own protocol's. False: it is

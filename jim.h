@@ -504,6 +504,7 @@ struct options {           /* one member a key; times in ms, sizes in bytes; str
     int64_t rate, burst;   /* requests a second and connection; 0: no limit */
     int64_t connections_max; /* 0: what the descriptor limit leaves */
     int64_t per_ip;        /* connections of one address; 0: no limit */
+    char *proxy_protocol, *proxy_forwarded; /* networks; empty: none */
     int64_t memory_max;    /* bytes; 0: no limit */
     char *user, *chroot;   /* empty: none */
     int64_t sandbox;
@@ -549,7 +550,7 @@ const char *conf_login_groups(const struct options *o);
 /* The n-th `id:name` of a login group list; false past the last. */
 bool conf_login_group(const char *list, size_t n, struct str *id, struct str *name);
 
-/* --- tls.c, msg.c, conn.c, input.c: connections ----------------------------------------------- */
+/* --- tls.c, msg.c, conn.c, input.c, proxy.c: connections -------------------------------------- */
 
 #include "conn.h"
 
@@ -1152,12 +1153,15 @@ struct bounds {
 
 void bounds_init(struct jim *j);
 void bounds_free(struct jim *j);
+/* An address as IPv6 has it, IPv4 as ::ffff:a.b.c.d; zeroes: neither. */
+void address_bytes(const struct sockaddr_storage *a, unsigned char ip[16]);
 /* Count a connection from there; *out (NULL: there is no limit) goes to address_leave() with its
- * end. False: it has as many as it may. */
-bool address_enter(struct jim *j, const struct sockaddr_storage *a, struct address **out);
+ * end. False: it has as many as it may, and *out is NULL. */
+bool address_enter(struct jim *j, const unsigned char ip[16], struct address **out);
 void address_leave(struct jim *j, struct address *a);
-/* The peer's address; false when it is gone. Asked of the kernel: logins are rare, and memory for
- * it would be a connection's for life. */
+/* The address of whom c is for: what a proxy that is believed says, else the peer's; false when he
+ * is gone. Asked of the kernel: logins are rare, and memory for it would be a connection's for
+ * life. */
 bool address_peer(const struct conn *c, struct sockaddr_storage *to);
 bool address_is_loopback(const struct sockaddr_storage *a); /* 127/8, as IPv6, too; or ::1 */
 /* Is so much of jim.memory.max used that nothing more should be taken in? Cheap. */

@@ -5,7 +5,7 @@
  * step that goes nowhere, and for what is written again, that it reads the same.
  *
  *   transcripts   what a decoder said, for comparing
- *   TCP-IM, WebSocket, HTTP, chunked bodies, queries, RESP
+ *   TCP-IM, WebSocket, HTTP, chunked bodies, proxies, queries, RESP
  *   JSON, requests, properties files, segments of the log
  *   running       the table, corpora, mutations
  */
@@ -219,6 +219,42 @@ fuzz_chunked(const uint8_t *p, size_t n)
     buf_free(&whole);
     buf_free(&split);
 }
+
+/* --- proxies ---------------------------------------------------------------------------------- */
+
+static ptrdiff_t
+step_proxy(struct feed *f, size_t at, void *state)
+{
+    struct proxy_said said;
+    ptrdiff_t used = proxy_decode(f->p + at, f->have - at, &said);
+
+    (void)state;
+    if (used > 0)
+        buf_printf(&f->said, "\n%td %d %016llx", used, said.known,
+                   (unsigned long long)siphash13(no_secret, said.ip, sizeof said.ip));
+    return used;
+}
+
+/* Headers; and the same bytes as a list of networks, and as fields of a request. */
+static void
+fuzz_proxy(const uint8_t *p, size_t n)
+{
+    unsigned char ip[16] = {1};
+    char state, *text = xstrndup((const char *)p, n);
+
+    whole_and_split(p, n, &state, 1, step_proxy);
+    if (networks_ok(text))
+        networks_have(text, ip);
+    struct buf head = {0};
+    buf_printf(&head, "X-Forwarded-For: ");
+    buf_add(&head, p, n);
+    bool known = proxy_forwarded("10.0.0.0/8,::1", (struct str){head.p, head.len}, ip);
+    MUST(!known || networks_have("0.0.0.0/0,::/0", ip));
+    buf_free(&head);
+    free(text);
+}
+
+/* --- queries ---------------------------------------------------------------------------------- */
 
 static void
 fuzz_query(const uint8_t *p, size_t n)
@@ -546,7 +582,7 @@ const struct fuzz_target fuzz_targets[] = {
     {"request", fuzz_request, 4096}, {"conf", fuzz_conf, 4096},
     {"segment", fuzz_segment, 4096}, {"server", fuzz_server, 4096},
     {"stream", fuzz_stream, 4096},   {"resp", fuzz_resp, 4096},
-    {"cluster", fuzz_cluster, 4096},
+    {"cluster", fuzz_cluster, 4096}, {"proxy", fuzz_proxy, 2200},
     {NULL, NULL, 0},
 };
 

@@ -163,6 +163,46 @@ limit() {
     done
     return 1
 }
+# At a jim that lets three connections of an address in: of five of 127.0.0.7, who stay, three are, and of
+# five of 127.0.0.8 three, too, though each says that he is somebody else.
+clients() { # ws|tcp
+    python3 -c 'import socket, ssl, sys
+port, tcp, kept, let_in = int(sys.argv[1]), sys.argv[2] == "tcp", [], []
+trust = ssl.create_default_context()
+for address in ["127.0.0.7"] * 5 + ["127.0.0.8"] * 5:
+    answer = b""
+    try:
+        s = socket.create_connection(("127.0.0.1", port), 60, (address, 0))
+        s = trust.wrap_socket(s, server_hostname="localhost")
+        s.sendall(b"\1\x51\x0d\0\0\0\0" if tcp else
+                  f"GET / HTTP/1.1\r\nHost: im.example.com:{port}\r\nX-Forwarded-For: 192.0.2.{len(let_in)}\r\n"
+                  "Connection: upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n"
+                  "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n".encode())
+        answer = s.recv(1000).split(b"\r\n")[0]
+        kept.append(s)
+    except OSError as e:
+        print(e)
+    let_in.append(answer[:1] == b"\1" if tcp else b" 101 " in answer)
+print(let_in)
+sys.exit(let_in != ([True] * 3 + [False] * 2) * 2)' "$port" "$1"
+}
+each() { # ws|tcp: when those before them have gone
+    for _ in 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 19 20; do
+        clients "$1" && return
+        sleep 0.5
+    done
+    return 1
+}
+refused() { # FIELD: without a key the API is for nobody who comes through it
+    [ "$(get /api/stats -o /dev/null -w '%{http_code}' -H 'Host: localhost' -H "$1")" = 403 ]
+}
+named() { # what is the same for all that jim knows to be proxies; it has no key
+    check "$1: health" healthy
+    check "$1: WebSocket" talk "wss://localhost:$port"
+    check "$1: three connections an address" each ws
+    check "$1: nobody is local" refused 'X-Forwarded-For: 127.0.0.1'
+    check "$1: nor without saying so" refused 'A: b'
+}
 http() { # what is the same for all
     check "$1: health" healthy
     check "$1: key" key
@@ -238,6 +278,63 @@ page() { get /im/ | grep -q '<script.*jim.js' && get /im/jim.js | grep -q 'new W
 check "$what: the page below a path" page
 check "$what: WebSocket below a path" talk "wss://localhost:$port/im/"
 
+# The client's address: each line of its table, added to the configuration it names.
+added() { sed -n "s/^| $1 | \`\([^\`]*\)\`.*/\1/p" "$here/docs/proxy.md"; }
+one() { # HEADING KEY: a jim that knows that proxy, and lets three of an address in
+    what="$1, the client's address"
+    start_jim -o jim.api.key= -o "$2=127.0.0.1" -o jim.connections.per.ip=3
+}
+
+one "HAProxy, by TCP" jim.proxy.protocol
+block proxy.md "HAProxy, by TCP" | ours | sed "s/^ *server a .*/& $(added 'HAProxy, by TCP')/" > conf
+proxy haproxy
+named "$what"
+check "$what: TCP-IM" each tcp
+sed 's/PORT ssl .*/PORT/' conf > plain && mv plain conf
+proxy haproxy
+check "$what: closed on one side" halves
+sed "s/$(added 'HAProxy, by TCP')/send-proxy/" conf > first && mv first conf
+proxy haproxy
+check "$what, version 1: closed on one side" halves
+unheard() { ! curl -s -m 60 "http://127.0.0.1:$jim/healthz"; }
+check "$what: a header must come" unheard
+local_again() { # the proxy has an address of its own: this machine's programs have theirs
+    curl -s -m 60 "http://127.0.0.1:$jim/api/stats" | grep -q '"connections"'
+}
+start_jim -o jim.api.key= -o jim.proxy.protocol=127.0.0.2 -o jim.connections.per.ip=3
+block proxy.md "HAProxy, by TCP" | ours |
+    sed "s/^ *server a .*/    source 127.0.0.2\n& $(added 'HAProxy, by TCP')/" > conf
+proxy haproxy
+named "$what, from an address of its own"
+check "$what, from an address of its own: the API here" local_again
+
+one "HAProxy, by HTTP" jim.proxy.forwarded
+block proxy.md "HAProxy, by HTTP" | ours | sed "s/^ *server a .*/    $(added 'HAProxy, by HTTP')\n&/" > conf
+proxy haproxy
+named "$what"
+
+one "nginx, by TCP" jim.proxy.protocol
+block proxy.md "nginx, by TCP" | ours | sed "s/^ *proxy_pass .*/&\n$(added 'nginx, by TCP')/" > stream
+nginx_conf stream stream > conf
+proxy nginx
+named "$what"
+check "$what: TCP-IM" each tcp
+
+one "nginx, by HTTP" jim.proxy.forwarded
+block proxy.md "nginx, by HTTP" | ours | sed "s/^ *proxy_pass .*/&\n$(added 'nginx, by HTTP')/" > site
+nginx_conf http site > conf
+proxy nginx
+named "$what"
+sed 's/\$remote_addr;/$proxy_add_x_forwarded_for;/' conf > add && mv add conf
+proxy nginx
+named "$what, appended"
+sed "s#^ *proxy_pass .*#&\nproxy_bind 127.0.0.2;#" conf > bound && mv bound conf
+start_jim -o jim.api.key= -o jim.proxy.forwarded=127.0.0.2 -o jim.connections.per.ip=3
+sed "s#http://127.0.0.1:[0-9]*;#http://127.0.0.1:$jim;#" conf > bound && mv bound conf
+proxy nginx
+named "$what, from an address of its own"
+check "$what, from an address of its own: the API here" local_again
+
 # TLS as it comes, and TLS once more.
 start_jim -o jim.ssl=on -o jim.ssl.cert=im.pem
 what="HAProxy, jim's TLS"
@@ -246,6 +343,14 @@ proxy haproxy
 check "$what: health" healthy
 check "$what: TCP-IM" talk "tcps://localhost:$port"
 check "$what: and plain" talk "ws://localhost:$port"
+start_jim -o jim.ssl=on -o jim.ssl.only=on -o jim.ssl.cert=im.pem -o jim.api.key= \
+    -o jim.proxy.protocol=127.0.0.1 -o jim.connections.per.ip=3
+what="HAProxy, jim's TLS, the client's address"
+block proxy.md "HAProxy, by TCP" | ours |
+    sed "s/PORT ssl .*/PORT/; s/\(server a .*\) check/\1 $(added 'HAProxy, by TCP')/" > conf
+proxy haproxy
+named "$what"
+check "$what: TCP-IM" each tcp
 start_jim -o jim.ssl=on -o jim.ssl.only=on -o jim.ssl.cert=im.pem
 what="HAProxy, TLS twice"
 cp im.pem ca.pem

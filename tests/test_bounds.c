@@ -64,6 +64,7 @@ static struct address *
 come(struct jim *j, const char *ip)
 {
     struct sockaddr_storage a = {0};
+    unsigned char from[16];
     struct address *out;
 
     if (strchr(ip, ':') != NULL) {
@@ -75,7 +76,8 @@ come(struct jim *j, const char *ip)
         in->sin_family = AF_INET;
         CHECK(inet_pton(AF_INET, ip, &in->sin_addr) == 1);
     }
-    bool in = address_enter(j, &a, &out);
+    address_bytes(&a, from);
+    bool in = address_enter(j, from, &out);
     CHECK(in == (out != NULL));
     return out;
 }

@@ -207,6 +207,31 @@ TEST(embed_login_now)
                  "login bob right  127.0.0.1 tcp\nlogin   t 127.0.0.1 ws\n");
 }
 
+static void on_opened(void *arg, struct jim *j, uint64_t conn);
+
+/* Who comes through a proxy has his own address, however it is asked for. */
+TEST(embed_login_through_a_proxy)
+{
+    struct host h;
+    struct peer p;
+
+    host_new(&h);
+    host_set(&h, "jim.proxy.protocol", "127.0.0.1");
+    jim_on_login(h.j, on_login, &h);
+    jim_on_opened(h.j, on_opened, &h);
+    host_start(&h);
+    peer_connect(&p, &h.s);
+    put_str(&p, "PROXY TCP4 192.0.2.7 127.0.0.1 1 2\r\n");
+    say(&p, 5, "{'userId':'bob','password':'right'}");
+    EXPECT(&p, WELCOME("bob"));
+    peer_connect(&p, &h.s);
+    put_str(&p, "PROXY TCP6 2001:db8::7 ::1 1 2\r\n");
+    say(&p, 5, "{'userId':'bob','password':'right'}");
+    EXPECT(&p, WELCOME("bob"));
+    host_end(&h, "opened tcp 192.0.2.7\nlogin bob right  192.0.2.7 tcp\n"
+                 "opened tcp 2001:db8::7\nlogin bob right  2001:db8::7 tcp\n");
+}
+
 /* With jim.auth given, that decides; and a function decides also who may listen to the world. */
 TEST(embed_login_and_options)
 {

@@ -24,6 +24,7 @@ TEST(fuzz_pkt) { replay("pkt", 1000); }
 TEST(fuzz_ws) { replay("ws", 1000); }
 TEST(fuzz_http) { replay("http", 1000); }
 TEST(fuzz_chunked) { replay("chunked", 1000); }
+TEST(fuzz_proxy) { replay("proxy", 1000); }
 TEST(fuzz_query) { replay("query", 1000); }
 TEST(fuzz_resp) { replay("resp", 1000); }
 TEST(fuzz_json) { replay("json", 1000); }
