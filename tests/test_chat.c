@@ -4203,6 +4203,31 @@ TEST(chat_store_bound_while_on_its_way)
     end();
 }
 
+/* What was lost is not written again behind a change of the same that is on its way. */
+TEST(chat_store_lost_before_a_change)
+{
+    begin("jim.store=on", NULL);
+    struct conn *alice = enters("alice");
+    commit();
+    disk.full = true;
+    struct conv *v = founds("g", "lost");
+    CHECK(group_add(w.c, v, alice->user));
+    commit();
+    quiet();
+    disk.full = false;
+    says(alice, 21, "{'groupId':'g'}");
+    CHECK(group_rename(w.c, v, STR("name")));
+    record_save(w.c, 1000);
+    commit();
+    hears_left(alice, 10029, "g");
+    for (int again = 0; again < 2; again++) {
+        CHECK(!is_member("alice", "g"));
+        CHECK_STR(str_of(group_find(&w.c->roster, STR("g"))->name), "name");
+        restart();
+    }
+    end();
+}
+
 /* A membership that a login has brought and the disk has not taken is answered when it has. */
 TEST(chat_store_join_again_what_was_lost)
 {
@@ -4220,6 +4245,110 @@ TEST(chat_store_join_again_what_was_lost)
     silent(alice);
     dies_when_answered(alice);
     CHECK(is_member("alice", "g"));
+    end();
+}
+
+/* Groups, their names, lives and members, as text. */
+static char *
+groups_text(void)
+{
+    static const char *const ids[] = {"g0", "g1", "g2"};
+    struct buf b = {0};
+
+    for (int i = 0; i < 3; i++) {
+        struct conv *v = group_find_any(&w.c->roster, str_of(ids[i]));
+        buf_printf(&b, "%s:", ids[i]);
+        if (v != NULL)
+            buf_printf(&b, " %s %u %s", v->gone ? "gone" : "there", v->life,
+                       v->name != NULL ? v->name : "-");
+        for (char u[] = "a"; v != NULL && u[0] <= 'd'; u[0]++)
+            buf_printf(&b, "%s", is_member(u, ids[i]) ? u : "");
+        buf_printf(&b, "\n");
+    }
+    buf_add(&b, "", 1);
+    return b.p;
+}
+
+static void
+something_with_groups(uint64_t *rng, struct conn **conn)
+{
+    char id[] = {'g', (char)('0' + draw(rng) % 3), '\0'};
+    char name[] = {(char)('A' + draw(rng) % 26), '\0'};
+    char json[60];
+    struct conn *from = conn[draw(rng) % 4];
+    struct conv *v = group_find(&w.c->roster, str_of(id));
+
+    snprintf(json, sizeof json, "{'groupId':'%s','name':'%s'}", id, name);
+    switch (draw(rng) % 12) {
+    case 0:
+    case 1:
+        tries(from, 7, json);
+        break;
+    case 2:
+        tries(from, 21, json);
+        break;
+    case 3:
+        group_create_later(w.c, str_of(id), str_of(draw(rng) % 2 ? name : ""));
+        break;
+    case 4:
+        if (v != NULL)
+            group_add_later(w.c, v, from->user);
+        break;
+    case 5:
+        if (v != NULL)
+            group_remove_later(w.c, v, from->user);
+        break;
+    case 6:
+        if (v != NULL)
+            group_rename(w.c, v, str_of(name));
+        break;
+    case 7:
+        if (v != NULL && draw(rng) % 3 == 0)
+            group_dismiss(w.c, v);
+        break;
+    case 8:
+        group_add(w.c, group_create(w.c, str_of(id), str_of(name)), from->user);
+        break;
+    case 9:
+        if (v != NULL)
+            group_remove(w.c, v, from->user);
+        break;
+    case 10:
+        store_commit(w.j->store);
+        deliver_committed(w.c);
+        break;
+    default:
+        disk.full = draw(rng) % 3 == 0;
+        if (draw(rng) % 2 == 0)
+            record_save(w.c, 1000);
+        commit();
+    }
+}
+
+/* Whatever is asked for, done at once, or lost, in whichever order: when all of it has come to
+ * rest, a restart finds what there was. */
+TEST(chat_store_groups_at_random)
+{
+    uint64_t rng = 1;
+
+    begin("jim.store=on", NULL);
+    for (int round = 0; round < 150; round++) {
+        struct conn *conn[] = {enters("a"), enters("b"), enters("c"), enters("d")};
+        for (int i = 0; i < 60; i++)
+            something_with_groups(&rng, conn);
+        disk.full = false;
+        commit();
+        record_save(w.c, SIZE_MAX);
+        commit();
+        CHECK(!record_unsaved(w.c));
+        char *before = groups_text();
+        restart();
+        char *after = groups_text();
+        if (strcmp(before, after) != 0)
+            test_fail(__FILE__, __LINE__, "round %d: before\n%s\nafter\n%s", round, before, after);
+        free(before);
+        free(after);
+    }
     end();
 }
 
