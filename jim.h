@@ -390,7 +390,8 @@ JIM_API void jim_use_store(struct jim *j, const struct jim_store *s); /* copied 
 /* All up to this number is safe. From any thread, also within append() and commit(). */
 JIM_API void jim_store_durable(struct jim *j, uint64_t number);
 /* What has a higher number than the last durable one is lost: the store forgets it, its senders are
- * told, the numbers are given anew. From the server's thread. */
+ * told, the numbers are given anew. From the server's thread; until it has come to that, what is
+ * sent is refused, and not appended. */
 JIM_API void jim_store_lost(struct jim *j);
 
 #ifdef __cplusplus

@@ -50,6 +50,8 @@ own_append(struct store *base, char type, struct str conv, uint64_t seq, struct 
     struct jim_record rec = {.number = base->last + 1, .time_ms = now_ms, .type = type,
                              .conv = {conv.p, conv.n}, .seq = seq, .json = {json.p, json.n}};
 
+    if (s->lost) /* not heard of yet: what came now would be taken for lost, but the store has it */
+        return 0;
     if (LINE_HEAD + conv.n + json.n > MAX_RECORD || s->own.append(s->own.arg, &rec) != 0)
         return 0;
     base->last++;

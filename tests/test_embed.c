@@ -1247,6 +1247,18 @@ lose_all(struct host *h)
     jim_store_lost(h->j);
 }
 
+/* What comes before the server has heard of the loss is refused: it must not be in the store under
+ * a number that is given anew. */
+static void
+lose_all_and_say(struct host *h)
+{
+    struct jim_text ann = {"ann", 3}, bob = {"bob", 3}, none = {NULL, 0};
+
+    lose_all(h);
+    CHECK_INT(jim_say(h->j, ann, bob, none, (struct jim_text){"early", 5}), 10027);
+    CHECK_INT(held.n, held.safe);
+}
+
 static void
 hold_all(struct host *h)
 {
@@ -1284,6 +1296,15 @@ TEST(embed_store_loses)
     say(&ann, 11, SAY("again"));
     EXPECT(&bob, "{'command':11,'data':{'chatType':2,'content':'again',<...>");
     CHECK_INT(number(&bob, "seq"), 2);
+    EXPECT(&ann, "{'code':10000,<...>");
+    inside(&h, hold_all);
+    say(&ann, 11, SAY("lost"));
+    EXPECT_QUIET(&bob);
+    inside(&h, lose_all_and_say);
+    EXPECT(&ann, "{'code':10027,<...>");
+    say(&ann, 11, SAY("once more"));
+    EXPECT(&bob, "{'command':11,'data':{'chatType':2,'content':'once more',<...>");
+    CHECK_INT(number(&bob, "seq"), 3);
     EXPECT(&ann, "{'code':10000,<...>");
     inside(&h, refuse_all);
     say(&ann, 11, SAY("no"));
