@@ -797,7 +797,6 @@ conn_release(struct conn *c)
 
     if (c->fd >= 0) {
         chat_closed(&j->chat, c);
-        own_free(c);
         if (c->tls != NULL) {
             if (c->out == NULL)
                 tls_close(c->tls); /* a goodbye, unless something is missing before it */
@@ -817,6 +816,7 @@ conn_release(struct conn *c)
         j->stats.closed++;
         j->stats.open[c->proto]--;
         j->room = true; /* for another */
+        own_free(c); /* whose function no longer finds the connection */
     }
     if (c->deferred > 0 || c->bulk || c->attend)
         return;

@@ -1499,6 +1499,44 @@ TEST(embed_conn_pointer)
     host_end(&h, "destroyed\nclosed tcp ann 0\ndestroyed\n");
 }
 
+/* Who is told that his pointer goes finds no connection any more to give another to. */
+static struct late {
+    struct host *h;
+    uint64_t conn;
+} late;
+
+static void
+destroy_late(void *own)
+{
+    struct late *l = own;
+
+    trace(l->h, "set %d, get %d, speaks %d",
+          jim_conn_set(l->h->j, l->conn, own, destroy_late),
+          jim_conn_get(l->h->j, l->conn) != NULL, jim_conn_protocol(l->h->j, l->conn) != NULL);
+    tell(l->h);
+}
+
+static void
+set_late(void *arg, struct jim *j, uint64_t conn)
+{
+    late = (struct late){arg, conn};
+    CHECK_INT(jim_conn_set(j, conn, &late, destroy_late), 0);
+}
+
+TEST(embed_conn_pointer_goes_last)
+{
+    struct host h;
+    struct peer p;
+
+    host_new(&h);
+    jim_on_opened(h.j, set_late, &h);
+    host_start(&h);
+    peer_login(&p, &h.s, PROTO_TCP, "ann");
+    peer_close(&p);
+    wait_told(&h);
+    host_end(&h, "set -1, get 0, speaks 0\n");
+}
+
 /* --- loops and threads ------------------------------------------------------------------------ */
 
 #define POSTERS 4
