@@ -23,7 +23,7 @@ HDRS = jim.h base.h stores.h conn.h json.h login.h embed.h web.h import.h tls.h 
 LIB = util.c hash.c codec.c resp.c loop.c dial.c \
 	disk.c segment.c index.c helper.c store.c none.c repair.c \
 	conf.c \
-	tls_cert.c tls.c msg.c lag.c conn.c input.c proxy.c \
+	tls_cert.c tls.c msg.c lag.c output.c conn.c input.c proxy.c \
 	roster.c request.c profile.c chat.c group.c send.c deliver.c retry.c query.c record.c keep.c \
 	worker.c users.c token.c hook.c auth.c admin.c \
 	bounds.c notify.c jail.c jim.c broadcast.c embed.c extend.c own_proto.c own_store.c \

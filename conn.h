@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * conn.h - a part of jim.h: connections. By file in reading order: tls, msg, lag, conn, input,
- * proxy. Included there, where all it needs is declared.
+ * conn.h - a part of jim.h: connections. By file in reading order: tls, msg, lag, output and
+ * conn, input, proxy. Included there, where all it needs is declared.
  */
 #ifndef CONN_H
 #define CONN_H
@@ -179,7 +179,7 @@ lags_first(const struct lags *l)
     return l->n > 0 ? &l->place[l->at] : NULL;
 }
 
-/* --- conn.c: connections and messages --------------------------------------------------------- */
+/* --- output.c, conn.c: connections ------------------------------------------------------------ */
 
 struct listener;
 struct address;
@@ -296,6 +296,8 @@ struct conn {
 
 enum reason { REASON_LOST, REASON_PEER, REASON_US, REASON_DROPS };
 
+/* --- output.c: what is on its way to one ------------------------------------------------------ */
+
 /*
  * Queue m for c, to be written at the end of the turn; takes a reference of its own. `member` goes
  * with a chat message: deliver_written() is told when it has left; and over jim.queue.max it is not
@@ -316,6 +318,17 @@ char *conn_reply_room(struct conn *c, uint8_t command, uint32_t seq, size_t n);
 void conn_send_file(struct conn *c, int fd, off_t size);
 /* May n more bytes be queued, within jim.queue.max? */
 bool conn_has_room(const struct conn *c, size_t n);
+void conn_attend(struct conn *c);      /* have conn_turn() called at the end of the turn */
+void conn_attend_bulk(struct conn *c); /* the same, when others have had theirs */
+/* For conn.c. Write what is queued, of which there is some, until all is gone, the socket is full,
+ * or the turn's share is used up. Has the socket taken all of something? */
+bool conn_flush(struct conn *c);
+void out_drop(struct conn *c); /* forget what is queued; there is some */
+/* For jim.c. */
+void conn_free_spares(struct jim *j); /* queues and messages kept for reuse */
+
+/* --- conn.c: from its first byte to its last -------------------------------------------------- */
+
 /* Answer, flush, then close; on WebSocket with a CLOSE frame holding `code`. */
 void conn_finish(struct conn *c, enum ws_close code);
 void conn_close(struct conn *c, const char *why); /* at the end of the turn, output dropped */
@@ -330,7 +343,6 @@ const char *conn_terminal(const struct conn *c);
 
 /* For input.c. Close in `ms`, if what the deadline stands for has not come by then. */
 void conn_deadline(struct conn *c, int64_t ms);
-void conn_attend(struct conn *c); /* have conn_turn() called at the end of the turn */
 
 /* Make a zeroed struct that of nobody: who is owed answers that nobody waits for. Freed like all,
  * when none are owed, in a conn_turn(). */
@@ -343,8 +355,6 @@ void conn_new(struct listener *l, int fd, const struct sockaddr_storage *peer);
 void conn_turn(struct conn *c);
 /* The connection on a descriptor, NULL: there is none. For walking all up to loop_top(). */
 struct conn *conn_at(const struct jim *j, int fd);
-void conn_attend_bulk(struct conn *c); /* the same as conn_attend(), when others have had theirs */
-void conn_free_spares(struct jim *j); /* queues and messages kept for reuse */
 void conn_handshakes(struct jim *j);  /* a turn's share of those that wait for theirs */
 
 /* --- input.c: from bytes to commands and requests --------------------------------------------- */

@@ -551,7 +551,7 @@ const char *conf_login_groups(const struct options *o);
 /* The n-th `id:name` of a login group list; false past the last. */
 bool conf_login_group(const char *list, size_t n, struct str *id, struct str *name);
 
-/* --- tls.c, msg.c, conn.c, input.c, proxy.c: connections -------------------------------------- */
+/* --- tls.c, msg.c, lag.c, output.c, conn.c, input.c, proxy.c: connections --------------------- */
 
 #include "conn.h"
 

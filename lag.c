@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
  * lag.c - the conversations one slow reader has fallen behind with: what is said in them comes to
- * him from the store, one conversation after the other (conn.c). Each further message has to know
+ * him from the store, one conversation after the other (output.c). Each further message has to know
  * whether its conversation is among them, and they may be thousands, on many connections of one
  * user: so they stand in a hash table, with open addressing and linear probing.
  */

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
  * own_proto.c - wire protocols of the embedding program on the server's ports: found by the first
- * bytes, before jim's own; then bytes to commands (input.c) and commands to bytes (conn.c).
+ * bytes, before jim's own; then bytes to commands (input.c) and commands to bytes (output.c).
  */
 #include "jim.h"
 
