@@ -324,7 +324,8 @@ input_http(struct conn *c, char *p, size_t n)
     if (d != NULL)
         d->scan = 0;
     if (c->forwards && !http_is_from(c, (struct str){p, (size_t)head})) {
-        http_refuse(c, 429);
+        c->keep_alive = false;
+        http_error(c, 429, STR(""));
         return n;
     }
     if (r.upgrade && !r.chunked && r.length == 0) {
