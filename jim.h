@@ -161,7 +161,8 @@ JIM_API size_t jim_group_members(const struct jim *j, const char *group, size_t 
                                  void *arg);
 JIM_API size_t jim_conn_count(const struct jim *j);
 /* Of a connection: its user (NULL before login; borrowed until jim_free()), its address as text (""
- * when it is gone), what it speaks ("tcp", "ws", "http", an own protocol's name; NULL: gone). */
+ * when it is gone; through a proxy that jim.proxy.* names, its client's), what it speaks ("tcp",
+ * "ws", "http", an own protocol's name; NULL: gone). */
 JIM_API const char *jim_conn_user(const struct jim *j, uint64_t conn, size_t *n);
 JIM_API void jim_conn_address(const struct jim *j, uint64_t conn, char *text, size_t size);
 JIM_API const char *jim_conn_protocol(const struct jim *j, uint64_t conn);

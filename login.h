@@ -133,7 +133,7 @@ void auth_login_query(struct auth *a, struct conn *conn, struct str user, struct
 void auth_gone(struct conn *conn); /* whose login is not decided yet: nobody waits for that */
 /* For jim_login_answer(): 0, or -1 when there is no such login or no user in the JSON. */
 int auth_answer(struct auth *a, uint64_t ticket, enum jim_verdict verdict, struct str json);
-/* The peer's address as text; an IPv4 peer of an IPv6 socket as what it is. Empty: it is gone. */
+/* What address_peer() says as text; IPv4 over an IPv6 socket as what it is. Empty: he is gone. */
 void auth_address(const struct conn *conn, char text[ADDRESS_ROOM]);
 void auth_poll(struct auth *a);   /* each turn: what threads have found out */
 /* Read the users file again, resolve the hook's address and read whom it may trust. */
