@@ -12,6 +12,7 @@
  *   leases      who lives; whose users have to be taken off
  *   ticks       what goes on all the time, a little at a time
  *   start       and end
+ *   numbers     for the API and the metrics
  *
  * An inbox is a stream of the node's own, read with XREAD BLOCK over a second connection: what
  * comes while that is away is there when it is back. It may be cut or lost all the same: what

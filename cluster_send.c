@@ -5,7 +5,9 @@
  * sender is told. Each node shows a conversation's messages in the order of their numbers: what
  * comes too early waits, what does not come is read from the stream, what comes twice is dropped.
  *
- *   order      of a conversation, and what is missing in it
+ *   order      of a conversation, and what has come too early
+ *   gaps       what is missing is read from the stream
+ *   readers who fell behind, and get the rest from there
  *   answers    in the order a client has sent
  *   sending    a message to Redis, and what it says
  *   cursors    what has been delivered, told to Redis now and then

@@ -5,7 +5,7 @@
  * tests of the manual page all work from it. To add an option, add a member to struct options and
  * a row.
  *
- *   table        every key of jim and of J-IM
+ *   the table    every key of jim and of J-IM
  *   values       text to number, time, size, choice, port list
  *   setting      conf_set(), conf_check(), conf_copy_live()
  *   properties   the Java properties syntax J-IM's file is written in

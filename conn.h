@@ -335,8 +335,6 @@ void conn_close(struct conn *c, const char *why); /* at the end of the turn, out
 void conn_drop(struct conn *c, enum drop reason, const char *why); /* the same, and counted */
 /* The connection has got its user: from now on silence is judged by heartbeat and PING. */
 void conn_logged_in(struct conn *c);
-/* HTTP: header lines for an answer that comes later; kept until the answer frees them. */
-struct buf *conn_answer_head(struct conn *c);
 /* One of the `deferred` answers has been given; counts down, and lets waiting input go on. */
 void conn_answered(struct conn *c);
 const char *conn_terminal(const struct conn *c);
@@ -381,6 +379,8 @@ input_waits(const struct conn *c)
            (c->pend != NULL && c->pend->held) || (c->out != NULL && input_waits_for_reader(c));
 }
 void input_free(struct conn *c); /* forget what is pending */
+/* HTTP: header lines for an answer that comes later; kept until the answer frees them. */
+struct buf *conn_answer_head(struct conn *c);
 void conn_speaks(struct conn *c, enum proto proto); /* from now on */
 /* Queue a WebSocket control frame with n <= MAX_CONTROL bytes. */
 void conn_control(struct conn *c, enum ws_opcode opcode, const void *p, size_t n);

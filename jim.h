@@ -1293,6 +1293,8 @@ bool broadcast_begin(struct jim *j, struct conn *conn, struct msg *m, struct str
 void broadcast_step(struct jim *j); /* each round: a share of it, see jim_fan() */
 void broadcast_free(struct jim *j);
 
+/* --- jim.c: the turn of the loop -------------------------------------------------------------- */
+
 /* Does it keep its log on disk, in jim.store.dir? */
 bool jim_keeps_log(const struct jim *j);
 /* One turn: what jim_run() repeats until this says false. For benchmarks, which count what it

@@ -4,11 +4,10 @@
  * and the store, changes nothing; an answer 20 carries with it which cursors its arrival will
  * move.
  *
- *   users      oneself with friends and groups, others flat
- *   fetching   records from the store into an answer, within its limits
- *   offline    what has not reached the caller yet
- *   history    one conversation by time, place or number
- *   standing   where the caller's conversations stand
+ *   users       oneself with friends and groups, others flat
+ *   fetching    records from the store into an answer, within its limits
+ *   history     one conversation by time, place or number
+ *   command 19  what has not reached the caller yet; history; where his conversations stand
  */
 #include "jim.h"
 

@@ -10,8 +10,8 @@
  *
  *   what is configured
  *   links        kept, dropped, up and down
- *   the scout    whom to ask, and when
  *   answers      a master's address; slots
+ *   the scout    whom to ask, and when
  */
 #include "jim.h"
 

@@ -3,8 +3,10 @@
  * request.c - JSON in, JSON out: what clients ask becomes a struct request, what they are told is
  * put together here. Knows names, codes and texts; decides nothing.
  *
- *   requests   one pass over the text, names tolerant, unknown ones ignored
- *   answers    codes, texts, and the pieces answers are made of; keys in alphabetical order
+ *   requests    one pass over the text, names tolerant, unknown ones ignored
+ *   the usual member, read in place
+ *   a request, member by member
+ *   answers     codes, texts, and the pieces answers are made of; keys in alphabetical order
  */
 #include "jim.h"
 

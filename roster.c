@@ -4,11 +4,13 @@
  * join the two. Pure memory: no connection, no store, no JSON. What it must not
  * forget its callers write into the log (record.c), which is replayed into it at start.
  *
- *   ids           what may name a user or group, and how ids become keys of the log
+ *   ids and keys  what may name a user or group, and how ids become keys of the log
  *   users         found by id, and listed
  *   conversations found by the log's key: a group, or a pair of users
- *   members       found by (user, group or peer), so that a message costs one look-up; each
- *                 knows how far its user has got: the cursor
+ *   members       found by (user, group or peer), so that a message costs one look-up
+ *   cursors       how far a member's user has got
+ *   forgetting    only in a cluster, where Redis knows
+ *   the whole
  *
  * A conversation keeps its online members in front of the offline ones. Presence moves a member
  * over the border by one swap, and a message walks the online part only. The list of all users who
@@ -611,7 +613,7 @@ member_next_missing(const struct member *m, uint64_t seq)
     return seq <= m->conv->durable ? seq : 0;
 }
 
-/* --- forgetting: only in a cluster, where Redis knows ----------------------------------------- */
+/* --- forgetting ------------------------------------------------------------------------------- */
 
 bool
 user_is_online(const struct user *u)
