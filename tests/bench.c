@@ -22,6 +22,7 @@ struct bench { /* what was asked for */
     const char *host, *jim;
     struct process server;   /* ours, or only its pid */
     bool own, json, any, bad; /* any: a result was printed */
+    bool busy;                /* the generator never sleeps while it has work out */
     const struct wire *wire;
     uint32_t pairs, window, members, count;
     double rate, seconds;
@@ -151,7 +152,8 @@ spec_of(struct bench *b, uint32_t flows, uint32_t members)
 {
     struct spec s = {.host = b->host, .port = b->server.port, .sender = b->wire,
                      .receiver = b->wire, .flows = flows, .members = members,
-                     .first = b->next_user, .window = b->window, .bytes = b->bytes};
+                     .first = b->next_user, .window = b->window, .bytes = b->bytes,
+                     .busy = b->busy};
 
     b->next_user += flows * (2 + members);
     return s;
@@ -411,6 +413,8 @@ usage(FILE *out)
           "  -r RATE           messages a second (10000)\n"
           "  -n COUNT          connections, logins or messages (2000)\n"
           "  -t SECONDS        each measurement, after a warm-up of a fifth (2)\n"
+          "  --busy            ask for events without waiting: on one machine, a server then pays\n"
+          "                    for its own work and not for waking this program up\n"
           "  --json            an array of objects instead of the table\n\n"
           "A server that runs must let its clients send as fast as they can\n"
           "(jim.rate.messages=0), and anybody log in.\n", out);
@@ -466,7 +470,7 @@ check_names(char **names, int n)
 }
 
 /* Long options are numbered behind the letters. */
-enum { O_PID = 256, O_JIM, O_STORE, O_PROTO, O_JSON, O_HELP };
+enum { O_PID = 256, O_JIM, O_STORE, O_PROTO, O_BUSY, O_JSON, O_HELP };
 
 static void
 option(struct bench *b, int o, const char *value)
@@ -483,6 +487,7 @@ option(struct bench *b, int o, const char *value)
     case 't': b->seconds = atof(value) > 0 ? atof(value) : 2; break;
     case O_PID: b->server.pid = (pid_t)number(value, 1, INT32_MAX); break;
     case O_JIM: b->jim = value; break;
+    case O_BUSY: b->busy = true; break;
     case O_JSON: b->json = true; break;
     case O_STORE:
         if (b->mores >= 8)
@@ -514,8 +519,8 @@ main(int argc, char **argv)
     static const struct option longs[] = {
         {"pid", required_argument, NULL, O_PID},     {"jim", required_argument, NULL, O_JIM},
         {"store", required_argument, NULL, O_STORE}, {"proto", required_argument, NULL, O_PROTO},
-        {"json", no_argument, NULL, O_JSON},         {"help", no_argument, NULL, O_HELP},
-        {NULL, 0, NULL, 0}};
+        {"busy", no_argument, NULL, O_BUSY},         {"json", no_argument, NULL, O_JSON},
+        {"help", no_argument, NULL, O_HELP},         {NULL, 0, NULL, 0}};
     struct bench b = {.host = "127.0.0.1", .jim = "./jim", .pairs = 50, .window = 1, .bytes = 64,
                       .members = 100, .count = 2000, .rate = 10000, .seconds = 2};
     int o;

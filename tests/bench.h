@@ -142,6 +142,7 @@ struct spec {
     uint32_t window;         /* messages a sender has on their way; 0: open loop */
     double rate;             /* open loop: messages a second, all flows together */
     size_t bytes;
+    bool busy;               /* ask for events without waiting: no server pays for waking us */
     bool absent;             /* nobody is there to hear */
     bool idle;               /* `flows` clients that do nothing */
     bool fetch;              /* idle ones that ask for what waits for them */
