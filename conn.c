@@ -451,7 +451,7 @@ conn_at(const struct jim *j, int fd)
     return loop_arg(j->loop, fd, conn_event);
 }
 
-/* His socket has taken what it was given: for the rest he has time again. */
+/* His socket has taken something: for the rest he has time again. */
 static void
 conn_progress(struct conn *c)
 {

@@ -689,9 +689,11 @@ conn_flush(struct conn *c)
         }
         if (w < 0)
             conn_close(c, "write failed");
-        if (w <= 0 || c->full)
+        if (w <= 0)
             break;
         written += (size_t)w;
+        if (c->full)
+            break;
     }
     return written > 0;
 }

@@ -8,6 +8,7 @@
 
 #include <arpa/inet.h>
 #include <errno.h>
+#include <fcntl.h>
 #include <netinet/in.h>
 #include <sys/socket.h>
 #include <unistd.h>
@@ -401,6 +402,42 @@ TEST(bounds_file_nobody_reads)
     do /* over a connection for each look: one that is kept might be idle for too long, too */
         CHECK(time_mono_ms() < deadline);
     while (server_stat(&s, "dropsIdle") == 0);
+}
+
+/* But who reads it slowly is, through a socket that never takes all it is given. */
+TEST(bounds_file_read_slowly)
+{
+    struct jim *j = jim_new();
+    struct listener l = {.jim = j, .fd = -1, .protos = PROTO_BIT(PROTO_HTTP)};
+    char err[200], room[65536];
+    int pair[2], little = 4096;
+
+    FILE *f = fopen("large.bin", "w");
+    CHECK(f != NULL && ftruncate(fileno(f), 64 * MB) == 0 && fclose(f) == 0);
+    CHECK_INT(jim_set(j, "jim.store", "off", err, sizeof err), 0);
+    CHECK_INT(jim_set(j, "jim.http.page", ".", err, sizeof err), 0);
+    j->opt.ports = 0;
+    CHECK_INT(jim_start(j), JIM_OK);
+    CHECK(socketpair(AF_UNIX, SOCK_STREAM, 0, pair) == 0);
+    CHECK(fcntl(pair[1], F_SETFL, O_NONBLOCK) == 0);
+    CHECK(setsockopt(pair[1], SOL_SOCKET, SO_SNDBUF, &little, sizeof little) == 0);
+    conn_new(&l, pair[1], &(struct sockaddr_storage){.ss_family = AF_UNIX});
+    struct conn *c = conn_at(j, pair[1]);
+    const char *ask = "GET /large.bin HTTP/1.1\r\nHost: localhost\r\n\r\n";
+    CHECK(write(pair[0], ask, strlen(ask)) == (ssize_t)strlen(ask));
+    for (int reads = 0; reads < 3; reads++) {
+        int64_t due = c->timer.at_ms;
+        for (int turns = 0; c->timer.at_ms <= due; turns++) {
+            CHECK(turns < 1000);
+            usleep(2000);
+            loop_wake(j->loop);
+            CHECK(jim_turn(j));
+        }
+        CHECK(c->full);
+        CHECK(read(pair[0], room, sizeof room) > 0);
+    }
+    close(pair[0]);
+    jim_free(j);
 }
 
 /* A peer that has been told goodbye and does not go. */
