@@ -14,8 +14,6 @@
  */
 #include "jim.h"
 
-#include <netinet/in.h>
-#include <arpa/inet.h>
 #include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
@@ -74,28 +72,16 @@ struct auth {
 
 /* --- penalties -------------------------------------------------------------------------------- */
 
-/*
- * Which address a connection comes from, as a keyed fingerprint. Of IPv6 the first 64 bits: the
- * rest is for its owner to choose. 0 when it cannot be told any more.
- */
+/* Which address a connection comes from, as a keyed fingerprint. 0 when it cannot be told any more. */
 static uint64_t
 address_of(const struct auth *a, const struct conn *conn)
 {
-    struct sockaddr_storage sa;
-    const struct sockaddr_in *in = (const struct sockaddr_in *)(const void *)&sa;
-    const struct sockaddr_in6 *in6 = (const struct sockaddr_in6 *)(const void *)&sa;
-    uint64_t print;
+    unsigned char ip[16];
 
-    if (!address_peer(conn, &sa))
+    if (!address_peer(conn, ip))
         return 0;
-    if (sa.ss_family == AF_INET)
-        print = siphash13(a->key, &in->sin_addr, 4);
-    else if (sa.ss_family == AF_INET6 && IN6_IS_ADDR_V4MAPPED(&in6->sin6_addr))
-        print = siphash13(a->key, in6->sin6_addr.s6_addr + 12, 4);
-    else if (sa.ss_family == AF_INET6)
-        print = siphash13(a->key, in6->sin6_addr.s6_addr, 8);
-    else
-        return 0;
+    address_network(ip);
+    uint64_t print = siphash13(a->key, ip, sizeof ip);
     return print != 0 ? print : 1;
 }
 
@@ -380,24 +366,6 @@ hook_answered(struct hook_call *call, int status, struct str body)
     login_later(l);
 }
 
-void
-auth_address(const struct conn *conn, char text[ADDRESS_ROOM])
-{
-    struct sockaddr_storage sa;
-    const struct sockaddr_in *in = (const struct sockaddr_in *)(const void *)&sa;
-    const struct sockaddr_in6 *in6 = (const struct sockaddr_in6 *)(const void *)&sa;
-
-    text[0] = '\0';
-    if (!address_peer(conn, &sa))
-        return;
-    if (sa.ss_family == AF_INET)
-        inet_ntop(AF_INET, &in->sin_addr, text, ADDRESS_ROOM);
-    else if (sa.ss_family == AF_INET6 && IN6_IS_ADDR_V4MAPPED(&in6->sin6_addr))
-        inet_ntop(AF_INET, in6->sin6_addr.s6_addr + 12, text, ADDRESS_ROOM);
-    else if (sa.ss_family == AF_INET6)
-        inet_ntop(AF_INET6, &in6->sin6_addr, text, ADDRESS_ROOM);
-}
-
 static void
 put_given(struct buf *b, const char *key, struct str text)
 {
@@ -411,7 +379,7 @@ login_by_hook(struct login *l, struct str password, struct str token)
     char ip[ADDRESS_ROOM];
     struct buf b = {0};
 
-    auth_address(l->conn, ip);
+    address_peer_text(l->conn, ip);
     buf_add(&b, "{", 1);
     put_text(&b, "ip", str_of(ip));
     put_given(&b, "password", password);
@@ -439,7 +407,7 @@ login_by_function(struct login *l, struct str password, struct str token)
                               .protocol = conn_terminal(l->conn), .user = {l->id, l->idlen},
                               .password = {password.p, password.n}, .token = {token.p, token.n}};
 
-    auth_address(l->conn, ip);
+    address_peer_text(l->conn, ip);
     l->ticket = given.ticket = ++a->tickets << FD_BITS | (uint64_t)l->conn->fd;
     h->login(h->login_arg, a->jim, &given);
 }

@@ -14,6 +14,7 @@
  */
 #include "jim.h"
 
+#include <arpa/inet.h>
 #include <fcntl.h>
 #include <netinet/in.h>
 #include <stdlib.h>
@@ -48,6 +49,36 @@ address_is(const void *item, const void *key)
 
 static const unsigned char mapped[12] = {0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff};
 
+static bool
+is_mapped(const unsigned char ip[16])
+{
+    return memcmp(ip, mapped, sizeof mapped) == 0;
+}
+
+bool
+address_parse(struct str text, unsigned char ip[16])
+{
+    char zero_ended[ADDRESS_ROOM];
+
+    if (text.n == 0 || text.n >= sizeof zero_ended || memchr(text.p, '\0', text.n) != NULL)
+        return false;
+    memcpy(zero_ended, text.p, text.n);
+    zero_ended[text.n] = '\0';
+    if (inet_pton(AF_INET6, zero_ended, ip) == 1)
+        return true;
+    memcpy(ip, mapped, sizeof mapped);
+    return inet_pton(AF_INET, zero_ended, ip + sizeof mapped) == 1;
+}
+
+static void
+address_text(const unsigned char ip[16], char text[ADDRESS_ROOM])
+{
+    if (is_mapped(ip))
+        inet_ntop(AF_INET, ip + sizeof mapped, text, ADDRESS_ROOM);
+    else
+        inet_ntop(AF_INET6, ip, text, ADDRESS_ROOM);
+}
+
 void
 address_bytes(const struct sockaddr_storage *a, unsigned char ip[16])
 {
@@ -62,16 +93,24 @@ address_bytes(const struct sockaddr_storage *a, unsigned char ip[16])
     }
 }
 
+void
+address_network(unsigned char ip[16])
+{
+    if (!is_mapped(ip))
+        memset(ip + 8, 0, 8);
+}
+
 bool
 address_enter(struct jim *j, const unsigned char from[16], struct address **out)
 {
     struct map *m = &j->bounds.addresses;
-    unsigned char ip[16] = {0};
+    unsigned char ip[16];
 
     *out = NULL;
     if (j->opt.per_ip == 0)
         return true;
-    memcpy(ip, from, memcmp(from, mapped, sizeof mapped) == 0 ? 16 : 8);
+    memcpy(ip, from, sizeof ip);
+    address_network(ip);
     uint32_t hash = map_hash(m, ip, sizeof ip);
     struct address *t = map_find(m, hash, address_is, ip);
     if (t != NULL && (int64_t)t->conns >= j->opt.per_ip)
@@ -97,18 +136,29 @@ address_leave(struct jim *j, struct address *a)
 }
 
 bool
-address_peer(const struct conn *c, struct sockaddr_storage *to)
+address_peer(const struct conn *c, unsigned char ip[16])
 {
-    socklen_t n = sizeof *to;
+    struct sockaddr_storage a = {0};
+    socklen_t n = sizeof a;
 
-    *to = (struct sockaddr_storage){0};
     if (c->proxied != NULL) {
-        struct sockaddr_in6 *in6 = (struct sockaddr_in6 *)(void *)to;
-        in6->sin6_family = AF_INET6;
-        memcpy(&in6->sin6_addr, c->proxied->ip, 16);
+        memcpy(ip, c->proxied->ip, 16);
         return true;
     }
-    return getpeername(c->fd, (struct sockaddr *)to, &n) == 0;
+    if (getpeername(c->fd, (struct sockaddr *)&a, &n) != 0)
+        return false;
+    address_bytes(&a, ip);
+    return a.ss_family == AF_INET || a.ss_family == AF_INET6;
+}
+
+void
+address_peer_text(const struct conn *c, char text[ADDRESS_ROOM])
+{
+    unsigned char ip[16];
+
+    text[0] = '\0';
+    if (address_peer(c, ip))
+        address_text(ip, text);
 }
 
 bool
@@ -118,8 +168,7 @@ address_is_loopback(const struct sockaddr_storage *a)
     unsigned char ip[16];
 
     address_bytes(a, ip);
-    return (memcmp(ip, mapped, sizeof mapped) == 0 && ip[sizeof mapped] == 127) ||
-           memcmp(ip, &one, sizeof ip) == 0;
+    return (is_mapped(ip) && ip[sizeof mapped] == 127) || memcmp(ip, &one, sizeof ip) == 0;
 }
 
 /* --- memory ----------------------------------------------------------------------------------- */

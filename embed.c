@@ -7,7 +7,6 @@
  */
 #include "jim.h"
 
-#include <arpa/inet.h>
 #include <assert.h>
 #include <pthread.h>
 #include <stdatomic.h>
@@ -343,10 +342,10 @@ void
 jim_conn_address(const struct jim *j, uint64_t conn, char *text, size_t size)
 {
     const struct conn *c = conn_by_id(j, conn);
-    char address[INET6_ADDRSTRLEN] = "";
+    char address[ADDRESS_ROOM] = "";
 
     if (c != NULL)
-        auth_address(c, address);
+        address_peer_text(c, address);
     snprintf(text, size, "%s", address);
 }
 

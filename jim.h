@@ -409,6 +409,7 @@ JIM_API void jim_store_lost(struct jim *j);
 
 /* --- limits ----------------------------------------------------------------------------------- */
 
+#define ADDRESS_ROOM 46        /* bytes of an address as text: INET6_ADDRSTRLEN */
 #define MAX_ID 64              /* bytes of a user or group id: fits keys, log lines and packets */
 #define MAX_READ 65536         /* bytes taken from one socket a turn: the fairness quantum */
 #define MAX_ATTEND 512         /* connections served at the end of one turn before events are polled
@@ -1157,14 +1158,18 @@ void bounds_init(struct jim *j);
 void bounds_free(struct jim *j);
 /* An address as IPv6 has it, IPv4 as ::ffff:a.b.c.d; zeroes: neither. */
 void address_bytes(const struct sockaddr_storage *a, unsigned char ip[16]);
+bool address_parse(struct str text, unsigned char ip[16]);     /* false: it is none */
+/* What counts as one peer: of IPv6 the network of 64 bits, the rest is for its owner to choose. */
+void address_network(unsigned char ip[16]);
 /* Count a connection from there; *out (NULL: there is no limit) goes to address_leave() with its
  * end. False: it has as many as it may, and *out is NULL. */
 bool address_enter(struct jim *j, const unsigned char ip[16], struct address **out);
 void address_leave(struct jim *j, struct address *a);
 /* The address of whom c is for: what a proxy that is believed says, else the peer's; false when he
- * is gone. Asked of the kernel: logins are rare, and memory for it would be a connection's for
+ * is gone, or has none. Asked of the kernel: logins are rare, and memory for it would be a connection's for
  * life. */
-bool address_peer(const struct conn *c, struct sockaddr_storage *to);
+bool address_peer(const struct conn *c, unsigned char ip[16]);
+void address_peer_text(const struct conn *c, char text[ADDRESS_ROOM]); /* empty: he is gone */
 bool address_is_loopback(const struct sockaddr_storage *a); /* 127/8, as IPv6, too; or ::1 */
 /* Is so much of jim.memory.max used that nothing more should be taken in? Cheap. */
 bool memory_full(struct jim *j);

@@ -10,7 +10,6 @@
 #define MAX_TOKEN 8192         /* bytes of a login token: what a WebSocket address can hold */
 #define MIN_SECRET 32          /* bytes of jim.token.secret: RFC 7518 section 3.2 */
 #define MAX_WORKERS 4          /* threads that check passwords */
-#define ADDRESS_ROOM 46        /* bytes of an address as text: INET6_ADDRSTRLEN */
 #define MAX_TASKS 4096         /* logins that wait for them: a few minutes' worth */
 
 /* --- worker.c: threads for what would stop the loop ------------------------------------------- */
@@ -133,8 +132,6 @@ void auth_login_query(struct auth *a, struct conn *conn, struct str user, struct
 void auth_gone(struct conn *conn); /* whose login is not decided yet: nobody waits for that */
 /* For jim_login_answer(): 0, or -1 when there is no such login or no user in the JSON. */
 int auth_answer(struct auth *a, uint64_t ticket, enum jim_verdict verdict, struct str json);
-/* What address_peer() says as text; IPv4 over an IPv6 socket as what it is. Empty: he is gone. */
-void auth_address(const struct conn *conn, char text[ADDRESS_ROOM]);
 void auth_poll(struct auth *a);   /* each turn: what threads have found out */
 /* Read the users file again, resolve the hook's address and read whom it may trust. */
 void auth_reload(struct auth *a);

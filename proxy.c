@@ -14,7 +14,6 @@
  */
 #include "jim.h"
 
-#include <arpa/inet.h>
 #include <netinet/in.h>
 #include <stdlib.h>
 #include <string.h>
@@ -25,22 +24,6 @@
 #define MAX_V2 2048    /* bytes of these: far more than anybody sends */
 
 /* --- networks --------------------------------------------------------------------------------- */
-
-static bool
-ip_parse(struct str text, unsigned char ip[16])
-{
-    static const unsigned char mapped[12] = {0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff};
-    char zero_ended[INET6_ADDRSTRLEN];
-
-    if (text.n == 0 || text.n >= sizeof zero_ended || memchr(text.p, '\0', text.n) != NULL)
-        return false;
-    memcpy(zero_ended, text.p, text.n);
-    zero_ended[text.n] = '\0';
-    if (inet_pton(AF_INET6, zero_ended, ip) == 1)
-        return true;
-    memcpy(ip, mapped, sizeof mapped);
-    return inet_pton(AF_INET, zero_ended, ip + sizeof mapped) == 1;
-}
 
 /* Digits only, at most five. */
 static bool
@@ -68,7 +51,7 @@ network_parse(struct str text, unsigned char ip[16], unsigned *bits)
     str_split(&text, '/', &address);
     bool v6 = address.n > 0 && memchr(address.p, ':', address.n) != NULL;
     *bits = v6 ? 128 : 32;
-    if (!ip_parse(address, ip) || (text.p != NULL && !number_parse(text, *bits, bits)))
+    if (!address_parse(address, ip) || (text.p != NULL && !number_parse(text, *bits, bits)))
         return false;
     *bits += v6 ? 0 : 96;
     return true;
@@ -130,7 +113,7 @@ line_parse(struct str line, struct proxy_said *out)
     for (int i = 2; i < 4; i++)
         if (word[i].n == 0 || (memchr(word[i].p, ':', word[i].n) != NULL) != v6)
             return false;
-    return ip_parse(word[2], out->ip) && ip_parse(word[3], to) &&
+    return address_parse(word[2], out->ip) && address_parse(word[3], to) &&
            number_parse(word[4], 65535, &port) && number_parse(word[5], 65535, &port);
 }
 
@@ -200,7 +183,7 @@ entry_parse(struct str entry, unsigned char ip[16])
         port = (struct str){at + 1, (size_t)(end - at - 1)};
         entry.n = (size_t)(at - entry.p);
     }
-    return (port.p == NULL || number_parse(port, 65535, &number)) && ip_parse(entry, ip);
+    return (port.p == NULL || number_parse(port, 65535, &number)) && address_parse(entry, ip);
 }
 
 bool
@@ -278,7 +261,7 @@ proxy_speaks_for(struct conn *c, const unsigned char *ip)
         return false;
     }
     if (j->log.level >= LOG_LEVEL_DEBUG) {
-        auth_address(c, text);
+        address_peer_text(c, text);
         log_write(&j->log, LOG_LEVEL_DEBUG, "connection %llu: through a proxy, from %s",
                   (unsigned long long)c->id, text);
     }
