@@ -72,7 +72,7 @@ struct auth {
 
 /* --- penalties -------------------------------------------------------------------------------- */
 
-/* Which address a connection comes from, as a keyed fingerprint. 0 when it cannot be told any more. */
+/* Which address a connection comes from, as a keyed fingerprint; 0 when that cannot be told. */
 static uint64_t
 address_of(const struct auth *a, const struct conn *conn)
 {

@@ -1166,8 +1166,8 @@ void address_network(unsigned char ip[16]);
 bool address_enter(struct jim *j, const unsigned char ip[16], struct address **out);
 void address_leave(struct jim *j, struct address *a);
 /* The address of whom c is for: what a proxy that is believed says, else the peer's; false when he
- * is gone, or has none. Asked of the kernel: logins are rare, and memory for it would be a connection's for
- * life. */
+ * is gone, or has none. Asked of the kernel: logins are rare, and memory for it would be a
+ * connection's for life. */
 bool address_peer(const struct conn *c, unsigned char ip[16]);
 void address_peer_text(const struct conn *c, char text[ADDRESS_ROOM]); /* empty: he is gone */
 bool address_is_loopback(const struct sockaddr_storage *a); /* 127/8, as IPv6, too; or ::1 */

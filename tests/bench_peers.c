@@ -6,11 +6,11 @@
  * and puts what it prints into docs/benchmarks.md.
  *
  * The figure is CPU seconds of the server, all threads, a million deliveries: throughput would
- * measure this generator as well. It never sleeps in a turn: who finds it asleep pays for waking it,
- * several microseconds on a virtual machine, and how often that is depends on how fast it reads and
- * not on the server; from a network card nobody pays. BENCH_ROUNDS (15), BENCH_SLICE (seconds, 0.3), BENCH_IDLE
- * (connections, 5000), BENCH_STARTS (11), BENCH_ONLY: parts of names of servers, with commas. A
- * server that is not installed is left out.
+ * measure this generator as well. It never sleeps in a turn: who finds it asleep pays for waking
+ * it, several microseconds on a virtual machine, and how often that is depends on how fast it reads
+ * and not on the server; from a network card nobody pays. BENCH_ROUNDS (15), BENCH_SLICE (seconds,
+ * 0.3), BENCH_IDLE (connections, 5000), BENCH_STARTS (11), BENCH_ONLY: parts of names of servers,
+ * with commas. A server that is not installed is left out.
  *
  *   relay      the floor: what the kernel costs
  *   servers    how each is started
