@@ -8,9 +8,9 @@
  * The figure is CPU seconds of the server, all threads, a million deliveries: throughput would
  * measure this generator as well. It never sleeps in a turn: who finds it asleep pays for waking
  * it, several microseconds on a virtual machine, and how often that is depends on how fast it reads
- * and not on the server; from a network card nobody pays. BENCH_ROUNDS (15), BENCH_SLICE (seconds,
- * 0.3), BENCH_IDLE (connections, 5000), BENCH_STARTS (11), BENCH_ONLY: parts of names of servers,
- * with commas. A server that is not installed is left out.
+ * and not on the server; from a network card nobody pays. With BENCH_SLEEP it does sleep.
+ * BENCH_ROUNDS (15), BENCH_SLICE (seconds, 0.3), BENCH_IDLE (connections, 5000), BENCH_STARTS (11),
+ * BENCH_ONLY: parts of names of servers, with commas. A server that is not installed is left out.
  *
  *   relay      the floor: what the kernel costs
  *   servers    how each is started
@@ -433,7 +433,8 @@ take_seats(const struct work *w, struct load **load)
             die("%s does not start again", s->name);
         struct spec spec = {.host = "127.0.0.1", .port = s->process.port, .sender = s->wire,
                             .receiver = s->wire, .flows = w->flows, .members = w->members,
-                            .window = w->window, .bytes = w->bytes, .busy = true};
+                            .window = w->window, .bytes = w->bytes,
+                            .busy = getenv("BENCH_SLEEP") == NULL};
         load[i] = load_new(&spec);
         load_run(load[i], env_number("BENCH_SLICE", 0.3) / 2);
         load_settle(load[i]);
