@@ -185,9 +185,9 @@ record_again(struct chat *c, const struct pending *p)
         record_group(c, p->conv);
     else if (p->type == REC_SEQ)
         record_seq(c, p->conv);
-    else if (p->type != REC_CURSOR)
+    else if (m != NULL && p->type != REC_CURSOR)
         record_member(c, m);
-    else if (!m->left)
+    else if (m != NULL && !m->left)
         record_cursor(c, m);
 }
 
@@ -274,7 +274,7 @@ record_change(struct chat *c, struct pending p)
     }
     if (p.type == REC_GROUP)
         v->changes++;
-    if (p.type == REC_LEAVE)
+    else if (p.type == REC_LEAVE && m != NULL)
         m->leaving = true;
     if (p.conn != NULL) {
         p.conn->deferred++;

@@ -376,9 +376,7 @@ static void
 speaker_send(struct flap *f, struct speaker *s)
 {
     char content[32], to[16];
-    int mine = (f->messages + CLIENTS - 1) / CLIENTS;
-
-    while (f->members == CLIENTS && s->sent[0] + s->sent[1] < mine
+    while (f->members == CLIENTS && s->sent[0] + s->sent[1] < f->messages / CLIENTS
            && jim_client_pending(s->c) < AHEAD) {
         int kind = dice(f, 3) > 0;
         struct jim_send what = {.content = content};
@@ -397,10 +395,15 @@ speaker_send(struct flap *f, struct speaker *s)
 
 /* --- what is right ---------------------------------------------------------------------------- */
 
-/* Has everybody heard all there is? */
+/* Has everybody sent what he was to send, had all his answers, and heard all there is? */
 static bool
-all_heard(const struct flap *f)
+is_done(const struct flap *f)
 {
+    for (int i = 0; i < CLIENTS; i++) {
+        int sent = f->s[i].sent[0] + f->s[i].sent[1];
+        if (sent < f->messages / CLIENTS || f->s[i].answered < sent)
+            return false;
+    }
     for (int i = 0; i < CLIENTS; i++)
         for (int from = 0; from < CLIENTS; from++) {
             const struct speaker *s = &f->s[i], *o = &f->s[from];
@@ -501,7 +504,7 @@ run(struct flap *f, int64_t until_ms)
             server_stop(f, f->done_restarts++ % 2 ? SIGTERM : SIGKILL);
             server_start(f);
         }
-        if (f->answered >= f->messages && all_heard(f))
+        if (is_done(f))
             return true;
         wait_for_all(f);
     }
@@ -523,6 +526,7 @@ main(int argc, char **argv)
             f->seed = strtoull(optarg, NULL, 10);
     }
     f->messages = optind < argc ? atoi(argv[optind]) : 10000;
+    f->messages += CLIENTS - 1 - (f->messages + CLIENTS - 1) % CLIENTS; /* each the same number */
     f->restarts = optind + 1 < argc ? atoi(argv[optind + 1]) : 50;
     printf("note: seed %llu\n", (unsigned long long)f->seed);
     signal(SIGPIPE, SIG_IGN);
