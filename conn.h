@@ -265,6 +265,7 @@ struct conn {
     bool keep_alive : 1;       /* HTTP */
     bool head_only : 1;        /* HTTP: the request was HEAD */
     bool busy : 1;             /* HTTP: a request is being answered */
+    bool many : 1;             /* what was queued last was more than a few small messages */
     bool full : 1;             /* its socket takes no more until the loop says so */
     bool shut : 1;             /* nothing more may be queued: the last word is */
     bool ended : 1;            /* the peer has shut its side */

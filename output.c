@@ -20,7 +20,7 @@
 
 #define MAX_FLUSH 262144 /* bytes written to one connection a turn */
 #define MAX_CATCH_UP 16384 /* bytes read from the store for one connection at a time */
-#define SMALL_CHAT 512   /* chat messages up to this are put behind each other as they come */
+#define SMALL_CHAT 2048  /* chat messages up to this are put behind each other as they come */
 #define SMALL_PIECE 2048 /* pieces up to this are copied together rather than listed for writev */
 
 /* --- attending -------------------------------------------------------------------------------- */
@@ -276,13 +276,15 @@ conn_caught_up(struct conn *c, struct member *member, struct msg *m, uint64_t ne
 /*
  * A piece of output that several messages to one connection stand in, one behind the other with
  * their heads: one thing to write. Who gets several in a turn is likely to get more: so each piece
- * is as large as all that is queued before it.
+ * is as large as all that is queued before it; and the first, when the last turn brought many, as
+ * large as one may be.
  */
 static struct msg *
 piece_new(struct conn *c, uint8_t command, uint32_t seq, size_t n)
 {
     const size_t most = MAX_POOLED - sizeof(struct msg);
-    size_t queued = c->out != NULL ? c->out->bytes : 0, room = queued < most ? queued : most;
+    size_t queued = c->out != NULL ? c->out->bytes : 0;
+    size_t room = queued < most && !(queued == 0 && c->many) ? queued : most;
     struct msg *m = msg_piece(&c->jim->msgs, command, seq, n > room ? n : room);
 
     if (m->pool != NULL)
@@ -328,12 +330,12 @@ out_chat(struct conn *c, struct msg *m, struct member *member)
 {
     struct out *o = c->out;
 
-    if (!m->alone || o->n == 0 || m->len > SMALL_CHAT || c->jim->hooks != NULL) {
+    if (!m->alone || m->len > SMALL_CHAT || c->jim->hooks != NULL) {
         out_push(c, m, member);
         return;
     }
-    struct msg *last = o->entry[(o->head + o->n - 1) & (o->cap - 1)].msg;
-    char *to = last->chat_seq + 1 == m->chat_seq
+    struct msg *last = o->n > 0 ? o->entry[(o->head + o->n - 1) & (o->cap - 1)].msg : NULL;
+    char *to = last != NULL && last->chat_seq + 1 == m->chat_seq
                    ? out_behind(c, member, m->command, 0, m->len) : NULL;
     if (to != NULL) {
         memcpy(to, m->data, m->len);
@@ -386,7 +388,10 @@ conn_send(struct conn *c, struct msg *m, struct member *member)
         return;
     }
     out_get(c);
-    out_push(c, m, member);
+    if (c->many)
+        out_chat(c, m, member);
+    else
+        out_push(c, m, member);
 }
 
 bool
@@ -671,6 +676,7 @@ conn_flush(struct conn *c)
     struct out *o = c->out;
     size_t written = 0;
 
+    c->many = o->bytes > SMALL_PIECE;
     while (written < MAX_FLUSH) {
         ssize_t w;
         if (o->n == 0 && o->lags.n > 0 && c->jim->cluster != NULL) {
