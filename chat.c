@@ -389,10 +389,13 @@ handler_of(const struct chat *c, int n, struct str json)
 }
 
 /* Answers are owed for commands before it: may it be taken all the same? A message may, for its own
- * answer comes behind them. */
+ * answer comes behind them; and joins among themselves, so that one write to the disk is for all.
+ * (Hooks are asked once for each.) */
 static bool
 may_overtake(const struct chat *c, const struct conn *from, int n)
 {
+    if (n == CMD_JOIN)
+        return from->joining && c->hooks == NULL;
     return n == CMD_CHAT && from->login == NULL && !from->parked &&
            (c->cluster == NULL || !cluster_slow(c->cluster));
 }

@@ -275,6 +275,7 @@ struct conn {
     bool forwards : 1;         /* the peer's X-Forwarded-For is believed */
     bool parked : 1;           /* a command of his is with the disk or, in a cluster, with Redis,
                                   and all wait for it: also messages, which it may be about */
+    bool joining : 1;          /* parked, and all that is owed to him are answers to joins */
     uint8_t watched;           /* enum loop_events the loop looks out for */
     uint8_t protos;            /* PROTO_BITs its port serves */
     uint8_t silent;            /* WebSocket pings without an answer */

@@ -388,9 +388,12 @@ change_end(const struct pending *p)
 {
     if (p->msg != NULL)
         msg_unref(p->msg);
+    if (p->type == REC_JOIN)
+        p->from->joining--;
     if (p->conn == NULL)
         return;
-    p->conn->parked = false;
+    if (p->conn->deferred == 1)
+        p->conn->parked = p->conn->joining = false;
     conn_answered(p->conn);
 }
 
@@ -444,9 +447,12 @@ group_join_answer(struct chat *c, struct conn *to, uint32_t seq, int code, struc
     answer_send(c, to, CMD_JOIN_RESP, seq);
 }
 
+/* Neither a refusal nor what is so already overtakes: false, it has to wait. */
 static bool
 join_refused(struct chat *c, struct conn *from, uint32_t seq, int code)
 {
+    if (from->deferred > 0)
+        return false;
     group_join_answer(c, from, seq, code, STR(""));
     return true;
 }
@@ -464,7 +470,7 @@ group_join(struct chat *c, struct conn *from, uint32_t seq, const struct request
     bool already = m != NULL;
     if (!already && c->opt->group_join == JOIN_API)
         return join_refused(c, from, seq, CODE_FORBIDDEN);
-    if (!already && u->joined >= MAX_JOINED)
+    if (!already && u->joined + u->joining >= MAX_JOINED)
         return join_refused(c, from, seq, CODE_JOIN_FAILED);
     int code = already || c->hooks == NULL ? 0 : extend_join(from, id);
     if (code != 0)
@@ -473,6 +479,8 @@ group_join(struct chat *c, struct conn *from, uint32_t seq, const struct request
     if (group_dismissed(v))
         return join_refused(c, from, seq, CODE_NO_GROUP);
     if (m != NULL && record_is_safe(c, m->record)) {
+        if (from->deferred > 0)
+            return false;
         join_answer(c, from, seq, v, u);
         return true;
     }

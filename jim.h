@@ -574,6 +574,7 @@ struct user {
     uint32_t nconns;
     uint32_t joined;        /* groups he is in */
     uint32_t place;         /* known: index in roster->user */
+    uint32_t joining;       /* groups he has asked to be in; on their way to the disk */
     struct user *next;      /* the one made before; all of them: roster.made_users */
     uint64_t record;        /* number of his latest REC_USER */
     struct conn *conns;     /* borrowed; linked by next_of_user */

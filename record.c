@@ -274,11 +274,14 @@ record_change(struct chat *c, struct pending p)
     }
     if (p.type == REC_GROUP)
         v->changes++;
+    else if (p.type == REC_JOIN)
+        p.from->joining++;
     else if (p.type == REC_LEAVE && m != NULL)
         m->leaving = true;
     if (p.conn != NULL) {
         p.conn->deferred++;
         p.conn->parked = true;
+        p.conn->joining = p.type == REC_JOIN;
     }
     if (p.number > store_durable(c->store) || c->pending_n > 0)
         pending_push(c, &p);

@@ -275,13 +275,14 @@ TEST(bounds_worst_case_is_printed)
 
 /* --- conversations ---------------------------------------------------------------------------- */
 
-TEST(bounds_groups_a_user_joins)
+static void
+joins_too_many(const char *store)
 {
     struct server s;
     struct peer alice;
     int accepted = 0;
 
-    server_start(&s, QUIET, FAST, "-o", "jim.store=off", NULL);
+    server_start(&s, QUIET, FAST, "-o", store, NULL);
     peer_login(&alice, &s, PROTO_TCP, "alice");
     peer_hold(&alice);
     for (int i = 0; i <= MAX_JOINED; i++)
@@ -298,6 +299,10 @@ TEST(bounds_groups_a_user_joins)
     say(&alice, 7, "{'groupId':'g0'}"); /* one he is in */
     EXPECT(&alice, "{'code':10011,'command':8,<...>");
 }
+
+TEST(bounds_groups_a_user_joins) { joins_too_many("jim.store=off"); }
+/* Nor those that are still on their way to the disk. */
+TEST(bounds_groups_a_user_is_joining) { joins_too_many("jim.store=on"); }
 
 TEST(bounds_conversations_a_user_begins)
 {

@@ -817,6 +817,44 @@ TEST(server_pipelined_join) { talk_pipelined_join(PROTO_TCP, "jim.store=on"); }
 TEST(ws_pipelined_join) { talk_pipelined_join(PROTO_WS, "jim.store=on"); }
 TEST(server_pipelined_join_without_store) { talk_pipelined_join(PROTO_TCP, "jim.store=off"); }
 
+/* Joins in one write share the disk's work, and keep their order with what is answered at once. */
+TEST(server_joins_share_a_batch)
+{
+    struct server s;
+    struct peer p;
+    char text[200];
+
+    server_start(&s, QUIET, NULL);
+    peer_login(&p, &s, PROTO_TCP, "alice");
+    say(&p, 7, "{'groupId':'old'}");
+    EXPECT(&p, "{'code':10011,'command':8,<...>");
+    EXPECT(&p, JOINED("old", "alice"));
+    long long before = server_stat(&s, "storeBatches");
+    peer_hold(&p);
+    for (int i = 0; i < 40; i++) {
+        snprintf(text, sizeof text, "{'groupId':'g%d'}", i);
+        say(&p, 7, text);
+    }
+    say(&p, 7, "{'groupId':'old'}");
+    say(&p, 7, "{}");
+    say(&p, 7, "{'groupId':'g0'}");
+    say(&p, 11, "{'groupId':'g39','chatType':1}");
+    peer_release(&p, IN_ONE_WRITE);
+    for (int i = 0; i < 40; i++) {
+        snprintf(text, sizeof text, "{'code':10011,'command':8,'data':{'group':'g%d',<...>", i);
+        EXPECT(&p, text);
+        hear(&p); /* that he is in it */
+    }
+    EXPECT(&p, "{'code':10011,'command':8,'data':{'group':'old',<...>");
+    EXPECT(&p, JOINED("old", "alice"));
+    EXPECT(&p, "{'code':10012,'command':8,<...>");
+    EXPECT(&p, "{'code':10011,'command':8,'data':{'group':'g0',<...>");
+    EXPECT(&p, JOINED("g0", "alice"));
+    EXPECT(&p, "{'command':11,'data':{'chatType':1,<...>");
+    EXPECT(&p, "{'code':10000,'command':12,<...>");
+    CHECK(server_stat(&s, "storeBatches") - before < 20);
+}
+
 TEST(server_queries_see_what_was_sent_before_them)
 {
     struct server s;
