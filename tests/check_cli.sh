@@ -34,6 +34,14 @@ check 'jim-cli s' offers "$dir/jim-cli.bash" _jim_cli send jim-cli s
 check 'jim-cli -u a h' offers "$dir/jim-cli.bash" _jim_cli history jim-cli -u a h
 check 'jim-cli history --' offers "$dir/jim-cli.bash" _jim_cli --since jim-cli history --
 check 'jim c' offers "$dir/jim.bash" _jim check jim c
+check 'jim check -' offers "$dir/jim.bash" _jim -r jim check -
+check 'jim export -' offers "$dir/jim.bash" _jim --cluster jim export -
+check 'jim import --j' offers "$dir/jim.bash" _jim --jim-redis jim import --j
+check 'jim -c cli.' offers "$dir/jim.bash" _jim cli.c jim -c cli.
+for option in cluster jim-redis; do
+    check "--$option for zsh and fish" sh -c "grep -q -e --$option '$dir/_jim' &&
+        grep -q -e '-l $option' '$dir/jim.fish'"
+done
 check 'jim -o jim.p' offers "$dir/jim.bash" _jim jim.port= ./jim -o jim.p
 
 count() { # what, its output: add up its closing line

@@ -1,33 +1,34 @@
 # Completion of jim(8) for bash. Installed as bash-completion/completions/jim.
 _jim()
 {
-    local cur=${COMP_WORDS[COMP_CWORD]} prev=${COMP_WORDS[COMP_CWORD - 1]}
+    local cur=${COMP_WORDS[COMP_CWORD]} prev=${COMP_WORDS[COMP_CWORD - 1]} options=
     COMPREPLY=()
     case $prev in
-    -c | -d | check | export | import | passwd | -r | -a)
-        COMPREPLY=($(compgen -f -- "$cur"))
-        compopt -o filenames 2> /dev/null
-        ;;
     -o) # the keys, as the program itself lists them
         COMPREPLY=($(compgen -S = -W "$("${COMP_WORDS[0]}" -h 2> /dev/null |
             sed -n 's/^ *\(jim\.[a-z.]*\).*/\1/p')" -- "$cur"))
         compopt -o nospace 2> /dev/null
+        return
         ;;
-    -p | -b | -s | -u | -e | -n | -g | -i | --jim-redis) ;;
-    *)
-        if [[ $COMP_CWORD -eq 1 && $cur != -* ]]; then
-            COMPREPLY=($(compgen -W 'check export import passwd token' -- "$cur"))
-        else
-            case ${COMP_WORDS[1]} in
-            check) COMPREPLY=($(compgen -W '-r' -- "$cur")) ;;
-            export) COMPREPLY=($(compgen -W '-a' -- "$cur")) ;;
-            import) COMPREPLY=($(compgen -W '--jim-redis' -- "$cur")) ;;
-            passwd) COMPREPLY=($(compgen -W '-i' -- "$cur")) ;;
-            token) COMPREPLY=($(compgen -W '-s -u -e -n -g' -- "$cur")) ;;
-            *) COMPREPLY=($(compgen -W '-c -p -b -d -o -q -v -h -V' -- "$cur")) ;;
-            esac
-        fi
-        ;;
+    -p | -b | -s | -u | -e | -n | -g | -i | --jim-redis) return ;;
     esac
+    if [[ $COMP_CWORD -eq 1 && $cur != -* ]]; then
+        COMPREPLY=($(compgen -W 'check export import passwd token' -- "$cur"))
+        return
+    fi
+    if [[ $cur != -* ]]; then
+        COMPREPLY=($(compgen -f -- "$cur"))
+        compopt -o filenames 2> /dev/null
+        return
+    fi
+    case ${COMP_WORDS[1]} in
+    check) options='-r' ;;
+    export) options='-a --cluster' ;;
+    import) options='--jim-redis --cluster' ;;
+    passwd) options='-i' ;;
+    token) options='-s -u -e -n -g' ;;
+    *) options='-c -p -b -d -o -q -v -h -V' ;;
+    esac
+    COMPREPLY=($(compgen -W "$options" -- "$cur"))
 }
 complete -F _jim jim
