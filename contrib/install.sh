@@ -67,8 +67,10 @@ each() {
     for name in service freebsd openbsd netbsd openrc sysv plist logrotate; do
         "$1" 644 "contrib/jim.$name" "$docdir/init/jim.$name"
     done
-    for name in README.md README.zh-CN.md CHANGELOG.md LICENSE docs/*.md docs/openapi.yaml; do
-        "$1" 644 "$name" "$docdir/${name#docs/}"
+    # Placed as in the source tree, so that their links to each other hold.
+    for name in README.md README.zh-CN.md CHANGELOG.md SECURITY.md LICENSE docs/*.md docs/openapi.yaml \
+        examples/*.c examples/client.py examples/client.mjs; do
+        "$1" 644 "$name" "$docdir/$name"
     done
     for name in jim jim-cli; do
         "$1" 644 "contrib/completions/$name.bash" \
@@ -116,7 +118,7 @@ install) each install_one ;;
 uninstall)
     each uninstall_one
     # The directories that are jim's alone; others may have been there before.
-    for dir in "$docdir/init" "$docdir" "$sysconfdir/jim"; do
+    for dir in "$docdir/init" "$docdir/docs" "$docdir/examples" "$docdir" "$sysconfdir/jim"; do
         rmdir "$DESTDIR$dir" 2> /dev/null || :
     done
     ;;

@@ -88,8 +88,19 @@ done
 check "directories" run_make install DESTDIR="$work/d" prefix=/usr libdir=/usr/lib64 \
     bindir=/usr/sbin sysconfdir=/etc mandir=/usr/man docdir=/usr/doc unitdir=
 check "each where it was said" test -x "$work/d/usr/sbin/jim" -a -f "$work/d/usr/man/man8/jim.8" \
-    -a -f "$work/d/etc/jim/jim.properties" -a -f "$work/d/usr/doc/protocol.md" \
+    -a -f "$work/d/etc/jim/jim.properties" -a -f "$work/d/usr/doc/docs/protocol.md" \
     -a ! -e "$work/d/usr/lib/systemd"
+# What the documents name below docs/ and examples/ is there, by the same links.
+linked() {
+    (cd "$1" && for file in README.md README.zh-CN.md docs/*.md; do
+        grep -oE '\]\((\.\./)?(README\.md|[a-z-]+\.md|docs/[^)#]*|examples/[^)#]*)' "$file" |
+            sed 's/^](//' | while read -r to; do
+            [ -e "$(dirname "$file")/$to" ] || echo "$file: $to"
+        done
+    done) > "$work/dangling"
+    not grep . "$work/dangling"
+}
+check "links among the documents" linked "$work/d/usr/doc"
 
 # --- used from where it was installed, without DESTDIR ------------------------------------------------
 
