@@ -304,8 +304,9 @@ memory_print(const struct jim *j)
     size_t conns = j->conns_max;
     /* Half a frame read, twice for the growing buffer, and a command that waits. */
     double input = (3.0 * (double)o->frame_max + 2.0 * MAX_READ + MAX_HEAD) / MB;
-    /* Messages up to one queue, answers up to another, and the answer that did not fit any more. */
-    double output = 2.5 * (double)o->queue_max / MB;
+    /* Small messages that take turns stand in 512 bytes each, a PONG of 11 in 144: that is half a
+     * queue of these, until his input waits, and then one of those. */
+    double output = 10.0 * (double)o->queue_max / MB;
     double store = jim_keeps_log(j) ? 2.0 * STORE_PENDING / MB : 0;
     double ids = MAX_RETRY * (double)RETRY_COST / MB;
 

@@ -273,18 +273,33 @@ conn_caught_up(struct conn *c, struct member *member, struct msg *m, uint64_t ne
 
 /* --- sending ---------------------------------------------------------------------------------- */
 
+/* The entry queued last; NULL: there is none. */
+static struct msg *
+out_last(const struct conn *c)
+{
+    const struct out *o = c->out;
+
+    return o != NULL && o->n > 0 ? o->entry[(o->head + o->n - 1) & (o->cap - 1)].msg : NULL;
+}
+
 /*
  * A piece of output that several messages to one connection stand in, one behind the other with
- * their heads: one thing to write. Who gets several in a turn is likely to get more: so each piece
- * is as large as all that is queued before it; and the first, when the last turn brought many, as
- * large as one may be.
+ * their heads: one thing to write. Who gets several in a turn is likely to get more: so a piece is
+ * as large as what the last one holds, twice that when it is full; and the first, when the last
+ * turn brought many, as large as one may be. Not larger: conversations that take turns leave each
+ * piece with one message in it, and a queue of these must not take many times what it holds.
  */
 static struct msg *
 piece_new(struct conn *c, uint8_t command, uint32_t seq, size_t n)
 {
     const size_t most = MAX_POOLED - sizeof(struct msg);
-    size_t queued = c->out != NULL ? c->out->bytes : 0;
-    size_t room = queued < most && !(queued == 0 && c->many) ? queued : most;
+    const struct msg *last = out_last(c);
+    size_t room = last == NULL && c->many ? most : n;
+
+    if (last != NULL && last->room > 0)
+        room = last->len + n > last->room ? 2 * (size_t)last->len : last->len;
+    if (room > most)
+        room = most;
     struct msg *m = msg_piece(&c->jim->msgs, command, seq, n > room ? n : room);
 
     if (m->pool != NULL)
@@ -328,13 +343,11 @@ out_behind(struct conn *c, const struct member *member, uint8_t command, uint32_
 static void
 out_chat(struct conn *c, struct msg *m, struct member *member)
 {
-    struct out *o = c->out;
-
     if (!m->alone || m->len > SMALL_CHAT || c->jim->hooks != NULL) {
         out_push(c, m, member);
         return;
     }
-    struct msg *last = o->n > 0 ? o->entry[(o->head + o->n - 1) & (o->cap - 1)].msg : NULL;
+    struct msg *last = out_last(c);
     char *to = last != NULL && last->chat_seq + 1 == m->chat_seq
                    ? out_behind(c, member, m->command, 0, m->len) : NULL;
     if (to != NULL) {
