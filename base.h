@@ -173,6 +173,13 @@ struct log {
  * content. */
 void log_write(const struct log *l, enum log_level level, const char *format, ...)
     __attribute__((format(printf, 3, 4)));
+/* Has all that was printed to `out` been written? False: why not is said on stderr. For who prints
+ * a result: a full disk must not look like success. */
+bool print_end(FILE *out);
+/* First of all in a program: opens those of descriptors 0 to 2 that are closed, for reading, so
+ * that writing there fails as before. Else the next file or socket would get what is meant for
+ * them. */
+void open_standard_fds(void);
 
 int64_t time_wall_ms(void); /* since 1970, UTC */
 int64_t time_mono_ms(void); /* since an arbitrary start, never backwards */

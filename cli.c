@@ -364,20 +364,26 @@ static const struct flag {
 #define OPTIONS (sizeof options / sizeof options[0])
 
 static void
-usage(void)
+put_usage(struct buf *b)
 {
-    fputs("usage: jim-cli [OPTION]... COMMAND [ARGUMENT]...\n\n", stdout);
+    buf_lit(b, "usage: jim-cli [OPTION]... COMMAND [ARGUMENT]...\n\n");
     for (size_t i = 0; i < COMMANDS; i++)
-        printf("  %s %s\n      %s\n", commands[i].name, commands[i].args, commands[i].help);
-    fputs("\noptions, anywhere:\n", stdout);
+        buf_printf(b, "  %s %s\n      %s\n", commands[i].name, commands[i].args, commands[i].help);
+    buf_lit(b, "\noptions, anywhere:\n");
     for (size_t i = 0; i < OPTIONS; i++) {
         const struct flag *o = &options[i];
-        int n = o->c >= 'A' ? printf("  -%c, --%s", o->c, o->name) : printf("      --%s", o->name);
-        n += o->value != NULL ? printf(" %s", o->value) : 0;
-        printf("%*s%s\n", n < 28 ? 28 - n : 1, "", o->help);
+        size_t start = b->len;
+        if (o->c >= 'A')
+            buf_printf(b, "  -%c, --%s", o->c, o->name);
+        else
+            buf_printf(b, "      --%s", o->name);
+        if (o->value != NULL)
+            buf_printf(b, " %s", o->value);
+        int n = (int)(b->len - start);
+        buf_printf(b, "%*s%s\n", n < 28 ? 28 - n : 1, "", o->help);
     }
-    fputs("\nexit status: 0 done, 1 usage, 2 no connection, 3 refused, 4 not all acknowledged, 5 a "
-          "file or pipe\nhere; jim-cli(1) tells more\n", stdout);
+    buf_lit(b, "\nexit status: 0 done, 1 usage, 2 no connection, 3 refused, 4 not all "
+               "acknowledged, 5 a file or pipe\nhere; jim-cli(1) tells more\n");
 }
 
 /* A whole number from 0 to most; false when it is none. */
@@ -693,7 +699,9 @@ main(int argc, char **argv)
     struct cli c = {.url = from_environment("JIM_URL"), .user = from_environment("JIM_USER"),
                     .token = from_environment("JIM_TOKEN"), .last = -1, .wait_ms = -1};
     struct parse p = {.cli = &c, .argv = argv + (argc > 0)};
+    struct buf out = {0};
 
+    open_standard_fds();
     c.args = xcalloc((size_t)argc + 1, sizeof *c.args);
     if (c.url == NULL)
         c.url = DEFAULT_URL;
@@ -701,11 +709,14 @@ main(int argc, char **argv)
         c.password = xstrndup(password, strlen(password));
     c.status = parse_all(&p);
     if (p.seen == 'h')
-        usage();
+        put_usage(&out);
     else if (p.seen == 'V')
-        printf("jim-cli %s%s\n", JIM_VERSION, jim_client_no_tls() == NULL ? " (TLS)" : "");
+        buf_printf(&out, "jim-cli %s%s\n", JIM_VERSION,
+                   jim_client_no_tls() == NULL ? " (TLS)" : "");
     else if (c.status == CLI_OK && (c.status = check_usage(&p)) == CLI_OK)
         c.status = run(&c, p.command);
+    cli_write(&c, &out);
+    buf_free(&out);
     jim_client_free(c.client);
     if (c.password != NULL)
         wipe(c.password, strlen(c.password));

@@ -680,20 +680,24 @@ cluster_export(const char *file, FILE *out)
     struct carry *c = xcalloc(1, sizeof *c);
     int code = 2, byte;
 
-    if (carry_open(c, file) && (c->later = tmpfile()) != NULL) {
+    bool open = carry_open(c, file);
+    if (open && (c->later = tmpfile()) == NULL)
+        perror("jim: temporary file");
+    if (open && c->later != NULL) {
         c->out = out;
         for (int i = 0; i < BUCKETS; i++)
             export_bucket(c, 'U', i);
         for (int i = 0; i < BUCKETS; i++)
             export_bucket(c, 'G', i);
+        bool whole = print_end(c->later); /* before rewind() forgets that a write failed */
         rewind(c->later);
-        while (!c->failed && (byte = getc(c->later)) != EOF)
+        while (whole && !c->failed && (byte = getc(c->later)) != EOF)
             putc(byte, out);
         if (c->failed)
             fprintf(stderr, "jim: Redis has not said all there is\n");
-        else if (fflush(out) != 0 || ferror(out) || ferror(c->later))
-            fprintf(stderr, "jim: cannot write: %s\n", strerror(errno));
-        else
+        else if (ferror(c->later))
+            perror("jim: temporary file");
+        else if (whole)
             code = 0;
         fclose(c->later);
     }

@@ -214,9 +214,5 @@ export_all(const char *dir, FILE *out)
     conf_free(&opt);
     buf_free(&e.line);
     free(e.item);
-    if (fflush(out) != 0 || ferror(out)) {
-        fprintf(stderr, "jim: cannot write: %s\n", strerror(errno));
-        return 2;
-    }
     return code;
 }

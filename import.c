@@ -283,8 +283,6 @@ import_close(struct import *im, FILE *out)
         code = 2;
     } else {
         print_summary(im, out);
-        if (fflush(out) != 0 || ferror(out))
-            code = 2;
     }
     import_free(im);
     return code;

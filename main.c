@@ -14,6 +14,8 @@
 #include <string.h>
 #include <unistd.h>
 
+#define NOT_PRINTED 2 /* exit status when a result could not be written */
+
 static void
 usage(FILE *out)
 {
@@ -48,6 +50,13 @@ bad_usage(const char *why)
 {
     fprintf(stderr, "jim: %s (jim -h tells more)\n", why);
     return JIM_BAD_CONFIG;
+}
+
+/* The exit status of who has printed a result: that must have been written. */
+static int
+printed(int status)
+{
+    return print_end(stdout) ? status : NOT_PRINTED;
 }
 
 /* Set an option from the command line; ends the program when it is wrong. */
@@ -192,12 +201,12 @@ run(int argc, char **argv)
         case 'h':
             usage(stdout);
             jim_free(j);
-            return JIM_OK;
+            return printed(JIM_OK);
         case 'V':
             printf("jim %s (%s, %s)\n", JIM_VERSION, loop_backend(),
                    tls_version() != NULL ? tls_version() : "no TLS");
             jim_free(j);
-            return JIM_OK;
+            return printed(JIM_OK);
         default:
             jim_free(j);
             return JIM_BAD_CONFIG; /* getopt has said why */
@@ -256,7 +265,8 @@ subcommand(int argc, char **argv)
 int
 main(int argc, char **argv)
 {
-    int code = argc > 1 ? subcommand(argc - 1, argv + 1) : -1;
+    open_standard_fds();
+    int status = argc > 1 ? subcommand(argc - 1, argv + 1) : -1;
 
-    return code >= 0 ? code : run(argc, argv);
+    return status >= 0 ? printed(status) : run(argc, argv);
 }

@@ -754,11 +754,5 @@ store_walk(const char *dir, void (*record)(void *arg, const struct store_rec *re
 int
 store_export(const char *dir, FILE *out)
 {
-    int code = store_walk(dir, export_record, out);
-
-    if (fflush(out) != 0 || ferror(out)) {
-        fprintf(stderr, "jim: cannot write: %s\n", strerror(errno));
-        return 2;
-    }
-    return code;
+    return store_walk(dir, export_record, out);
 }

@@ -417,6 +417,27 @@ log_write(const struct log *l, enum log_level level, const char *format, ...)
     fflush(l->file);
 }
 
+bool
+print_end(FILE *out)
+{
+    errno = 0; /* an earlier write may have failed, and nobody knows any more why */
+    if (fflush(out) == 0 && !ferror(out))
+        return true;
+    fprintf(stderr, "jim: cannot write: %s\n", errno != 0 ? strerror(errno) : "not all of it");
+    return false;
+}
+
+void
+open_standard_fds(void)
+{
+    int fd;
+
+    while ((fd = open("/dev/null", O_RDONLY)) >= 0 && fd <= STDERR_FILENO)
+        ;
+    if (fd >= 0)
+        close(fd);
+}
+
 /* --- time and random bytes -------------------------------------------------------------------- */
 
 static int64_t

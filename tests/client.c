@@ -330,19 +330,15 @@ write_file(const char *path, const char *text)
     write_whole(path, text, strlen(text));
 }
 
-void
-run_jim(struct output *o, const char *arg, ...)
+/* Run argv; mode: how its standard output is open, which is a file. */
+static void
+run_with(struct output *o, const char **argv, int mode)
 {
-    const char *argv[MAX_ARGS] = {program()};
     int out, err, alive;
-    va_list ap;
     pid_t pid;
 
-    va_start(ap, arg);
-    gather(argv, 1, arg, ap);
-    va_end(ap);
     test_begins();
-    out = close_on_exec(open("run.out", O_CREAT | O_TRUNC | O_RDWR, 0600));
+    out = close_on_exec(open("run.out", O_CREAT | O_TRUNC | mode, 0600));
     err = close_on_exec(open("run.err", O_CREAT | O_TRUNC | O_RDWR, 0600));
     pid = spawn(argv, 0, out, err, &alive);
     o->code = exit_code(pid, alive);
@@ -351,6 +347,30 @@ run_jim(struct output *o, const char *arg, ...)
     o->out = read_whole("run.out");
     o->err = read_whole("run.err");
     printf("%s%s", o->out.p, o->err.p); /* shown if the test fails */
+}
+
+void
+run_jim(struct output *o, const char *arg, ...)
+{
+    const char *argv[MAX_ARGS] = {program()};
+    va_list ap;
+
+    va_start(ap, arg);
+    gather(argv, 1, arg, ap);
+    va_end(ap);
+    run_with(o, argv, O_RDWR);
+}
+
+void
+run_jim_unheard(struct output *o, const char *arg, ...)
+{
+    const char *argv[MAX_ARGS] = {program()};
+    va_list ap;
+
+    va_start(ap, arg);
+    gather(argv, 1, arg, ap);
+    va_end(ap);
+    run_with(o, argv, O_RDONLY);
 }
 
 bool

@@ -81,6 +81,8 @@ struct output {
 };
 /* Run `jim ARG... NULL` to its end. */
 void run_jim(struct output *o, const char *arg, ...);
+/* The same, but no write to its standard output succeeds, as where a disk is full. */
+void run_jim_unheard(struct output *o, const char *arg, ...);
 bool has(struct buf text, const char *part);
 void write_file(const char *path, const char *text);
 

@@ -63,6 +63,22 @@ TEST(cli_help_and_version)
     CHECK(strncmp(r.said.p, "jim-cli " JIM_VERSION, strlen("jim-cli " JIM_VERSION)) == 0);
 }
 
+/* Answers that nobody gets are no success. */
+TEST(cli_help_that_cannot_be_written)
+{
+    static const char *const asked[] = {"-V", "-h"};
+    char command[4200];
+
+    for (int i = 0; i < 2; i++) {
+        test_begins();
+        snprintf(command, sizeof command, "\"${JIM_CLI:-%s/jim-cli}\" %s >&- 2>err", test_source(),
+                 asked[i]);
+        int status = system(command);
+        CHECK(WIFEXITED(status) && WEXITSTATUS(status) == 5);
+        CHECK(has(read_whole("err"), "jim-cli: cannot write: "));
+    }
+}
+
 /* What the program takes stands in its page, and in the completions. */
 TEST(cli_documented)
 {

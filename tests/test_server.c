@@ -2915,6 +2915,55 @@ TEST(server_version_and_help)
     CHECK(has(o.out, "jim.queue.max"));
 }
 
+static void
+unwritten(const struct output *o, const char *what)
+{
+    if (o->code != 2 || !has(o->err, "jim: cannot write: "))
+        test_fail(__FILE__, __LINE__, "%s ended with %d", what, o->code);
+}
+
+/* A result that nobody gets is no success: a script must not go on as if it had one. */
+TEST(server_result_that_cannot_be_written)
+{
+    struct output o;
+
+    write_file("in", "{\"chatType\":2,\"from\":\"a\",\"to\":\"b\",\"content\":\"hi\"}\n");
+    CHECK(freopen("in", "r", stdin) != NULL);
+    run_jim_unheard(&o, "import", "d", NULL);
+    unwritten(&o, "import");
+    run_jim(&o, "export", "d", NULL);
+    CHECK(o.code == 0 && has(o.out, "\"hi\""));
+    run_jim_unheard(&o, "-V", NULL);
+    unwritten(&o, "-V");
+    run_jim_unheard(&o, "-h", NULL);
+    unwritten(&o, "-h");
+    run_jim_unheard(&o, "check", "d", NULL);
+    unwritten(&o, "check");
+    run_jim_unheard(&o, "check", "-r", "d", NULL);
+    unwritten(&o, "check -r");
+    run_jim_unheard(&o, "export", "d", NULL);
+    unwritten(&o, "export");
+    run_jim_unheard(&o, "export", "-a", "d", NULL);
+    unwritten(&o, "export -a");
+    run_jim_unheard(&o, "token", "-s", "01234567890123456789012345678901", "-u", "a", NULL);
+    unwritten(&o, "token");
+    run_jim_unheard(&o, "check", NULL); /* what has nothing to print says what it has to */
+    CHECK_INT(o.code, 1);
+}
+
+/* What is closed is not the next file: none of the store is written to by what has to be said. */
+TEST(server_closed_descriptors)
+{
+    char command[4200];
+
+    test_begins();
+    snprintf(command, sizeof command, "echo x | \"${JIM:-%s/jim}\" import d 2>&-",
+             test_source());
+    int status = system(command);
+    CHECK(WIFEXITED(status) && WEXITSTATUS(status) == 1); /* it has refused the line, and said so */
+    CHECK_INT(read_whole("d/lock").len, 0);
+}
+
 TEST(server_public_address_needs_a_word)
 {
     struct server s;
