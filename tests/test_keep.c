@@ -704,6 +704,39 @@ keep_changes(bool behind)
 TEST(keep_changes_on_their_way) { keep_changes(false); }
 TEST(keep_changes_on_their_way_in_what_goes) { keep_changes(true); }
 
+/* A group that was asked for and never was, for the disk was full, is not written of: a pass must
+ * not make one of it that was dismissed. What was dismissed is written of. */
+TEST(keep_group_that_never_was)
+{
+    struct disk d;
+    struct store_io io = disk_io(&d);
+    struct town t;
+    char key[MAX_CONV_KEY];
+
+    now = START;
+    town_open(&t, "d", &io, STORE_GROUP);
+    town_build(&t);
+    CHECK(group_dismiss(t.c, group_find(&t.c->roster, STR("plain"))));
+    CHECK(town_settle(&t));
+    talk(&t, busy(&t), 120);
+    __atomic_store_n(&d.full, true, __ATOMIC_SEQ_CST);
+    struct conv *never = group_create_later(t.c, STR("never"), STR("Never"));
+    CHECK(never != NULL && never->changes == 1);
+    CHECK(!town_settle(&t));
+    CHECK(never->changes == 0 && never->gone && !group_dismissed(never));
+    __atomic_store_n(&d.full, false, __ATOMIC_SEQ_CST);
+    t.j->opt.keep_bytes = 9000;
+    CHECK(town_keep(&t) > 0);
+    CHECK_INT(never->group_record, 0);
+    town_close(&t);
+    town_open(&t, "d", &io, STORE_GROUP);
+    CHECK(conv_find_key(&t.c->roster, group_key(STR("never"), key)) == NULL);
+    CHECK(group_find(&t.c->roster, STR("plain")) == NULL);
+    CHECK(group_find_any(&t.c->roster, STR("plain")) != NULL);
+    check_messages(&t);
+    town_close(&t);
+}
+
 /* One that cannot be removed keeps the ones behind it: there must be no gap. */
 TEST(keep_cannot_remove)
 {
