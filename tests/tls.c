@@ -299,6 +299,73 @@ TEST(tls_not_within_tls)
     CHECK(plain_alive(s.port[0]));
 }
 
+/* A proxy's header in front of the client's first words, in pieces of so many bytes; does the
+ * handshake succeed? */
+static bool
+shake_behind(struct client *c, int port, struct str header, size_t piece)
+{
+    struct buf b = {0};
+    char *bytes;
+
+    prepare(c);
+    c->fd = connect_to(port);
+    BIO *wire = BIO_new(BIO_s_mem());
+    SSL_set_bio(c->ssl, BIO_new(BIO_s_mem()), wire);
+    SSL_set_connect_state(c->ssl);
+    CHECK(SSL_do_handshake(c->ssl) < 0);
+    long n = BIO_get_mem_data(wire, &bytes);
+    buf_str(&b, header);
+    buf_add(&b, bytes, (size_t)n);
+    for (size_t at = 0; at < b.len; at += piece) {
+        size_t some = b.len - at < piece ? b.len - at : piece;
+        if (send(c->fd, b.p + at, some, MSG_NOSIGNAL) != (ssize_t)some)
+            break; /* refused on account of the header */
+    }
+    buf_free(&b);
+    CHECK(SSL_set_fd(c->ssl, c->fd));
+    ERR_clear_error();
+    return SSL_do_handshake(c->ssl) == 1 || failed(c);
+}
+
+/* A header of version 1 or 2 comes before the handshake, in the clear, and tells whose connection
+ * it is: here of 192.0.2.7, who may have two, and of 192.0.2.8. */
+TEST(tls_behind_proxy_header)
+{
+    static const char v2[] = "\r\n\r\n\0\r\nQUIT\n\x21\x11\0\x0c\xc0\0\x02\x07\x7f\0\0\x01"
+                             "\x12\x34\x22\xb8";
+    const struct str seven[] = {STR("PROXY TCP4 192.0.2.7 127.0.0.1 56324 8888\r\n"),
+                                {v2, sizeof v2 - 1}};
+    const struct str eight = STR("PROXY TCP4 192.0.2.8 127.0.0.1 56324 8888\r\n");
+    struct client c[2] = {{0}}, other = {0}, more = {0};
+    struct server s;
+    char byte;
+
+    unsetenv("JIM_TEST_TLS");
+    make_cert("localhost");
+    server_start(&s, QUIET, ON, "jim.ssl.cert=localhost.pem", "-o", "jim.proxy.protocol=127.0.0.1",
+                 "-o", "jim.connections.per.ip=2", NULL);
+    for (size_t piece = 1000000; piece > 0; piece = piece == 1 ? 0 : 1) {
+        for (int i = 0; i < 2; i++) {
+            while (!shake_behind(&c[i], s.port[0], seven[i], piece)) {
+                CHECK(piece == 1); /* the first two may not be gone yet */
+                close_client(&c[i]);
+            }
+            CHECK(alive(&c[i]));
+        }
+        CHECK(!shake_behind(&more, s.port[0], seven[piece == 1], piece));
+        close_client(&more);
+        CHECK(shake_behind(&other, s.port[0], eight, piece) && alive(&other));
+        CHECK(write_all(&other, eight.p, eight.n)); /* inside it is no protocol */
+        CHECK(!read_all(&other, &byte, 1));
+        close_client(&other);
+        for (int i = 0; i < 2; i++) {
+            CHECK(alive(&c[i]));
+            close_client(&c[i]);
+        }
+    }
+    CHECK(!shake(&more, s.port[0])); /* the proxy must say whose it is */
+}
+
 TEST(tls_off_closes)
 {
     struct client c = {0};
