@@ -31,7 +31,8 @@ counts=$(tail -n 1 "$dir/flap")
 case $counts in
 *passed,*) passed=$((passed + ${counts%% passed*})) failed=$((failed + $(echo "$counts" |
     sed 's/.*passed, \([0-9]*\).*/\1/'))) ;;
-*) verdict flap "it did not end" ;;
+*) verdict flap "it did not end; its last lines were
+$(tail -n 50 "$dir/flap")" ;;
 esac
 
 for header in jim.h jim_client.h; do

@@ -27,6 +27,7 @@
 #include <netinet/tcp.h>
 #include <poll.h>
 #include <signal.h>
+#include <stdarg.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
@@ -67,18 +68,20 @@ struct speaker {
 };
 
 struct flap {
-    uint64_t seed;
+    uint64_t seed, first_seed; /* as it is by now; as it was given */
     int messages, restarts;
     bool verbose;
     char dir[64];
     int port, proxy_port, listener;
     pid_t pid;
+    int ready;                /* what the server says when it listens comes here; -1: it has */
     struct pipe_ pipe[PIPES];
     struct speaker s[CLIENTS];
     int members;              /* nobody sends before all are in the group */
     int answered, done_restarts, bad;
     uint64_t losses;          /* connections that were lost, as the clients tell */
     uint64_t caught;          /* messages that came from the store */
+    struct buf said;          /* what was wrong, for the end of the output */
     int64_t now_ms;
 };
 
@@ -96,6 +99,22 @@ die(const char *what)
 {
     perror(what);
     exit(2);
+}
+
+/* Something is wrong: said now, and again behind the tests that fail for it. */
+static void say(struct flap *f, const char *format, ...) __attribute__((format(printf, 2, 3)));
+
+static void
+say(struct flap *f, const char *format, ...)
+{
+    char line[400];
+    va_list ap;
+
+    va_start(ap, format);
+    vsnprintf(line, sizeof line, format, ap);
+    va_end(ap);
+    printf("%s\n", line);
+    buf_printf(&f->said, "    %s\n", line);
 }
 
 /* --- server ----------------------------------------------------------------------------------- */
@@ -120,22 +139,47 @@ static void
 server_start(struct flap *f)
 {
     char port[16], data[80];
+    int line[2];
     const char *program = getenv("JIM") != NULL ? getenv("JIM") : "./jim";
 
     snprintf(port, sizeof port, "%d", f->port);
     snprintf(data, sizeof data, "%s/data", f->dir);
+    if (pipe(line) < 0)
+        die("pipe");
+    fcntl(line[0], F_SETFL, O_NONBLOCK);
+    fcntl(line[0], F_SETFD, FD_CLOEXEC);
     f->pid = fork();
     if (f->pid < 0)
         die("fork");
-    if (f->pid > 0)
+    if (f->pid > 0) {
+        close(line[1]);
+        if (f->ready >= 0)
+            close(f->ready);
+        f->ready = line[0];
         return;
-    int null = open("/dev/null", O_WRONLY);
-    dup2(null, 1);
+    }
+    dup2(line[1], 1);
+    close(line[1]);
     if (!f->verbose)
-        dup2(null, 2);
+        dup2(open("/dev/null", O_WRONLY), 2);
     execl(program, program, "-p", port, "-d", data, "-o", "jim.login.groups=g:G", "-o",
           "jim.rate.messages=0", "-o", "jim.drain=200ms", (char *)NULL);
     _exit(127);
+}
+
+/* Has it said that it listens, or ended? Until then SIGTERM may find it without a handler. */
+static bool
+server_is_up(struct flap *f)
+{
+    char line[200];
+
+    if (f->ready < 0)
+        return true;
+    if (read(f->ready, line, sizeof line) < 0 && (errno == EAGAIN || errno == EINTR))
+        return false;
+    close(f->ready);
+    f->ready = -1;
+    return true;
 }
 
 static void
@@ -147,7 +191,9 @@ server_stop(struct flap *f, int sig)
     if (waitpid(f->pid, &status, 0) < 0)
         die("waitpid");
     if (sig == SIGTERM && (!WIFEXITED(status) || WEXITSTATUS(status) != 0)) {
-        printf("the server ended with status %d\n", status);
+        say(f, WIFSIGNALED(status) ? "the server was ended by signal %d"
+                                   : "the server ended with status %d",
+            WIFSIGNALED(status) ? WTERMSIG(status) : WEXITSTATUS(status));
         f->bad++;
     }
 }
@@ -300,8 +346,8 @@ static void
 complain(struct flap *f, const char *what, int who, int from, int kind, int got, int want)
 {
     if (f->bad++ < 20)
-        printf("u%d: %s from u%d (%s): %d, not %d\n", who, what, from, kind ? "private" : "group",
-               got, want);
+        say(f, "u%d: %s from u%d (%s): %d, not %d", who, what, from, kind ? "private" : "group",
+            got, want);
 }
 
 static void
@@ -331,7 +377,7 @@ on_answer(struct jim_client *c, const struct jim_result *r, void *arg)
     s->answered++;
     s->f->answered++;
     if (!jim_result_ok(r) && s->failed++ < 3)
-        printf("u%d: %d %s\n", s->me, r->code, r->text);
+        say(s->f, "u%d: %d %s", s->me, r->code, r->text);
 }
 
 static void
@@ -346,7 +392,7 @@ on_state(struct jim_client *c, enum jim_client_state state, const char *why, voi
     if (s->f->verbose && state == JIM_CLIENT_WAITING)
         printf("u%d: %s\n", s->me, why);
     if (state > JIM_CLIENT_WAITING) {
-        printf("u%d: ended: %s\n", s->me, why);
+        say(s->f, "u%d: ended: %s", s->me, why);
         s->f->bad++;
     }
 }
@@ -387,7 +433,7 @@ speaker_send(struct flap *f, struct speaker *s)
         else
             what.group = "g";
         if (jim_client_send(s->c, &what, on_answer, s) == 0) {
-            printf("u%d: %s\n", s->me, jim_client_error(s->c));
+            say(f, "u%d: %s", s->me, jim_client_error(s->c));
             f->bad++;
         }
     }
@@ -395,10 +441,13 @@ speaker_send(struct flap *f, struct speaker *s)
 
 /* --- what is right ---------------------------------------------------------------------------- */
 
-/* Has everybody sent what he was to send, had all his answers, and heard all there is? */
+/* Has everybody sent what he was to send, had all his answers, and heard all there is, and has the
+ * server been started again as often as it was to be? */
 static bool
 is_done(const struct flap *f)
 {
+    if (f->done_restarts < f->restarts)
+        return false;
     for (int i = 0; i < CLIENTS; i++) {
         int sent = f->s[i].sent[0] + f->s[i].sent[1];
         if (sent < f->messages / CLIENTS || f->s[i].answered < sent)
@@ -451,9 +500,11 @@ report(const struct flap *f, bool in_time, int64_t start_ms)
     for (size_t i = 0; i < sizeof tests / sizeof tests[0]; i++) {
         passed += tests[i].ok;
         if (!tests[i].ok)
-            printf("FAIL: %s (lost %d, failed %d, wrong %d)\n", tests[i].what, lost, failed,
-                   f->bad);
+            printf("FAIL: %s (seed %llu, lost %d, failed %d, wrong %d)\n", tests[i].what,
+                   (unsigned long long)f->first_seed, lost, failed, f->bad);
     }
+    if (passed < 5)
+        printf("%.*s", (int)f->said.len, f->said.p);
     printf("%d passed, %d failed\n", passed, 5 - passed);
     return passed == 5 ? 0 : 1;
 }
@@ -500,8 +551,11 @@ run(struct flap *f, int64_t until_ms)
             jim_client_step(f->s[i].c);
         }
         int due = (int)((int64_t)f->answered * (f->restarts + 1) / f->messages);
-        if (f->done_restarts < due && f->done_restarts < f->restarts) {
-            server_stop(f, f->done_restarts++ % 2 ? SIGTERM : SIGKILL);
+        int sig = f->done_restarts % 2 ? SIGTERM : SIGKILL;
+        if (f->done_restarts < due && f->done_restarts < f->restarts &&
+            (sig == SIGKILL || server_is_up(f))) {
+            f->done_restarts++;
+            server_stop(f, sig);
             server_start(f);
         }
         if (is_done(f))
@@ -528,6 +582,9 @@ main(int argc, char **argv)
     f->messages = optind < argc ? atoi(argv[optind]) : 10000;
     f->messages += CLIENTS - 1 - (f->messages + CLIENTS - 1) % CLIENTS; /* each the same number */
     f->restarts = optind + 1 < argc ? atoi(argv[optind + 1]) : 50;
+    f->first_seed = f->seed;
+    f->ready = -1;
+    setvbuf(stdout, NULL, _IOLBF, 0); /* all of it is there, whatever ends us */
     printf("note: seed %llu\n", (unsigned long long)f->seed);
     signal(SIGPIPE, SIG_IGN);
     snprintf(f->dir, sizeof f->dir, "/tmp/jim-flap.XXXXXX");
@@ -551,6 +608,7 @@ main(int argc, char **argv)
     snprintf(command, sizeof command, "rm -rf %s", f->dir);
     if (system(command) != 0)
         status = 1;
+    buf_free(&f->said);
     free(f);
     return status;
 }
