@@ -385,6 +385,29 @@ await check('ids that other clients choose do no harm', async () => {
     equal((await texts(bob)).length, 11);
 });
 
+await check('a private message that names a group, as a server of J-IM passes it on, is none of the group\'s', async () => {
+    const ida = await visit(browser, 'ida');
+    await ida.addInitScript(() => {
+        window.WebSocket = class extends WebSocket { constructor(url) { super(url); window.wire = this; } };
+    });
+    await ida.reload();
+    await login(ida, 'ida');
+    await choose(ida, 'g:100');
+    const newest = () => ida.evaluate(() => +document.querySelector('#log .msg:last-child')?.dataset.seq || 0);
+    await ida.waitForFunction(() => document.querySelector('#log .msg:last-child')?.dataset.seq);
+    const seq = await newest() + 1;
+    const data = { chatType: 2, from: 'eve', to: 'ida', groupId: '100', msgType: 0, seq, id: 'named', content: 'only for you', createTime: Date.now() };
+    await ida.evaluate((text) => window.wire.dispatchEvent(new MessageEvent('message', { data: text })), JSON.stringify({ command: 11, data }));
+    await row(ida, 'p:eve').locator('.preview', { hasText: 'only for you' }).waitFor();
+    await badge(ida, 'p:eve').filter({ hasText: /^1$/ }).waitFor();
+    await api('/api/message/send', { chatType: 1, from: 'carol', groupId: '100', content: 'for everybody', msgType: 0 });
+    await shows(ida, 'for everybody');
+    equal(await newest(), seq);
+    equal((await texts(ida)).includes('only for you'), false, 'in the group');
+    await ida.context().close();
+    delete open.ida;
+});
+
 await check('the keyboard is enough', async () => {
     await bob.focus('#filter');
     await bob.keyboard.type('alic');

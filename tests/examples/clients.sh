@@ -118,6 +118,17 @@ for kind, text in (2, 'private'), (1, "the group's"):
 sys.exit(got != ['private', "the group's"])
 END
 check "python: a group's name in a private message" python3 names.py "$root/examples/client.py"
+{
+    sed '/^const { values, positionals }/,$d' "$root/examples/client.mjs"
+    cat << 'END'
+const c = Object.create(Client.prototype), got = [];
+Object.assign(c, { user: 'ann', last: new Map(), onchat: (chat) => got.push(chat.content) });
+for (const [chatType, content] of [[2, 'private'], [1, "the group's"]])
+  c.take({ chatType, from: 'eve', to: 'ann', groupId: '100', seq: 1, content });
+process.exit(got.join() === "private,the group's" && c.last.get('{"fromUserId":"eve"}') === 1 ? 0 : 1);
+END
+} > names.mjs
+check "node: a group's name in a private message" node names.mjs
 
 # An address of IPv6, where there is one.
 kill "$server" && wait "$server"
