@@ -320,7 +320,6 @@ group_is(struct chat *c, const struct pending *p)
     struct conv *v = p->conv;
     uint32_t life = (uint32_t)p->seq;
 
-    v->changes--;
     if (life < v->life || (life == v->life && v->group_record > p->number))
         return;
     if (p->gone && !v->gone)
@@ -372,7 +371,6 @@ member_left(struct chat *c, const struct pending *p)
     struct member *m = member_of(&c->roster, p->from, p->conv);
     bool now = !m->left && m->record <= p->number;
 
-    m->leaving = false;
     if (p->conn != NULL)
         group_leave_answer(c, p->conn, p->reply_seq, CODE_DONE, str_of(p->conv->id));
     if (now)
@@ -381,6 +379,19 @@ member_left(struct chat *c, const struct pending *p)
         m->record = p->number;
     if (now)
         left(c, m, p->conn);
+}
+
+/* It is not on its way any more, though others of the same thing may be. */
+static void
+change_arrives(struct chat *c, const struct pending *p)
+{
+    if (p->type == REC_GROUP) {
+        p->conv->changes--;
+        return;
+    }
+    struct member *m = member_of(&c->roster, p->from, p->conv);
+    if (m != NULL && m->change == p->number)
+        m->change = 0;
 }
 
 static void
@@ -400,6 +411,7 @@ change_end(const struct pending *p)
 void
 group_changed(struct chat *c, const struct pending *p)
 {
+    change_arrives(c, p);
     if (p->type == REC_GROUP)
         group_is(c, p);
     else if (p->type == REC_JOIN)
@@ -412,10 +424,7 @@ group_changed(struct chat *c, const struct pending *p)
 void
 group_unchanged(struct chat *c, const struct pending *p)
 {
-    if (p->type == REC_GROUP)
-        p->conv->changes--;
-    if (p->type == REC_LEAVE)
-        member_of(&c->roster, p->from, p->conv)->leaving = false;
+    change_arrives(c, p);
     if (p->conn != NULL && p->type == REC_JOIN)
         group_join_answer(c, p->conn, p->reply_seq, CODE_STORE, STR(""));
     else if (p->conn != NULL)

@@ -630,6 +630,7 @@ struct member {
     struct member *next_of_user;
     struct member *next_dirty; /* cursor not in the log yet */
     uint64_t record; /* number of his latest REC_JOIN; of a pair: of his latest REC_CURSOR */
+    uint64_t change; /* of his latest PENDING_CHANGE: he joins or leaves; 0: none is on its way */
     uint64_t cursor;
     uint64_t live_lo, live_hi; /* 0, 0: none */
     uint32_t fanned;          /* large fan-outs up to this number (its low half) pass him by: he has
@@ -637,7 +638,6 @@ struct member {
     bool dirty;
     bool left;                /* a group he has left; kept, for messages in flight refer to it */
     bool fresh;               /* joined by the login that is being answered */
-    bool leaving;             /* that he has left is on its way to the disk */
 };
 
 struct roster {

@@ -58,7 +58,7 @@ is_old(const struct keep *k, uint64_t record)
 static int
 keep_member(struct chat *c, struct member *m)
 {
-    if (m->left || m->leaving || !is_old(&c->keep, m->record)) /* leaving: see walk_may() */
+    if (m->left || m->change != 0 || !is_old(&c->keep, m->record)) /* change: see walk_may() */
         return COST_VISIT;
     if (m->conv->group)
         record_member(c, m);

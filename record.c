@@ -177,7 +177,7 @@ record_again(struct chat *c, const struct pending *p)
 
     if (p->type == REC_JOIN || p->type == REC_LEAVE || p->type == REC_CURSOR)
         m = member_of(&c->roster, p->from, p->conv);
-    if ((p->type == REC_GROUP && p->conv->changes > 0) || (m != NULL && m->leaving))
+    if ((p->type == REC_GROUP && p->conv->changes > 0) || (m != NULL && m->change != 0))
         record_redo(c, p);
     else if (p->type == REC_USER)
         record_user(c, p->from);
@@ -274,10 +274,10 @@ record_change(struct chat *c, struct pending p)
     }
     if (p.type == REC_GROUP)
         v->changes++;
-    else if (p.type == REC_JOIN)
+    if (p.type == REC_JOIN)
         p.from->joining++;
-    else if (p.type == REC_LEAVE && m != NULL)
-        m->leaving = true;
+    if (m != NULL)
+        m->change = p.number;
     if (p.conn != NULL) {
         p.conn->deferred++;
         p.conn->parked = true;

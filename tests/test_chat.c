@@ -370,6 +370,16 @@ quiet(void)
             forget_output(w.conn[i], true);
 }
 
+static void
+await_store(void)
+{
+    pthread_mutex_lock(&w.mutex);
+    while (w.ready == 0)
+        pthread_cond_wait(&w.cond, &w.mutex);
+    w.ready = 0;
+    pthread_mutex_unlock(&w.mutex);
+}
+
 /* Until the store has nothing more to say about what was accepted. */
 static void
 commit(void)
@@ -381,11 +391,7 @@ commit(void)
         if (w.c->pending_n == 0)
             break;
         store_commit(w.j->store);
-        pthread_mutex_lock(&w.mutex);
-        while (w.ready == 0)
-            pthread_cond_wait(&w.cond, &w.mutex);
-        w.ready = 0;
-        pthread_mutex_unlock(&w.mutex);
+        await_store();
     }
 }
 
@@ -4223,6 +4229,60 @@ TEST(chat_store_lost_before_a_change)
     for (int again = 0; again < 2; again++) {
         CHECK(!is_member("alice", "g"));
         CHECK_STR(str_of(group_find(&w.c->roster, STR("g"))->name), "name");
+        restart();
+    }
+    end();
+}
+
+/* Nor behind a joining: who has left and joins again is in, as he is told. */
+TEST(chat_store_lost_before_joining)
+{
+    begin("jim.store=on", NULL);
+    struct conn *alice = enters("alice");
+    disk.full = true;
+    CHECK(group_add(w.c, founds("g", ""), alice->user));
+    commit();
+    disk.full = false;
+    quiet();
+    says(alice, 21, "{'groupId':'g'}");
+    commit();
+    hears_left(alice, 10029, "g");
+    says(alice, 7, "{'groupId':'g'}");
+    record_save(w.c, 1000);
+    commit();
+    hears_joined(alice, "g");
+    for (int again = 0; again < 2; again++) {
+        CHECK(is_member("alice", "g"));
+        restart();
+    }
+    end();
+}
+
+/* The first of two changes of a member is on disk, the second on its way. */
+TEST(chat_store_lost_before_two_changes)
+{
+    begin("jim.store=on", NULL);
+    struct conn *alice = enters("alice"), *phone = enters("alice"), *tablet = enters("alice");
+    disk.full = true;
+    CHECK(group_add(w.c, founds("g", ""), alice->user));
+    commit();
+    disk.full = false;
+    quiet();
+    says(alice, 21, "{'groupId':'g'}");
+    says(phone, 7, "{'groupId':'g'}");
+    store_commit(w.j->store);
+    says(tablet, 21, "{'groupId':'g'}");
+    while (w.c->pending_n > 1) {
+        await_store();
+        deliver_committed(w.c);
+    }
+    CHECK(is_member("alice", "g"));
+    quiet();
+    record_save(w.c, 1000);
+    commit();
+    hears_left(tablet, 10029, "g");
+    for (int again = 0; again < 2; again++) {
+        CHECK(!is_member("alice", "g"));
         restart();
     }
     end();
