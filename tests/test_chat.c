@@ -4572,6 +4572,44 @@ TEST(chat_store_states_are_written_again)
     end();
 }
 
+static uint64_t
+append_refused(struct store *s, char type, struct str conv, uint64_t seq, struct str json,
+               int64_t now_ms, struct store_index *index)
+{
+    (void)s, (void)type, (void)conv, (void)seq, (void)json, (void)now_ms, (void)index;
+    return 0;
+}
+
+/* The store takes nothing for a while, for too much waits for a disk that hangs: what is so already
+ * is written when it does again, and what was asked for is refused at once. */
+TEST(chat_store_states_refused)
+{
+    begin("jim.store=on", NULL);
+    struct conn *alice = enters("alice");
+    const struct store_ops *ops = w.j->store->ops;
+    struct store_ops refusing = *ops;
+    refusing.append = append_refused;
+    w.j->store->ops = &refusing;
+    CHECK(group_add(w.c, founds("g", "the group"), alice->user));
+    CHECK(user_find(&w.c->roster, STR("bob")) == NULL);
+    enters("bob");
+    quiet();
+    says(alice, 7, "{'groupId':'h'}");
+    hears(alice, "{'code':10027,'command':8,~,'result':0}");
+    record_save(w.c, 1000); /* in vain */
+    w.j->store->ops = ops;
+    CHECK(record_unsaved(w.c));
+    record_save(w.c, 1000);
+    commit();
+    CHECK(!record_unsaved(w.c));
+    restart();
+    CHECK(is_member("alice", "g") && !is_member("alice", "h"));
+    CHECK_STR(str_of(group_find(&w.c->roster, STR("g"))->name), "the group");
+    struct user *bob = user_find(&w.c->roster, STR("bob"));
+    CHECK(bob != NULL && bob->known);
+    end();
+}
+
 /* Joined and left while nothing could be written: what is so at last counts. */
 TEST(chat_store_left_while_full)
 {
