@@ -383,6 +383,30 @@ TEST(idx_stale)
     buf_free(&log);
 }
 
+/* Of a segment with the same name, size and records, written by another server: only the salt says
+ * that this one's lines are others. */
+TEST(idx_of_a_twin)
+{
+    char idx[64][40];
+
+    make_log(idx, false);
+    struct buf twin = read_whole(idx[1]);
+    CHECK(system("rm -r d") == 0);
+    make_log(idx, false);
+    struct buf good = read_whole(idx[1]), want = open_text(NULL);
+    CHECK_INT(twin.len, good.len);
+    CHECK(memcmp(twin.p, good.p, good.len) != 0);
+    put(idx[1], twin.p, twin.len);
+    struct buf got = open_text(NULL), again = read_whole(idx[1]);
+    same(&want, &got);
+    same(&good, &again);
+    buf_free(&twin);
+    buf_free(&good);
+    buf_free(&want);
+    buf_free(&got);
+    buf_free(&again);
+}
+
 /* What a stop in the middle leaves behind is removed. */
 TEST(idx_leftovers)
 {
