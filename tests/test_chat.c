@@ -4308,6 +4308,30 @@ TEST(chat_store_join_again_what_was_lost)
     end();
 }
 
+/* What he has missed till then is not passed over by it: he was in all the time. */
+TEST(chat_store_join_again_misses_nothing)
+{
+    begin("jim.store=on", NULL);
+    struct conn *alice = enters("alice"), *bob = enters("bob");
+    joins(bob, "g");
+    commit();
+    disk.full = true;
+    CHECK(group_add(w.c, founds("g", ""), alice->user));
+    commit();
+    disk.full = false;
+    goes(alice);
+    sends(bob, "#g", "1", NULL);
+    commit();
+    alice = enters("alice");
+    quiet();
+    says(alice, 7, "{'groupId':'g'}");
+    silent(alice);
+    dies_when_answered(alice);
+    alice = enters("alice");
+    fetches(alice, "{'userId':'alice','type':0}", "10016 #g:1");
+    end();
+}
+
 /* Groups, their names, lives and members, as text. */
 static char *
 groups_text(void)

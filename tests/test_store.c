@@ -8,6 +8,7 @@
  * recordings go through `struct fake`, a struct store_io over the real calls.
  */
 #include "test.h"
+#include "../store.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -20,8 +21,71 @@
 #ifdef __GLIBC__
 #include <malloc.h>
 #endif
+#ifdef __linux__
+#include <sys/syscall.h>
+#endif
 
 #define ONE "00000000000000000001.log"
+
+/* --- the real disk's syncs -------------------------------------------------------------------- */
+
+#ifdef __linux__
+static _Thread_local struct {
+    int err;     /* what the next one fails with */
+    int fd;      /* of the last one */
+    ino_t inode;
+} asked = {.fd = -1};
+
+static int
+ask(int fd, long call)
+{
+    struct stat st;
+
+    asked.fd = fd;
+    asked.inode = fstat(fd, &st) == 0 ? st.st_ino : 0;
+    errno = asked.err;
+    asked.err = 0;
+    return errno != 0 ? -1 : (int)syscall(call, fd);
+}
+
+/* In place of libc's, for all of this program. */
+int
+fsync(int fd)
+{
+    return ask(fd, SYS_fsync);
+}
+
+int
+fdatasync(int fd)
+{
+    return ask(fd, SYS_fdatasync);
+}
+#endif
+
+/* Behind the tests with a store_io of their own: does the real one ask the system, and believe what
+ * that says? */
+TEST(store_disk_syncs)
+{
+    int fd = store_disk.open(NULL, "f", O_RDWR | O_CREAT, 0600);
+
+    CHECK(fd >= 0);
+    CHECK_INT(store_disk.sync(NULL, fd), 0);
+    CHECK(store_disk.sync_dir(NULL, "none") == -1 && errno == ENOENT);
+#ifdef __linux__
+    CHECK_INT(asked.fd, fd);
+    asked.err = EIO;
+    CHECK(store_disk.sync(NULL, fd) == -1 && errno == EIO);
+    struct stat st;
+    CHECK(stat(".", &st) == 0);
+    CHECK_INT(store_disk.sync_dir(NULL, "."), 0);
+    CHECK(asked.inode == st.st_ino);
+    asked.err = EIO;
+    CHECK(store_disk.sync_dir(NULL, ".") == -1 && errno == EIO);
+    asked.err = EINVAL; /* a file system that cannot */
+    CHECK_INT(store_disk.sync_dir(NULL, "."), 0);
+#endif
+    CHECK_INT(store_disk.close(NULL, fd), 0);
+}
 
 /* --- a store_io that counts, records and fails ------------------------------------------------ */
 
