@@ -574,8 +574,8 @@ TEST(keep_call_order)
     }
 }
 
-/* A pass whose records are lost removes nothing; nor does the next while they are not written again,
- * though they had numbers; a later one does. */
+/* A pass whose records are lost removes nothing; nor does the next while they are still to be
+ * written again, though they had numbers; a later one does. */
 TEST(keep_disk_full)
 {
     struct disk d;
