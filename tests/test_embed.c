@@ -1144,6 +1144,7 @@ memory_append(void *arg, const struct jim_record *rec)
     if (m->refuse)
         return -1;
     CHECK(m->n < COUNT(m->kept) && rec->conv.n + rec->json.n < sizeof m->kept[0].text);
+    CHECK(m->n == 0 || rec->number == m->kept[m->n - 1].rec.number + 1); /* what is lost is free */
     char *text = m->kept[m->n].text;
     memcpy(text, rec->conv.p, rec->conv.n);
     memcpy(text + rec->conv.n, rec->json.p, rec->json.n);
@@ -1162,6 +1163,7 @@ memory_commit(void *arg)
         return;
     m->safe = m->n;
     jim_store_durable(m->h->j, m->kept[m->n - 1].rec.number);
+    jim_store_durable(m->h->j, 1); /* an older one, told late: takes nothing back */
 }
 
 static int
