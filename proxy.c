@@ -22,6 +22,7 @@
 #define MAX_V1 107     /* bytes of a version 1 header, its CR and LF included */
 #define V2_HEAD 16     /* bytes ahead of the addresses and TLVs of version 2 */
 #define MAX_V2 2048    /* bytes of these: far more than anybody sends */
+#define MAX_FORWARDED 32 /* entries of X-Forwarded-For that count, the last: proxies in a row */
 
 /* --- networks --------------------------------------------------------------------------------- */
 
@@ -186,28 +187,46 @@ entry_parse(struct str entry, unsigned char ip[16])
     return (port.p == NULL || number_parse(port, 65535, &number)) && address_parse(entry, ip);
 }
 
+/* The next entry of a head's lines of that name, left to right; `line`, at first empty, is what is
+ * left of one. */
+static bool
+next_entry(struct str *head, struct str *line, struct str *entry)
+{
+    struct str name;
+
+    for (;;) {
+        while (line->p != NULL && str_split(line, ',', entry)) {
+            *entry = str_trim(*entry);
+            if (entry->n > 0)
+                return true;
+        }
+        do
+            if (!str_split(head, '\n', line))
+                return false;
+        while (!str_split(line, ':', &name) || !str_ieq(name, STR("x-forwarded-for")));
+    }
+}
+
 bool
 proxy_forwarded(const char *believed, struct str head, unsigned char ip[16])
 {
-    struct str line, name, entry;
+    struct str all = head, line = {NULL, 0}, entry;
     unsigned char next[16];
     bool known = false;
+    size_t left = 0;
 
-    while (str_split(&head, '\n', &line)) {
-        if (!str_split(&line, ':', &name) || line.p == NULL ||
-            !str_ieq(name, STR("x-forwarded-for")))
+    while (next_entry(&all, &line, &entry))
+        left++;
+    line = (struct str){NULL, 0};
+    for (; next_entry(&head, &line, &entry); left--) {
+        if (left > MAX_FORWARDED)
             continue;
-        while (str_split(&line, ',', &entry)) {
-            entry = str_trim(entry);
-            if (entry.n == 0)
-                continue;
-            /* Each proxy appends whom it sees; what comes before one that is not believed is
-             * anybody's word, and so is what comes before something that is no address. */
-            bool is_ip = entry_parse(entry, next);
-            if (is_ip && (!known || !networks_have(believed, next)))
-                memcpy(ip, next, sizeof next);
-            known = is_ip;
-        }
+        /* Each proxy appends whom it sees; what comes before one that is not believed is anybody's
+         * word, and so is what comes before something that is no address. */
+        bool is_ip = entry_parse(entry, next);
+        if (is_ip && (!known || !networks_have(believed, next)))
+            memcpy(ip, next, sizeof next);
+        known = is_ip;
     }
     return known;
 }

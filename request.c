@@ -14,6 +14,8 @@
 
 /* --- requests --------------------------------------------------------------------------------- */
 
+#define MAX_FOLDED 16 /* bytes of the longest name there is, folded; rounded up */
+
 /* As name_is() wants them. */
 static const char *const field_names[FIELDS] = {
     [F_CMD] = "cmd",
@@ -123,11 +125,14 @@ same(const char *a, const char *b, size_t n)
     return ((x ^ y) | (u ^ v)) == 0;
 }
 
-bool
-name_is(const struct json *key, const char *folded)
+/* A name in small letters, without `_` and `-`, and ended by a zero byte. False: it is longer than
+ * all that are ours, or has too many escapes. */
+static bool
+name_fold(const struct json *key, char folded[MAX_FOLDED + 1])
 {
     char text[256];
     struct str name = {key->p, key->n};
+    size_t n = 0;
 
     if (key->escaped && key->n > sizeof text)
         return false;
@@ -137,21 +142,36 @@ name_is(const struct json *key, const char *folded)
         char c = name.p[i];
         if (c == '_' || c == '-')
             continue;
-        if (*folded == '\0' || *folded++ != (c >= 'A' && c <= 'Z' ? c | 0x20 : c))
+        if (n == MAX_FOLDED || c == '\0')
             return false;
+        folded[n++] = c >= 'A' && c <= 'Z' ? c | 0x20 : c;
     }
-    return *folded == '\0' && key->type == JSON_STRING;
+    folded[n] = '\0';
+    return true;
 }
 
-/* A name that is spelt in any other way, or is none of ours. */
+bool
+name_is(const struct json *key, const char *name)
+{
+    char folded[MAX_FOLDED + 1];
+
+    return key->type == JSON_STRING && name_fold(key, folded) && strcmp(folded, name) == 0;
+}
+
+/* A name that is spelt in any other way, or is none of ours. Anybody may send a frame full of them:
+ * each is folded once. */
 static ASIDE enum field
 field_folded(const char *p, size_t n)
 {
     struct json name = {.p = p, .n = (uint32_t)n, .type = JSON_STRING};
+    char folded[MAX_FOLDED + 1];
     enum field f = 0;
 
     name.escaped = n > 0 && memchr(p, '\\', n) != NULL;
-    while (f < FIELDS && !name_is(&name, field_names[f]))
+    if (!name_fold(&name, folded))
+        return FIELDS;
+    while (f < FIELDS &&
+           (folded[0] != field_names[f][0] || strcmp(folded, field_names[f]) != 0))
         f++;
     return f;
 }

@@ -191,6 +191,8 @@ TEST(proxy_header)
 /* --- X-Forwarded-For -------------------------------------------------------------------------- */
 
 #define XFF "X-Forwarded-For: "
+#define FIVE ",10.0.0.3,10.0.0.3,10.0.0.3,10.0.0.3,10.0.0.3"
+#define PROXIES_31 ",10.0.0.2" FIVE FIVE FIVE FIVE FIVE FIVE
 
 TEST(proxy_forwarded_for)
 {
@@ -207,6 +209,9 @@ TEST(proxy_forwarded_for)
         {XFF "192.0.2.7\r\n" XFF "10.0.0.2\r\nB: c\r\n" XFF "10.0.0.3\r\n", "192.0.2.7"},
         {XFF "203.0.113.66,192.0.2.7,10.0.0.2,10.0.0.3\r\n", "192.0.2.7"},
         {XFF "10.0.0.2, 10.0.0.3\r\n", "10.0.0.2"}, /* a proxy is the client itself */
+        {XFF "192.0.2.7" PROXIES_31 "\r\n", "192.0.2.7"}, /* only so many count */
+        {XFF "192.0.2.7,10.0.0.4" PROXIES_31 "\r\n", "10.0.0.4"},
+        {XFF "192.0.2.7\r\n" XFF "10.0.0.4" PROXIES_31 "\r\n", "10.0.0.4"},
         {XFF "192.0.2.7:4711\r\n", "192.0.2.7"},
         {XFF "2001:db8::7\r\n", "2001:db8::7"},
         {XFF "[2001:db8::7]\r\n", "2001:db8::7"},
