@@ -370,6 +370,8 @@ conn_timer(struct timer *t)
         conn_drop(c, DROP_DETECT, "showed no protocol in time");
     else if (c->state != CONN_OPEN)
         conn_close(c, "did not close in time");
+    else if (c->login != NULL && c->user == NULL && c->jim->opt.auth != AUTH_EMBED)
+        conn_deadline(c, c->jim->opt.login_ms); /* others' passwords come before his */
     else if (c->proto != PROTO_HTTP && c->user == NULL && c->jim->opt.login_required)
         conn_drop(c, DROP_LOGIN, "did not log in in time");
     else if (c->proto != PROTO_HTTP)

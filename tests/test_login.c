@@ -288,6 +288,44 @@ TEST(login_stopped)
     CHECK_INT(server_end(&s, SIGTERM), 0);
 }
 
+/* Who waits for his turn at the threads is not cut off for having been slow to log in. */
+TEST(login_waits_for_its_turn)
+{
+    static const char login[] = "\x01\x51\x05\0\0\0\x1f{\"userId\":\"ann\",\"password\":\"a\"}";
+    struct jim *j = jim_new();
+    struct listener l = {.jim = j, .fd = -1, .protos = PROTO_BIT(PROTO_TCP)};
+    struct buf b = {0};
+    char err[200], answer[1000];
+    int pair[2];
+
+    put_entry(&b, "ann", "a", 30000, "");
+    buf_add(&b, "", 1);
+    write_file("users", b.p);
+    buf_free(&b);
+    CHECK_INT(jim_set(j, "jim.auth", "file", err, sizeof err), 0);
+    CHECK_INT(jim_set(j, "jim.users.file", "users", err, sizeof err), 0);
+    CHECK_INT(jim_set(j, "jim.store", "off", err, sizeof err), 0);
+    j->opt.ports = 0;
+    CHECK_INT(jim_start(j), JIM_OK);
+    CHECK(socketpair(AF_UNIX, SOCK_STREAM, 0, pair) == 0);
+    CHECK(fcntl(pair[1], F_SETFL, O_NONBLOCK) == 0);
+    conn_new(&l, pair[1], &(struct sockaddr_storage){.ss_family = AF_UNIX});
+    struct conn *c = conn_at(j, pair[1]);
+    CHECK(write(pair[0], login, sizeof login - 1) == (ssize_t)sizeof login - 1);
+    CHECK(jim_turn(j));
+    while (c->user == NULL) {
+        if (c->login != NULL)
+            c->timer.fn(&c->timer); /* his time is over, each time he is looked at */
+        CHECK_INT(c->state, CONN_OPEN);
+        CHECK(jim_turn(j));
+    }
+    ssize_t n = read(pair[0], answer, sizeof answer - 1);
+    answer[n > 0 ? n : 0] = '\0';
+    CHECK(n > 7 && strstr(answer + 7, "\"code\":10007") != NULL);
+    close(pair[0]);
+    jim_free(j);
+}
+
 /* --- storms ----------------------------------------------------------------------------------- */
 
 TEST(login_storm)
@@ -306,8 +344,7 @@ TEST(login_storm)
     put_entry(&b, "many", "m", 5000, "");
     buf_add(&b, "", 1);
     write_file("users", b.p);
-    server_start(&s, BY_FILE, AT_ONCE, FAST, "-o", "jim.store=off", "-o",
-                 "jim.timeout.login=1h", NULL); /* whoever is last waits for all the others */
+    server_start(&s, BY_FILE, AT_ONCE, FAST, "-o", "jim.store=off", NULL);
     peer_open(&ann, &s, PROTO_TCP);
     say(&ann, 5, "{'userId':'ann','password':'a'}");
     EXPECT(&ann, WELCOME("ann"));
