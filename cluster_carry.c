@@ -10,7 +10,6 @@
  */
 #include "jim.h"
 
-#include <errno.h>
 #include <inttypes.h>
 #include <stdlib.h>
 

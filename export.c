@@ -8,10 +8,8 @@
  */
 #include "jim.h"
 
-#include <errno.h>
 #include <inttypes.h>
 #include <stdlib.h>
-#include <string.h>
 
 enum item_kind { ITEM_USER, ITEM_GROUP, ITEM_MEMBER, ITEM_PAIR };
 

@@ -309,7 +309,7 @@ bool store_index_reaches(const struct store_index *x, uint32_t segment);
 #define STORE_PENDING (256u << 20) /* bytes that wait for a disk that hangs; then appends fail */
 #define MAX_NUMBER UINT64_C(999999999999999999) /* 18 digits: every sum of two fits 63 bits */
 /* The subcommands. check: 0 clean, 1 torn tail, 2 damaged (all said on `out`); export: chat objects
- * with seq and time, one a line, 0 or 2. */
+ * with seq and time, one a line, 0 or 2. Whether `out` could be written print_end() tells. */
 int store_check(const char *dir, FILE *out);
 int store_export(const char *dir, FILE *out);
 void export_message(FILE *out, const struct store_rec *rec); /* one line of it */
