@@ -271,8 +271,6 @@ struct conn {
     bool ended : 1;            /* the peer has shut its side */
     bool opened : 1;           /* jim_on_opened() was told */
     bool own_http : 1;         /* HTTP: the embedding program owes the answer */
-    bool proxy_due : 1;        /* DETECT: first of all a PROXY header must come */
-    bool forwards : 1;         /* the peer's X-Forwarded-For is believed */
     bool parked : 1;           /* a command of his is with the disk or, in a cluster, with Redis,
                                   and all wait for it: also messages, which it may be about */
     bool joining : 1;          /* parked, and all that is owed to him are answers to joins */
@@ -293,6 +291,8 @@ struct conn {
     int64_t bucket_us;         /* chat: when the bucket of requests will be full, loop clock */
     uint16_t waves;            /* chat: of `deferred`, for messages whose fan-out has not ended */
     uint16_t close_code;       /* WebSocket: of the CLOSE to send when nothing is owed any more */
+    bool proxy_due : 1;        /* DETECT: first of all a PROXY header must come */
+    bool forwards : 1;         /* the peer's X-Forwarded-For is believed */
     struct far_send *sends;    /* cluster: the last of his messages that are with Redis; a ring */
 };
 
