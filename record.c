@@ -254,7 +254,7 @@ bool
 record_change(struct chat *c, struct pending p)
 {
     struct conv *v = p.conv;
-    struct member *m = p.from != NULL ? member_of(&c->roster, p.from, v) : NULL;
+    struct member *m = p.type != REC_GROUP ? member_of(&c->roster, p.from, v) : NULL;
     uint64_t cursor = m != NULL && !m->left ? m->cursor : v->durable; /* see member_add() */
 
     if (p.type != REC_GROUP) {
