@@ -4353,86 +4353,343 @@ groups_text(void)
     return b.p;
 }
 
-static void
-something_with_groups(uint64_t *rng, struct conn **conn)
-{
-    char id[] = {'g', (char)('0' + draw(rng) % 3), '\0'};
-    char name[] = {(char)('A' + draw(rng) % 26), '\0'};
-    char json[60];
-    struct conn *from = conn[draw(rng) % 4];
-    struct conv *v = group_find(&w.c->roster, str_of(id));
+/* What was answered about groups, and what took place at once: the latest of them, in the order in
+ * which they were asked for, says who is in. What is refused changes nothing; dismissing ends what
+ * was said in that life of the group. */
+enum { USERS_OF_MODEL = 4, GROUPS_OF_MODEL = 3, CONNS_OF_MODEL = 12 };
 
-    snprintf(json, sizeof json, "{'groupId':'%s','name':'%s'}", id, name);
-    switch (draw(rng) % 12) {
-    case 0:
-    case 1:
-        tries(from, 7, json);
-        break;
-    case 2:
-        tries(from, 21, json);
-        break;
-    case 3:
-        group_create_later(w.c, str_of(id), str_of(draw(rng) % 2 ? name : ""));
-        break;
-    case 4:
-        if (v != NULL)
-            group_add_later(w.c, v, from->user);
-        break;
-    case 5:
-        if (v != NULL)
-            group_remove_later(w.c, v, from->user);
-        break;
-    case 6:
-        if (v != NULL)
-            group_rename(w.c, v, str_of(name));
-        break;
-    case 7:
-        if (v != NULL && draw(rng) % 3 == 0)
-            group_dismiss(w.c, v);
-        break;
-    case 8:
-        group_add(w.c, group_create(w.c, str_of(id), str_of(name)), from->user);
-        break;
-    case 9:
-        if (v != NULL)
-            group_remove(w.c, v, from->user);
-        break;
-    case 10:
-        store_commit(w.j->store);
-        deliver_committed(w.c);
-        break;
-    default:
-        disk.full = draw(rng) % 3 == 0;
-        if (draw(rng) % 2 == 0)
-            record_save(w.c, 1000);
-        commit();
+struct promise {
+    uint32_t order; /* of the request; 0: nothing has been said, so he is not in */
+    uint32_t life;  /* of the group, when it was asked for */
+    bool in;
+};
+
+struct asked { /* a request that is not answered yet */
+    const struct conn *conn;
+    int user, group; /* user -1: to dismiss the group */
+    struct promise p; /* order 0: nothing is written, it is so already */
+};
+
+struct model {
+    uint64_t rng;
+    uint32_t order; /* the latest request's */
+    struct promise said[USERS_OF_MODEL][GROUPS_OF_MODEL];
+    uint32_t lives[GROUPS_OF_MODEL]; /* at least so many times was it dismissed */
+    struct asked asked[400];
+    int n;
+    bool writing; /* a batch is at the helper, and nobody has looked what became of it */
+    struct conn *conn[CONNS_OF_MODEL]; /* two of each user, and HTTP */
+};
+
+static const char *const model_user[] = {"a", "b", "c", "d"};
+static const char *const model_group[] = {"g0", "g1", "g2"};
+
+static uint32_t
+model_life(int g)
+{
+    const struct conv *v = group_find_any(&w.c->roster, str_of(model_group[g]));
+
+    return v != NULL ? v->life : 0;
+}
+
+static struct promise
+model_order(struct model *m, int g, bool in)
+{
+    return (struct promise){++m->order, model_life(g), in};
+}
+
+static void
+model_says(struct model *m, int u, int g, struct promise p)
+{
+    if (p.order > m->said[u][g].order)
+        m->said[u][g] = p;
+}
+
+static void
+model_asks(struct model *m, const struct conn *c, int u, int g, struct promise p)
+{
+    CHECK(m->n < (int)(sizeof m->asked / sizeof m->asked[0]));
+    m->asked[m->n++] = (struct asked){c, u, g, p};
+}
+
+/* An answer belongs to the oldest request of its connection. */
+static void
+model_answered(struct model *m, const struct conn *c, int code)
+{
+    int i = 0;
+
+    while (i < m->n && m->asked[i].conn != c)
+        i++;
+    CHECK(i < m->n);
+    struct asked a = m->asked[i];
+    m->n--;
+    memmove(m->asked + i, m->asked + i + 1, (size_t)(m->n - i) * sizeof a);
+    if (code != 10011 && code != 10029)
+        return;
+    if (a.user < 0)
+        m->lives[a.group] = a.p.life > m->lives[a.group] ? a.p.life : m->lives[a.group];
+    else if (a.p.order > 0)
+        model_says(m, a.user, a.group, a.p);
+    else if (c->proto == PROTO_TCP)
+        CHECK(is_member(model_user[a.user], model_group[a.group]) == a.p.in);
+}
+
+static void
+model_hears(struct model *m)
+{
+    for (int i = 0; i < CONNS_OF_MODEL; i++)
+        for (struct conn *c = m->conn[i]; has_something(c); pop(c, true)) {
+            const struct msg *said = c->out->entry[c->out->head].msg;
+            const char *code = memmem(said->data, said->len, "\"code\":", 7);
+            if (c->proto == PROTO_HTTP || said->command == 8 || said->command == 22) {
+                CHECK(code != NULL);
+                model_answered(m, c, atoi(code + 7));
+            }
+        }
+}
+
+static bool
+model_waits(const struct model *m, int u, int g)
+{
+    for (int i = 0; i < m->n; i++)
+        if (m->asked[i].user == u && m->asked[i].group == g)
+            return true;
+    return false;
+}
+
+/* Are they in, and out, as they were told? Who waits for an answer may be either. */
+static void
+model_check(const struct model *m, int round, const char *when)
+{
+    for (int g = 0; g < GROUPS_OF_MODEL; g++) {
+        uint32_t life = model_life(g);
+        if (life < m->lives[g])
+            test_fail(__FILE__, __LINE__, "round %d, %s: %s was dismissed", round, when,
+                      model_group[g]);
+        for (int u = 0; u < USERS_OF_MODEL; u++) {
+            bool in = m->said[u][g].in && m->said[u][g].life == life;
+            if (is_member(model_user[u], model_group[g]) != in && !model_waits(m, u, g))
+                test_fail(__FILE__, __LINE__, "round %d, %s: %s was told he is %s %s", round, when,
+                          model_user[u], in ? "in" : "not in", model_group[g]);
+        }
     }
 }
 
-/* Whatever is asked for, done at once, or lost, in whichever order: when all of it has come to
- * rest, a restart finds what there was. */
+/* A login may bring him into a group. */
+static void
+model_enters(struct model *m, int i)
+{
+    int u = i / 2;
+    bool was = is_member(model_user[u], "g0");
+
+    if (i >= 2 * USERS_OF_MODEL) {
+        m->conn[i] = comes(PROTO_HTTP);
+        return;
+    }
+    m->conn[i] = enters(model_user[u]);
+    if (!was && is_member(model_user[u], "g0"))
+        model_says(m, u, 0, model_order(m, 0, true));
+}
+
+/* By a client: 7 or 21. What is so already is answered at once, and has to be so. */
+static void
+model_commands(struct model *m, int i, int g, int cmd, const char *json)
+{
+    struct conn *c = m->conn[i];
+    uint32_t owed = c->deferred;
+    struct promise p = model_order(m, g, cmd == 7);
+
+    if (!tries(c, cmd, json))
+        return;
+    if (c->deferred == owed)
+        p.order = 0;
+    model_asks(m, c, i / 2, g, p);
+}
+
+/* By a call, which nobody makes on a connection that waits for another. */
+static void
+model_calls(struct model *m, int u, int g, const char *what)
+{
+    struct conn *c = m->conn[2 * USERS_OF_MODEL + (int)(draw(&m->rng) % 4)];
+    char path[40], json[60];
+    struct promise p = model_order(m, g, strcmp(what, "join") == 0);
+    const struct conv *v = group_find(&w.c->roster, str_of(model_group[g]));
+    uint64_t last = store_last(w.c->store);
+
+    if (c->deferred > 0)
+        return;
+    snprintf(path, sizeof path, "/api/group/%s", what);
+    snprintf(json, sizeof json, "{'groupId':'%s','userId':'%s','name':'%c'}", model_group[g],
+             model_user[u], (char)('A' + draw(&m->rng) % 26));
+    calls(c, path, json);
+    if (store_last(w.c->store) == last)
+        p.order = 0;
+    if (strcmp(what, "dismiss") == 0) {
+        p.life += v != NULL;
+        u = -1;
+    }
+    model_asks(m, c, u, g, p);
+}
+
+/* By the program itself: at once. */
+static void
+model_does(struct model *m, int u, int g, bool in)
+{
+    struct user *user = user_get(&w.c->roster, str_of(model_user[u]));
+    struct conv *v = group_find(&w.c->roster, str_of(model_group[g]));
+
+    if (in && v == NULL)
+        v = founds(model_group[g], "");
+    if (v != NULL && (in ? group_add : group_remove)(w.c, v, user))
+        model_says(m, u, g, model_order(m, g, in));
+}
+
+/* All that is on its way arrives. */
+static void
+model_rests(struct model *m)
+{
+    commit();
+    m->writing = false;
+}
+
+/* The disk is full for a moment: what took place at once is to be written again. */
+static void
+model_loses(struct model *m, int u, int g)
+{
+    bool was = disk.full;
+
+    disk.full = true;
+    model_does(m, u, g, !is_member(model_user[u], model_group[g]));
+    model_rests(m);
+    disk.full = was;
+}
+
+/* A batch is begun, or arrives; the disk is full from now on, or no more; what was lost is written
+ * again; a step of retention. */
+static void
+model_disk(struct model *m)
+{
+    switch (draw(&m->rng) % 8) {
+    case 0:
+        disk.full = !disk.full && draw(&m->rng) % 3 == 0;
+        break;
+    case 1:
+        if (keep_begin(w.c))
+            keep_step(w.c);
+        break;
+    case 2:
+        record_save(w.c, 1000);
+        break;
+    case 3:
+        if (draw(&m->rng) % 4 == 0)
+            model_rests(m);
+        break;
+    case 4:
+    case 5:
+        m->writing = m->writing || w.c->pending_n > 0;
+        store_commit(w.j->store);
+        break;
+    default:
+        if (m->writing)
+            await_store();
+        m->writing = false;
+        deliver_committed(w.c);
+    }
+}
+
+static void
+something_with_groups(struct model *m, uint32_t users, uint32_t groups)
+{
+    int i = (int)(draw(&m->rng) % (2 * users)), u = i / 2, g = (int)(draw(&m->rng) % groups);
+    char json[60];
+    struct conv *v = group_find(&w.c->roster, str_of(model_group[g]));
+
+    snprintf(json, sizeof json, "{'groupId':'%s','name':'%c'}", model_group[g],
+             (char)('A' + draw(&m->rng) % 26));
+    switch (draw(&m->rng) % 20) {
+    case 0:
+    case 1:
+    case 2:
+        model_commands(m, i, g, 7, json);
+        break;
+    case 3:
+    case 4:
+        model_commands(m, i, g, 21, json);
+        break;
+    case 5:
+        model_calls(m, u, g, "join");
+        break;
+    case 6:
+        model_calls(m, u, g, "leave");
+        break;
+    case 7:
+        group_create_later(w.c, str_of(model_group[g]), str_of(draw(&m->rng) % 2 ? "N" : ""));
+        break;
+    case 8:
+        if (v != NULL)
+            group_rename(w.c, v, str_of(draw(&m->rng) % 2 ? "X" : "Y"));
+        break;
+    case 9:
+        if (draw(&m->rng) % 4 == 0)
+            model_calls(m, u, g, "dismiss");
+        break;
+    case 10:
+        model_does(m, u, g, true);
+        break;
+    case 11:
+        model_does(m, u, g, false);
+        break;
+    case 12:
+        model_loses(m, u, g);
+        break;
+    case 13:
+        if (m->conn[i]->deferred == 0) {
+            goes(m->conn[i]);
+            model_enters(m, i);
+        }
+        break;
+    default:
+        model_disk(m);
+    }
+}
+
+/* Whatever is asked for, done at once, or lost, in whichever order: it is as was answered, also
+ * when all of it has come to rest, and a restart finds what there was. Half of the rounds are about
+ * one user and one group, so that several changes of one member meet. */
 TEST(chat_store_groups_at_random)
 {
-    uint64_t rng = 1;
+    struct model m = {.rng = 1};
 
-    begin("jim.store=on", NULL);
-    for (int round = 0; round < 150; round++) {
-        struct conn *conn[] = {enters("a"), enters("b"), enters("c"), enters("d")};
-        for (int i = 0; i < 60; i++)
-            something_with_groups(&rng, conn);
+    begin("jim.store=on", "jim.login.groups=g0", "jim.store.segment=4k", "jim.store.keep.bytes=16k",
+          NULL);
+    for (int round = 0; round < 300; round++) {
+        for (int i = 0; i < CONNS_OF_MODEL; i++)
+            model_enters(&m, i);
+        uint32_t users = round % 2 != 0 ? 1 : USERS_OF_MODEL;
+        uint32_t groups = round % 2 != 0 ? 1 : GROUPS_OF_MODEL;
+        for (int i = 0; i < 400; i++) {
+            something_with_groups(&m, users, groups);
+            model_hears(&m);
+            model_check(&m, round, "on the way");
+        }
         disk.full = false;
-        commit();
+        model_rests(&m);
         record_save(w.c, SIZE_MAX);
-        commit();
+        model_rests(&m);
         CHECK(!record_unsaved(w.c));
+        model_hears(&m);
+        CHECK_INT(m.n, 0);
+        model_check(&m, round, "at rest");
         char *before = groups_text();
         restart();
+        model_check(&m, round, "after a restart");
         char *after = groups_text();
         if (strcmp(before, after) != 0)
             test_fail(__FILE__, __LINE__, "round %d: before\n%s\nafter\n%s", round, before, after);
         free(before);
         free(after);
     }
+    CHECK(access("data/00000000000000000001.log", F_OK) != 0); /* retention has been at work */
     end();
 }
 
