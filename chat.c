@@ -484,6 +484,7 @@ chat_free(struct chat *c)
     retry_free(&c->retries);
     free(c->pending);
     free(c->wave);
+    free(c->announce);
     free(c->redo);
     buf_free(&c->out);
     buf_free(&c->line);

@@ -275,7 +275,7 @@ deliver_committed(struct chat *c)
 bool
 deliver_waits(const struct chat *c)
 {
-    return c->more || c->wave_n > 0;
+    return c->more || c->wave_n > 0 || c->announce_n > 0;
 }
 
 /* --- fan-outs --------------------------------------------------------------------------------- */

@@ -91,31 +91,114 @@ tell_user(const struct user *u, struct msg *m, const struct conn *but)
 
 /* --- presence --------------------------------------------------------------------------------- */
 
-void
-group_present(struct chat *c, const struct user *u, struct conn *own, bool first)
+/* Is anybody to be told of him here? */
+static bool
+is_heard_of(const struct chat *c, const struct member *m)
 {
+    return m->conv->group && !m->left && m->conv->nonline > 0 && !too_many(c, m->conv);
+}
+
+/*
+ * Are too many to be told of him for this turn? Then it is done later, a share at a time: somebody
+ * may be in a thousand groups, and so may a hundred who come at once. What becomes of him meanwhile
+ * is told when that is done.
+ */
+static bool
+is_for_later(struct chat *c, const struct user *u)
+{
+    uint32_t work = 0;
+
+    if (u->announced)
+        return true;
+    for (const struct member *m = u->members; m != NULL; m = m->next_of_user)
+        work += is_heard_of(c, m) ? m->conv->nonline : 0;
+    if (c->told + work > MAX_DELIVER)
+        return true;
+    c->told += work;
+    return false;
+}
+
+static void
+announce_later(struct chat *c, struct user *u)
+{
+    if (u->announced)
+        return;
+    u->announced = true;
+    if (c->announce_n == c->announce_cap)
+        c->announce = ring_grow(c->announce, sizeof *c->announce, &c->announce_head,
+                                &c->announce_cap, 16);
+    c->announce[(c->announce_head + c->announce_n++) & (c->announce_cap - 1)] =
+        (struct announce){.user = u, .member = u->members, .online = u->nconns > 0};
+}
+
+/* The others in one of his groups. */
+static void
+announce(struct chat *c, const struct member *m, bool online)
+{
+    struct str id = str_of(m->conv->id);
+    struct msg *notice = online ? group_joined_msg(c, id, m->user, true)
+                                : group_left_msg(c, id, m->user, false);
+
+    tell_others(c, m->conv, notice, m->user);
+    msg_unref(notice);
+}
+
+uint32_t
+group_announce(struct chat *c)
+{
+    uint32_t work = 0;
+
+    for (; c->announce_n > 0 && work < MAX_SLICE; work++) {
+        struct announce *a = &c->announce[c->announce_head];
+        struct user *u = a->user;
+        if (a->member != NULL) {
+            const struct member *m = a->member;
+            a->member = m->next_of_user;
+            if (is_heard_of(c, m)) {
+                work += m->conv->nonline;
+                announce(c, m, a->online);
+            }
+            continue;
+        }
+        bool still = a->online == (u->nconns > 0);
+        c->announce_head = (c->announce_head + 1) & (c->announce_cap - 1);
+        c->announce_n--;
+        u->announced = false;
+        if (!still)
+            announce_later(c, u);
+    }
+    return work;
+}
+
+void
+group_present(struct chat *c, struct user *u, struct conn *own, bool first)
+{
+    bool later = first && is_for_later(c, u);
+
     for (struct member *m = u->members; m != NULL; m = m->next_of_user) {
         if (!m->conv->group || m->left)
             continue;
         struct msg *notice = joined_msg(c, m->conv, u);
         conn_send(own, notice, NULL);
-        if (first || m->fresh)
+        if (!later && (first || m->fresh))
             tell_others(c, m->conv, notice, u);
         m->fresh = false;
         msg_unref(notice);
     }
+    if (later)
+        announce_later(c, u);
 }
 
 void
-group_absent(struct chat *c, const struct user *u)
+group_absent(struct chat *c, struct user *u)
 {
-    for (struct member *m = u->members; m != NULL; m = m->next_of_user) {
-        if (!m->conv->group || m->left || m->conv->nonline == 0 || too_many(c, m->conv))
-            continue;
-        struct msg *notice = left_msg(c, m->conv, u);
-        tell_others(c, m->conv, notice, u);
-        msg_unref(notice);
+    if (is_for_later(c, u)) {
+        announce_later(c, u);
+        return;
     }
+    for (const struct member *m = u->members; m != NULL; m = m->next_of_user)
+        if (is_heard_of(c, m))
+            announce(c, m, false);
 }
 
 /* --- membership ------------------------------------------------------------------------------- */

@@ -448,8 +448,11 @@ jim_fan(struct jim *j)
         if (j->broadcasts != NULL)
             broadcast_step(j);
     }
-    uint32_t work = j->share > 0 && j->chat.wave_n > 0 ? deliver_waves(&j->chat) : 0;
-    j->share = work < j->share && j->chat.wave_n > 0 ? j->share - work : 0;
+    struct chat *c = &j->chat;
+    uint32_t work = j->share > 0 ? deliver_waves(c) + group_announce(c) : 0;
+    bool more = c->wave_n > 0 || c->announce_n > 0;
+    j->share = work < j->share && more ? j->share - work : 0;
+    c->told = 0;
 }
 
 static void

@@ -568,6 +568,7 @@ struct user {
     uint8_t idlen;
     bool known : 1;         /* has logged in once */
     bool plain : 1;         /* nothing in his id needs an escape in JSON */
+    bool announced : 1;     /* that he has come or gone is being told; an entry in chat.announce */
     uint8_t elsewhere : 3;  /* cluster: enum proto of a connection to another node, as was heard
                                last; PROTO_NONE: he has none */
     uint16_t begun;         /* conversations he has begun since the start, as far as they count */
@@ -772,6 +773,13 @@ struct bundle {
     struct msg *piece[PROTOS]; /* refs; made for the first who speaks that */
 };
 
+/* Somebody has come or gone, and many are still to be told. */
+struct announce {
+    struct user *user;     /* whose `announced` says so */
+    struct member *member; /* the next of his groups; NULL: past the last */
+    bool online;           /* what they are told */
+};
+
 struct retries {
     struct retry *ring;        /* owned; MAX_RETRY places, used in turn */
     struct retry_line *line;   /* finds them; in `memory` */
@@ -815,6 +823,9 @@ struct chat {
     struct wave *wave;          /* ring of wave_cap entries, in order of delivery; owned */
     uint32_t wave_head, wave_n, wave_cap;
     struct bundle bundle;
+    struct announce *announce;  /* ring of announce_cap entries; owned */
+    uint32_t announce_head, announce_n, announce_cap;
+    uint32_t told;             /* work of comings and goings in this turn, told at once */
     bool more;                 /* durable messages wait for the next turn */
     struct pending *redo;      /* states whose batch was lost, to be written again; owned */
     size_t redo_n, redo_cap;
@@ -977,8 +988,10 @@ bool group_join(struct chat *c, struct conn *from, uint32_t seq, const struct re
 bool group_leave(struct chat *c, struct conn *from, uint32_t seq, const struct request *r);
 /* Presence. The user has logged in on `own`, which is told of each group; the others in them are
  * when it is his first connection. His last connection has gone. */
-void group_present(struct chat *c, const struct user *u, struct conn *own, bool first);
-void group_absent(struct chat *c, const struct user *u);
+void group_present(struct chat *c, struct user *u, struct conn *own, bool first);
+void group_absent(struct chat *c, struct user *u);
+/* For jim.c. Tell some of what these left for later. Returns the work: notices, more or less. */
+uint32_t group_announce(struct chat *c);
 /* At login, before group_present(): into a group that is made if need be, and left alone if it was
  * dismissed. The name counts when it has none yet; may be empty. */
 void group_enter(struct chat *c, struct user *u, struct str id, struct str name);

@@ -2266,6 +2266,112 @@ TEST(chat_retry_table)
 
 /* --- rate ------------------------------------------------------------------------------------ */
 
+/* --- comings and goings of somebody in many groups -------------------------------------------- */
+
+enum { ROOMS = 12, GUESTS = 190 }; /* together more than one turn's work, each less */
+
+/* A turn of the server: of all that is to be told, a share. */
+static void
+announce_some(void)
+{
+    w.c->told = 0;
+    group_announce(w.c);
+}
+
+static void
+guests_enter(struct conn *guest[GUESTS])
+{
+    char groups[200] = "jim.login.groups=", name[16];
+
+    for (int i = 0; i < ROOMS; i++)
+        snprintf(groups + strlen(groups), 16, "%sr%d:R", i == 0 ? "" : ",", i);
+    begin(groups, NULL);
+    for (int i = 0; i < GUESTS; i++) {
+        snprintf(name, sizeof name, "u%d", i);
+        guest[i] = enters(name);
+        while (deliver_waits(w.c))
+            announce_some();
+    }
+    commit();
+    quiet();
+    announce_some();
+}
+
+/* Each has heard so many comings and goings, and nothing else. */
+static void
+guests_heard(struct conn *guest[GUESTS], int came, int went)
+{
+    for (int i = 0; i < GUESTS; i++) {
+        int n[2] = {0, 0};
+        while (has_something(guest[i])) {
+            int command = guest[i]->out->entry[guest[i]->out->head].msg->command;
+            CHECK(command == CMD_JOIN_NOTIFY || command == CMD_EXIT_NOTIFY);
+            n[command == CMD_EXIT_NOTIFY]++;
+            pop(guest[i], true);
+        }
+        CHECK_INT(n[0], came);
+        CHECK_INT(n[1], went);
+    }
+}
+
+TEST(chat_presence_in_shares)
+{
+    static struct conn *guest[GUESTS];
+    int turns = 0;
+
+    guests_enter(guest);
+    struct conn *alice = enters("alice");
+    for (int i = 0; i < GUESTS; i++)
+        silent(guest[i]); /* not in the turn of her login */
+    for (; deliver_waits(w.c); turns++)
+        announce_some();
+    CHECK(turns > ROOMS * GUESTS / (MAX_SLICE + GUESTS));
+    guests_heard(guest, ROOMS, 0);
+    goes(alice);
+    announce_some();
+    alice = enters("alice"); /* she is back before all know that she went */
+    while (deliver_waits(w.c))
+        announce_some();
+    guests_heard(guest, ROOMS, ROOMS);
+    goes(alice);
+    announce_some();
+    alice = enters("alice");
+    says(alice, 21, "{'groupId':'r3'}");
+    commit();
+    goes(alice);
+    while (deliver_waits(w.c))
+        announce_some();
+    guests_heard(guest, 0, ROOMS); /* that she was back for a moment nobody need know */
+    end();
+}
+
+TEST(chat_presence_of_many_in_one_turn)
+{
+    static struct conn *guest[GUESTS];
+    struct conn *c[2];
+
+    guests_enter(guest);
+    for (int i = 0; i < ROOMS; i++) {
+        char text[40];
+        snprintf(text, sizeof text, "{'groupId':'r%d'}", i);
+        for (int k = 0; k < GUESTS && i % 2 == 0; k++)
+            says(guest[k], 21, text);
+    }
+    commit();
+    quiet();
+    announce_some();
+    c[0] = enters("alice"); /* half a turn's work each, and more */
+    guests_heard(guest, ROOMS / 2, 0);
+    c[1] = enters("bob");
+    for (int i = 0; i < GUESTS; i++)
+        silent(guest[i]);
+    goes(c[0]); /* this had its turn's share, too */
+    while (deliver_waits(w.c))
+        announce_some();
+    guests_heard(guest, ROOMS / 2, ROOMS / 2);
+    end();
+}
+
 /* --- large groups: the fan-out is a work of several turns ------------------------------------- */
 
 enum { MULTITUDE = 1500 }; /* more than one turn's share, which counts members and connections */
