@@ -4586,12 +4586,12 @@ static void
 model_enters(struct model *m, int i)
 {
     int u = i / 2;
-    bool was = is_member(model_user[u], "g0");
 
     if (i >= 2 * USERS_OF_MODEL) {
         m->conn[i] = comes(PROTO_HTTP);
         return;
     }
+    bool was = is_member(model_user[u], "g0");
     m->conn[i] = enters(model_user[u]);
     if (!was && is_member(model_user[u], "g0"))
         model_says(m, u, 0, model_order(m, 0, true));
