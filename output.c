@@ -20,7 +20,7 @@
 
 #define MAX_FLUSH 262144 /* bytes written to one connection a turn */
 #define MAX_CATCH_UP 16384 /* bytes read from the store for one connection at a time */
-#define SMALL_CHAT 2048  /* chat messages up to this are put behind each other as they come */
+#define SMALL_CHAT 512   /* chat messages up to this are put behind each other as they come */
 #define SMALL_PIECE 2048 /* pieces up to this are copied together rather than listed for writev */
 
 /* --- attending -------------------------------------------------------------------------------- */
