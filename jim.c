@@ -434,6 +434,12 @@ attend_bulk(struct jim *j)
     }
 }
 
+static bool
+is_fanning(const struct chat *c)
+{
+    return c->wave_n > 0 || c->announce_n > 0;
+}
+
 /*
  * Large fan-outs go in rounds: a share of what they have to say is queued, then some of those it
  * was queued to are written to, so that one write finds several messages. Of a round a turn does no
@@ -449,9 +455,8 @@ jim_fan(struct jim *j)
             broadcast_step(j);
     }
     struct chat *c = &j->chat;
-    uint32_t work = j->share > 0 ? deliver_waves(c) + group_announce(c) : 0;
-    bool more = c->wave_n > 0 || c->announce_n > 0;
-    j->share = work < j->share && more ? j->share - work : 0;
+    uint32_t work = j->share > 0 && is_fanning(c) ? deliver_waves(c) + group_announce(c) : 0;
+    j->share = work < j->share && is_fanning(c) ? j->share - work : 0;
     c->told = 0;
 }
 
